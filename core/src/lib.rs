@@ -1,0 +1,2 @@
+//! What a guest sees of an assigned PCI function.
+#![no_std]

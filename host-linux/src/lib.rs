@@ -1,0 +1,1 @@
+//! PCI device assignment on Linux.
