@@ -1,0 +1,444 @@
+//! Base Address Registers as the guest sees them: masks from region sizes, 64-bit pairs, decoding.
+//!
+//! Nothing here touches hardware: a size comes from the host's region information, the type bits from the
+//! register, and the guest's writes change registers that exist only here.
+
+use crate::access::ByteLanes;
+use crate::addr::{Address, BarIndex, GuestAddr, GuestPort};
+use crate::caps::ConfigImage;
+use crate::regs::header::{self, bar};
+use crate::span::Span;
+
+/// What kind of addresses a BAR decodes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum BarKind {
+    /// I/O ports.
+    Io,
+    /// Memory below 4 GiB.
+    Memory32 {
+        /// Reads have no side effects.
+        prefetchable: bool,
+    },
+    /// Memory anywhere; the register after this one is the upper half.
+    Memory64 {
+        /// Reads have no side effects.
+        prefetchable: bool,
+    },
+    /// The Expansion ROM.
+    Rom,
+}
+
+/// Why a device's BARs cannot be given to a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BarError {
+    /// A region's size is no power of two.
+    #[error("{bar} has {size:#x} bytes, which is no power of two")]
+    SizeNotPowerOfTwo {
+        /// The BAR.
+        bar: BarIndex,
+        /// Its region's size in bytes.
+        size: u64,
+    },
+    /// A region is smaller than its kind of BAR can be.
+    #[error("{bar} has {size:#x} bytes, fewer than its type bits allow")]
+    SizeTooSmall {
+        /// The BAR.
+        bar: BarIndex,
+        /// Its region's size in bytes.
+        size: u64,
+    },
+    /// A 32-bit BAR, an I/O BAR or the ROM has more than 2 GiB.
+    #[error("{bar} has {size:#x} bytes, more than a 32-bit register can place")]
+    SizeTooLarge {
+        /// The BAR.
+        bar: BarIndex,
+        /// Its region's size in bytes.
+        size: u64,
+    },
+    /// The type bits of a memory BAR have a reserved value.
+    #[error("{bar} reads {value:#010x}, whose type bits are reserved")]
+    ReservedType {
+        /// The BAR.
+        bar: BarIndex,
+        /// The register's value.
+        value: u32,
+    },
+    /// BAR 5 says that it is 64-bit, and has no register after it.
+    #[error("{bar} reads {value:#010x}, a 64-bit BAR without an upper half")]
+    NoUpperHalf {
+        /// The BAR.
+        bar: BarIndex,
+        /// The register's value.
+        value: u32,
+    },
+    /// The upper half of a 64-bit BAR has a region of its own.
+    #[error("{bar} is the upper half of a 64-bit BAR and has a region of {size:#x} bytes of its own")]
+    UpperHalfHasRegion {
+        /// The register.
+        bar: BarIndex,
+        /// Its region's size in bytes.
+        size: u64,
+    },
+}
+
+/// One BAR, or the ROM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bar {
+    /// What it decodes.
+    pub kind: BarKind,
+    /// Its size in bytes, a power of two.
+    pub size: u64,
+    /// The address bits the guest last wrote, and for the ROM its enable bit.
+    value: u64,
+}
+
+impl Bar {
+    /// The bits that a guest can write.
+    fn writable(self) -> u64 {
+        let address = !self.size.wrapping_sub(1);
+        match self.kind {
+            BarKind::Memory64 { .. } => address,
+            BarKind::Rom => (address & u64::from(bar::ROM_ADDRESS)) | u64::from(bar::ROM_ENABLE),
+            BarKind::Memory32 { .. } | BarKind::Io => address & u64::from(u32::MAX),
+        }
+    }
+
+    /// The bits that are hard-wired.
+    fn flags(self) -> u64 {
+        let prefetch = |on: bool| if on { bar::PREFETCHABLE } else { 0 };
+        u64::from(match self.kind {
+            BarKind::Io => bar::IO,
+            BarKind::Memory32 { prefetchable } => bar::TYPE_32 | prefetch(prefetchable),
+            BarKind::Memory64 { prefetchable } => bar::TYPE_64 | prefetch(prefetchable),
+            BarKind::Rom => 0,
+        })
+    }
+
+    /// The base address, unless the register holds what is none: zero, or a half that a guest has written
+    /// all-ones to for sizing.
+    fn base(self) -> Option<u64> {
+        let address = !self.size.wrapping_sub(1);
+        let base = self.value & address;
+        let low_bits = address & u64::from(u32::MAX);
+        let high_bits = match self.kind {
+            BarKind::Memory64 { .. } => address & !u64::from(u32::MAX),
+            BarKind::Memory32 { .. } | BarKind::Io | BarKind::Rom => 0,
+        };
+        let sizing = |bits: u64| bits != 0 && base & bits == bits;
+        if base == 0 || sizing(low_bits) || sizing(high_bits) {
+            return None;
+        }
+        Some(base)
+    }
+
+    /// What the BAR would decode if decoding is on.
+    fn span<A: Address>(self) -> Option<Span<A>> {
+        Span::from_size(A::new(self.base()?), self.size)
+    }
+}
+
+/// What a register of the header is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Slot {
+    /// Nothing: reads zero.
+    #[default]
+    Absent,
+    /// A BAR, or the lower half of one.
+    Bar(Bar),
+    /// The upper half of the BAR before it.
+    UpperHalf,
+}
+
+/// The six Base Address Registers and the Expansion ROM Base Address of a function.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bars {
+    slots: [Slot; 7],
+}
+
+impl Bars {
+    /// The BARs of a function with this configuration space and these regions.
+    ///
+    /// `sizes` are in bytes, by [`BarIndex`]; 0 is an absent region. The addresses that hardware holds are not
+    /// taken over: the guest finds type bits only.
+    ///
+    /// # Errors
+    ///
+    /// A register and its region contradict each other, or name something no guest can place.
+    ///
+    /// Source: PCI Local Bus 3.0, 6.2.5.1 Address Maps.
+    pub fn new(image: ConfigImage<'_>, sizes: &[u64; 7]) -> Result<Self, BarError> {
+        let mut slots = [Slot::Absent; 7];
+        let mut upper = false;
+        for (slot, (bar, size)) in slots.iter_mut().zip(BarIndex::ALL.into_iter().zip(*sizes)) {
+            if upper {
+                upper = false;
+                if size != 0 {
+                    return Err(BarError::UpperHalfHasRegion { bar, size });
+                }
+                *slot = Slot::UpperHalf;
+                continue;
+            }
+            if size == 0 {
+                continue;
+            }
+            if !size.is_power_of_two() {
+                return Err(BarError::SizeNotPowerOfTwo { bar, size });
+            }
+            let kind = Self::kind(image, bar)?;
+            upper = matches!(kind, BarKind::Memory64 { .. });
+            let least = match kind {
+                BarKind::Io => 4,
+                BarKind::Memory32 { .. } | BarKind::Memory64 { .. } => 16,
+                BarKind::Rom => 2048,
+            };
+            if size < least {
+                return Err(BarError::SizeTooSmall { bar, size });
+            }
+            if !upper && size > 1 << 31 {
+                return Err(BarError::SizeTooLarge { bar, size });
+            }
+            *slot = Slot::Bar(Bar { kind, size, value: 0 });
+        }
+        Ok(Self { slots })
+    }
+
+    /// The kind that the type bits of `bar` name.
+    fn kind(image: ConfigImage<'_>, bar: BarIndex) -> Result<BarKind, BarError> {
+        if bar == BarIndex::ROM {
+            return Ok(BarKind::Rom);
+        }
+        let value = image.dword(register_offset(bar));
+        if value & bar::IO != 0 {
+            return Ok(BarKind::Io);
+        }
+        let prefetchable = value & bar::PREFETCHABLE != 0;
+        match value & bar::TYPE {
+            bar::TYPE_32 => Ok(BarKind::Memory32 { prefetchable }),
+            bar::TYPE_64 if bar.next().is_none() => Err(BarError::NoUpperHalf { bar, value }),
+            bar::TYPE_64 => Ok(BarKind::Memory64 { prefetchable }),
+            _ => Err(BarError::ReservedType { bar, value }),
+        }
+    }
+
+    /// The BAR with this index; `None` if it is absent or an upper half.
+    pub fn get(&self, bar: BarIndex) -> Option<&Bar> {
+        match self.slots.get(bar.position()) {
+            Some(Slot::Bar(bar)) => Some(bar),
+            _ => None,
+        }
+    }
+
+    /// The BARs there are, with their indexes.
+    pub fn iter(&self) -> impl Iterator<Item = (BarIndex, &Bar)> {
+        BarIndex::ALL.into_iter().filter_map(|index| self.get(index).map(|bar| (index, bar)))
+    }
+
+    /// What a guest reads from register `index`.
+    pub fn read(&self, index: BarIndex) -> u32 {
+        let (bar, upper) = match self.owner(index) {
+            Some(found) => found,
+            None => return 0,
+        };
+        let [a, b, c, d, e, f, g, h] = (bar.value | bar.flags()).to_le_bytes();
+        u32::from_le_bytes(if upper { [e, f, g, h] } else { [a, b, c, d] })
+    }
+
+    /// A guest writes the enabled bytes of register `index`.
+    ///
+    /// Returns whether the register has changed.
+    pub fn write(&mut self, index: BarIndex, value: u32, lanes: ByteLanes) -> bool {
+        let place = match self.owner(index) {
+            Some((_, true)) => index.position().checked_sub(1),
+            Some((_, false)) => Some(index.position()),
+            None => None,
+        };
+        let upper = place != Some(index.position());
+        let Some(Slot::Bar(bar)) = place.and_then(|place| self.slots.get_mut(place)) else {
+            return false;
+        };
+        let shift = if upper { 32 } else { 0 };
+        let mask = u64::from(lanes.mask()).wrapping_shl(shift) & bar.writable();
+        let new = (bar.value & !mask) | (u64::from(value).wrapping_shl(shift) & mask);
+        let changed = new != bar.value;
+        bar.value = new;
+        changed
+    }
+
+    /// The memory that `bar` decodes, if memory decoding is on for it.
+    pub fn memory(&self, bar: BarIndex) -> Option<Span<GuestAddr>> {
+        let found = self.get(bar)?;
+        let on = match found.kind {
+            BarKind::Io => false,
+            BarKind::Rom => found.value & u64::from(bar::ROM_ENABLE) != 0,
+            BarKind::Memory32 { .. } | BarKind::Memory64 { .. } => true,
+        };
+        if on { found.span() } else { None }
+    }
+
+    /// The ports that `bar` decodes, if I/O decoding is on for it.
+    pub fn ports(&self, bar: BarIndex) -> Option<Span<GuestPort>> {
+        let found = self.get(bar)?;
+        if found.kind == BarKind::Io { found.span() } else { None }
+    }
+
+    /// Back to type bits only.
+    pub fn reset(&mut self) {
+        for slot in &mut self.slots {
+            if let Slot::Bar(bar) = slot {
+                bar.value = 0;
+            }
+        }
+    }
+
+    /// The BAR that register `index` belongs to, and whether it is that BAR's upper half.
+    fn owner(&self, index: BarIndex) -> Option<(&Bar, bool)> {
+        match self.slots.get(index.position())? {
+            Slot::Absent => None,
+            Slot::Bar(bar) => Some((bar, false)),
+            Slot::UpperHalf => match self.slots.get(index.position().checked_sub(1)?)? {
+                Slot::Bar(bar) => Some((bar, true)),
+                Slot::Absent | Slot::UpperHalf => None,
+            },
+        }
+    }
+}
+
+/// Where the register of `bar` is.
+fn register_offset(bar: BarIndex) -> crate::addr::ConfigOffset {
+    if bar == BarIndex::ROM {
+        return header::ROM;
+    }
+    let offset = u16::from(bar.get()).wrapping_mul(4);
+    header::BAR0.checked_add(offset).unwrap_or(header::BAR0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BAR0: BarIndex = BarIndex::BARS[0];
+    const BAR1: BarIndex = BarIndex::BARS[1];
+    const BAR2: BarIndex = BarIndex::BARS[2];
+    const BAR5: BarIndex = BarIndex::BARS[5];
+
+    fn bars(flags: [u32; 6], sizes: [u64; 7]) -> Result<Bars, BarError> {
+        let mut bytes = [0; 64];
+        for (index, flags) in flags.iter().enumerate() {
+            bytes[0x10 + 4 * index..0x14 + 4 * index].copy_from_slice(&flags.to_le_bytes());
+        }
+        Bars::new(ConfigImage::new(&bytes), &sizes)
+    }
+
+    fn wide() -> Bars {
+        bars([4, 0, 0, 0, 0, 0], [0x4000, 0, 0, 0, 0, 0, 0]).unwrap()
+    }
+
+    #[test]
+    fn sizing_reads_mask_and_type() {
+        let mut bars = wide();
+        bars.write(BAR0, u32::MAX, ByteLanes::ALL);
+        bars.write(BAR1, u32::MAX, ByteLanes::ALL);
+        assert_eq!((bars.read(BAR0), bars.read(BAR1)), (0xffff_c004, u32::MAX));
+    }
+
+    #[test]
+    fn sizing_value_is_not_decoded() {
+        let mut bars = wide();
+        bars.write(BAR0, u32::MAX, ByteLanes::ALL);
+        assert_eq!(bars.memory(BAR0), None);
+    }
+
+    #[test]
+    fn upper_half_of_all_ones_is_not_decoded() {
+        let mut bars = wide();
+        bars.write(BAR0, 0x8000_0000, ByteLanes::ALL);
+        bars.write(BAR1, u32::MAX, ByteLanes::ALL);
+        assert_eq!(bars.memory(BAR0), None);
+    }
+
+    #[test]
+    fn pair_decodes_64_bits() {
+        let mut bars = wide();
+        bars.write(BAR0, 0x8000_0000, ByteLanes::ALL);
+        bars.write(BAR1, 0x12, ByteLanes::ALL);
+        assert_eq!(bars.memory(BAR0), Span::from_size(GuestAddr::new(0x12_8000_0000), 0x4000));
+    }
+
+    #[test]
+    fn upper_half_is_no_bar() {
+        assert_eq!(wide().get(BAR1), None);
+    }
+
+    #[test]
+    fn byte_write_keeps_the_neighbours() {
+        let mut bars = wide();
+        bars.write(BAR0, 0x8765_4000, ByteLanes::ALL);
+        bars.write(BAR0, 0x0012_0000, ByteLanes::from_bits(0x4));
+        assert_eq!(bars.read(BAR0), 0x8712_4004);
+    }
+
+    #[test]
+    fn base_zero_is_not_decoded() {
+        assert_eq!(wide().memory(BAR0), None);
+    }
+
+    #[test]
+    fn odd_pair_is_one_bar() {
+        let mut bars = bars([0, 4, 0, 0, 0, 0], [0, 0x1000, 0, 0, 0, 0, 0]).unwrap();
+        bars.write(BAR2, 1, ByteLanes::ALL);
+        bars.write(BAR1, 0x2000_0000, ByteLanes::ALL);
+        assert_eq!(bars.memory(BAR1), Span::from_size(GuestAddr::new(0x1_2000_0000), 0x1000));
+    }
+
+    #[test]
+    fn pair_at_index_5_is_an_error() {
+        assert_eq!(
+            bars([0, 0, 0, 0, 0, 4], [0, 0, 0, 0, 0, 0x1000, 0]),
+            Err(BarError::NoUpperHalf { bar: BAR5, value: 4 })
+        );
+    }
+
+    #[test]
+    fn reserved_type_is_an_error() {
+        assert_eq!(
+            bars([6, 0, 0, 0, 0, 0], [0x1000, 0, 0, 0, 0, 0, 0]),
+            Err(BarError::ReservedType { bar: BAR0, value: 6 })
+        );
+    }
+
+    #[test]
+    fn size_that_is_no_power_of_two_is_an_error() {
+        assert_eq!(
+            bars([0; 6], [0x3000, 0, 0, 0, 0, 0, 0]),
+            Err(BarError::SizeNotPowerOfTwo { bar: BAR0, size: 0x3000 })
+        );
+    }
+
+    #[test]
+    fn narrow_bar_over_2_gib_is_an_error() {
+        assert_eq!(
+            bars([0; 6], [1 << 32, 0, 0, 0, 0, 0, 0]),
+            Err(BarError::SizeTooLarge { bar: BAR0, size: 1 << 32 })
+        );
+    }
+
+    #[test]
+    fn rom_decodes_only_when_enabled() {
+        let mut bars = bars([0; 6], [0, 0, 0, 0, 0, 0, 0x1_0000]).unwrap();
+        bars.write(BarIndex::ROM, 0x4000_0000, ByteLanes::ALL);
+        let off = bars.memory(BarIndex::ROM);
+        bars.write(BarIndex::ROM, 1, ByteLanes::from_bits(1));
+        assert_eq!(
+            (off, bars.memory(BarIndex::ROM)),
+            (None, Span::from_size(GuestAddr::new(0x4000_0000), 0x1_0000))
+        );
+    }
+
+    #[test]
+    fn io_bar_decodes_ports() {
+        let mut bars = bars([1, 0, 0, 0, 0, 0], [0x20, 0, 0, 0, 0, 0, 0]).unwrap();
+        bars.write(BAR0, 0xc040, ByteLanes::ALL);
+        assert_eq!(bars.ports(BAR0), Span::from_size(GuestPort::new(0xc040), 0x20));
+    }
+}

@@ -1,0 +1,200 @@
+//! What vCPUs read without the function's lock: which guest addresses are this function's, and which of those
+//! only pass through.
+//!
+//! The embedder keeps a copy of the [`Decoder`] where vCPUs can read it, and replaces it when a
+//! [`Trap`](crate::host::Step::Trap) or [`Untrap`](crate::host::Step::Untrap) step says so.
+
+use crate::addr::{BarIndex, GuestAddr, GuestBarOffset, GuestPort, PhysBarOffset};
+use crate::host::GuestRange;
+use crate::interrupts::TablePlace;
+use crate::span::Span;
+
+/// Where an access goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decoded {
+    /// To the device, unchanged: the function need not be asked.
+    Passthrough {
+        /// The BAR.
+        bar: BarIndex,
+        /// The first byte of it.
+        offset: PhysBarOffset,
+    },
+    /// To the function: [`begin`](crate::AssignedFunction::begin) it.
+    Function,
+    /// Nowhere in this function.
+    Miss,
+}
+
+/// A snapshot of what a function decodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Decoder {
+    bars: [Option<GuestRange>; 7],
+    /// What is emulated inside BARs: the MSI-X table and the Pending Bit Array.
+    emulated: [Option<TablePlace>; 2],
+    generation: u64,
+}
+
+impl Decoder {
+    pub(crate) fn new(emulated: [Option<TablePlace>; 2]) -> Self {
+        Self { bars: [None; 7], emulated, generation: 0 }
+    }
+
+    /// How often the decoder has changed.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What `bar` decodes now.
+    pub fn range(&self, bar: BarIndex) -> Option<GuestRange> {
+        self.bars.get(bar.position()).copied().flatten()
+    }
+
+    /// `bar` decodes this from now on.
+    pub(crate) fn set(&mut self, bar: BarIndex, range: Option<GuestRange>) {
+        if let Some(place) = self.bars.get_mut(bar.position()) {
+            *place = range;
+            self.generation = self.generation.wrapping_add(1);
+        }
+    }
+
+    /// Where a memory access of `size` bytes at `address` goes.
+    pub fn memory(&self, address: GuestAddr, size: u64) -> Decoded {
+        let Some(access) = Span::from_size(address, size) else {
+            return Decoded::Miss;
+        };
+        let mut missed = true;
+        for (bar, range) in BarIndex::ALL.into_iter().zip(&self.bars) {
+            let Some(GuestRange::Memory(span)) = range else {
+                continue;
+            };
+            if span.covers(access) && missed {
+                let offset = address.get().wrapping_sub(span.first().get());
+                return self.within(bar, offset, size);
+            }
+            missed &= !span.overlaps(access);
+        }
+        if missed { Decoded::Miss } else { Decoded::Function }
+    }
+
+    /// Where an I/O access of `size` bytes at `port` goes.
+    pub fn ports(&self, port: GuestPort, size: u64) -> Decoded {
+        let Some(access) = Span::from_size(port, size) else {
+            return Decoded::Miss;
+        };
+        let hit = self.bars.iter().any(|range| match range {
+            Some(GuestRange::Ports(span)) => span.overlaps(access),
+            _ => false,
+        });
+        if hit { Decoded::Function } else { Decoded::Miss }
+    }
+
+    /// An access that lies wholly in `bar`.
+    fn within(&self, bar: BarIndex, offset: u64, size: u64) -> Decoded {
+        let Some(access) = Span::from_size(GuestBarOffset::new(offset), size) else {
+            return Decoded::Miss;
+        };
+        let natural = size.is_power_of_two() && size <= 8 && offset & size.wrapping_sub(1) == 0;
+        let emulated = self.emulated.iter().flatten();
+        if !natural || bar == BarIndex::ROM || emulated.into_iter().any(|place| place.hits(bar, access)) {
+            return Decoded::Function;
+        }
+        Decoded::Passthrough { bar, offset: physical(GuestBarOffset::new(offset)) }
+    }
+
+    /// The lowest BAR that decodes `address`, and the offset in it.
+    pub(crate) fn memory_byte(&self, address: GuestAddr) -> Option<(BarIndex, GuestBarOffset)> {
+        BarIndex::ALL.into_iter().zip(&self.bars).find_map(|(bar, range)| match range {
+            Some(GuestRange::Memory(span)) if span.contains(address) => {
+                Some((bar, GuestBarOffset::new(address.get().wrapping_sub(span.first().get()))))
+            }
+            _ => None,
+        })
+    }
+
+    /// The lowest BAR that decodes `port`, and the offset in it.
+    pub(crate) fn port_byte(&self, port: GuestPort) -> Option<(BarIndex, GuestBarOffset)> {
+        BarIndex::ALL.into_iter().zip(&self.bars).find_map(|(bar, range)| match range {
+            Some(GuestRange::Ports(span)) if span.contains(port) => {
+                Some((bar, GuestBarOffset::new(port.get().wrapping_sub(span.first().get()))))
+            }
+            _ => None,
+        })
+    }
+}
+
+impl TablePlace {
+    /// Whether an access to `bar` touches this.
+    pub(crate) fn hits(&self, bar: BarIndex, access: Span<GuestBarOffset>) -> bool {
+        self.bar == bar && self.span.overlaps(access)
+    }
+}
+
+/// The byte of the device's BAR that stands behind a byte of the guest's: the guest's BARs are laid out as the
+/// device's are.
+pub(crate) fn physical(offset: GuestBarOffset) -> PhysBarOffset {
+    PhysBarOffset::new(offset.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BAR0: BarIndex = BarIndex::BARS[0];
+    const BAR2: BarIndex = BarIndex::BARS[2];
+
+    fn decoder() -> Decoder {
+        let table =
+            TablePlace { bar: BAR0, span: Span::from_size(GuestBarOffset::new(0x2000), 0x40).unwrap() };
+        let mut decoder = Decoder::new([Some(table), None]);
+        decoder.set(BAR0, memory(0x1_0000, 0x4000));
+        decoder.set(BAR2, memory(0x1_3000, 0x4000));
+        decoder
+    }
+
+    fn memory(first: u64, size: u64) -> Option<GuestRange> {
+        Span::from_size(GuestAddr::new(first), size).map(GuestRange::Memory)
+    }
+
+    fn at(address: u64, size: u64) -> Decoded {
+        decoder().memory(GuestAddr::new(address), size)
+    }
+
+    fn through(bar: BarIndex, offset: u64) -> Decoded {
+        Decoded::Passthrough { bar, offset: PhysBarOffset::new(offset) }
+    }
+
+    #[test]
+    fn register_passes_through() {
+        assert_eq!(at(0x1_1004, 4), through(BAR0, 0x1004));
+    }
+
+    #[test]
+    fn table_needs_the_function() {
+        assert_eq!(at(0x1_2000, 4), Decoded::Function);
+    }
+
+    #[test]
+    fn lowest_index_wins_an_overlap() {
+        assert_eq!(at(0x1_3800, 8), through(BAR0, 0x3800));
+    }
+
+    #[test]
+    fn access_across_two_bars_needs_the_function() {
+        assert_eq!(at(0x1_3ffc, 8), Decoded::Function);
+    }
+
+    #[test]
+    fn unaligned_access_needs_the_function() {
+        assert_eq!(at(0x1_0002, 4), Decoded::Function);
+    }
+
+    #[test]
+    fn elsewhere_is_a_miss() {
+        assert_eq!(at(0x2_0000, 4), Decoded::Miss);
+    }
+
+    #[test]
+    fn wrapping_access_is_a_miss() {
+        assert_eq!(at(u64::MAX, 8), Decoded::Miss);
+    }
+}

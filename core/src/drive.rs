@@ -1,0 +1,110 @@
+//! The synchronous host: each step is a call of a trait method, one after the other.
+
+use crate::access::Bytes;
+use crate::function::{AssignedFunction, ResetOutcome};
+use crate::host::{Host, HostError, Outcome, Step};
+use crate::interrupts::Vector;
+use crate::operation::{Access, Begin, Completion};
+use crate::windows::Window;
+
+impl<V, W> AssignedFunction<V, W>
+where
+    V: AsRef<[Vector]> + AsMut<[Vector]>,
+    W: AsRef<[Window]> + AsMut<[Window]>,
+{
+    /// The guest accesses the function: [`begin`](Self::begin), and all steps taken by `host`.
+    ///
+    /// Returns what was read, nothing for a write. While another operation is under way the access is answered
+    /// as by a device that is gone.
+    pub fn access<H: Host>(&mut self, access: Access, host: &mut H) -> Bytes {
+        match self.begin(access) {
+            Begin::Done(bytes) => bytes,
+            Begin::Steps => self.drive(host),
+            Begin::Busy => match access {
+                Access::Read { size, .. } => Bytes::all_ones(size),
+                Access::Write { .. } => Bytes::EMPTY,
+            },
+        }
+    }
+
+    /// [`begin_settle`](Self::begin_settle), driven.
+    pub fn settle<H: Host>(&mut self, host: &mut H) {
+        if self.begin_settle() == Begin::Steps {
+            let _ = self.drive(host);
+        }
+    }
+
+    /// [`begin_attach`](Self::begin_attach), driven.
+    pub fn attach<H: Host>(&mut self, host: &mut H) {
+        if self.begin_attach() == Begin::Steps {
+            let _ = self.drive(host);
+        }
+    }
+
+    /// [`begin_reset`](Self::begin_reset), driven.
+    pub fn reset<H: Host>(&mut self, host: &mut H) -> ResetOutcome {
+        self.last_reset = None;
+        if self.begin_reset() == Begin::Steps {
+            let _ = self.drive(host);
+        }
+        self.last_reset.unwrap_or(ResetOutcome::NotReset)
+    }
+
+    /// [`begin_detach`](Self::begin_detach), driven.
+    pub fn detach<H: Host>(&mut self, host: &mut H) {
+        if self.begin_detach() == Begin::Steps {
+            let _ = self.drive(host);
+        }
+    }
+
+    /// Takes the steps of the operation under way, to its end; returns what it read.
+    pub fn drive<H: Host>(&mut self, host: &mut H) -> Bytes {
+        while let Some((token, step)) = self.next_step() {
+            let outcome = match self.take(step, host) {
+                Ok(outcome) => {
+                    host.step_done(step);
+                    outcome
+                }
+                Err(error) => {
+                    host.step_failed(step, &error);
+                    Outcome::Failed
+                }
+            };
+            if let Completion::Done(bytes) = self.complete(token, outcome) {
+                return bytes;
+            }
+        }
+        Bytes::EMPTY
+    }
+
+    fn take<H: Host>(&self, step: Step, host: &mut H) -> Result<Outcome, <H as HostError>::Error> {
+        let value = match step {
+            Step::ReadConfig { offset, width } => u64::from(host.config_read(offset, width)?),
+            Step::ReadBar { bar, offset, width } => host.bar_read(bar, offset, width)?,
+            Step::PollPending { first, mask } => host.poll_pending(first, mask)?,
+            Step::TakePending { first, mask } => host.take_pending(first, mask)?,
+            Step::WriteConfig { offset, width, value } => done(host.config_write(offset, width, value)?),
+            Step::WriteBar { bar, offset, width, value } => done(host.bar_write(bar, offset, width, value)?),
+            Step::ResetFunction => done(host.reset()?),
+            Step::Unmap(window) => done(host.unmap(window)?),
+            Step::Map(window) => done(host.map(window)?),
+            Step::Untrap { bar, range } => done(host.untrap(bar, range, self.decoder())?),
+            Step::Trap { bar, range } => done(host.trap(bar, range, self.decoder())?),
+            Step::Disarm { vector } => done(host.disarm(vector)?),
+            Step::DisableInterrupts => done(host.disable()?),
+            Step::ReleaseVectors => done(host.release()?),
+            Step::EnableInterrupts => done(host.enable()?),
+            Step::Wire { first, last } => done(host.wire(first, last, &|vector| self.wants_event(vector))?),
+            Step::Route { vector, message } => done(host.route(vector, message)?),
+            Step::CommitRoutes => done(host.commit_routes()?),
+            Step::Arm { vector } => done(host.arm(vector)?),
+            Step::Signal { vector } => done(host.signal(vector)?),
+        };
+        Ok(Outcome::Value(value))
+    }
+}
+
+/// A step without a value is done.
+fn done((): ()) -> u64 {
+    0
+}

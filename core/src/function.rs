@@ -1,0 +1,292 @@
+//! [`AssignedFunction`]: the machines of one PCI function put together.
+//!
+//! What an access does, step by step, is in `operation.rs`; the loop that drives it, in `drive.rs`.
+
+use crate::addr::{BarIndex, PageSize, PhysBarOffset, VectorIndex};
+use crate::bars::{BarError, BarKind, Bars};
+use crate::caps::{CapabilityFinding, ConfigImage};
+use crate::config::{ConfigMap, ConfigMapError};
+use crate::decoder::{Decoder, physical};
+use crate::events::Counters;
+use crate::host::GuestRange;
+use crate::interrupts::{Msix, MsixFinding, MsixLayout, TablePlace, Vector};
+use crate::operation::Operation;
+use crate::regs::header::Command;
+use crate::regs::power::PowerState;
+use crate::span::Span;
+use crate::windows::{MmapArea, Window, WindowFinding, Windows, seen_at};
+
+/// A region of the device, as the host knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Region<'a> {
+    /// Size in bytes; 0 is an absent region.
+    pub size: u64,
+    /// The parts that the kernel lets the host mmap.
+    pub areas: &'a [MmapArea],
+}
+
+/// What the core must know of a device: read once, when it is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Description<'a> {
+    /// Its configuration space, 64 to 4096 bytes.
+    pub config: &'a [u8],
+    /// Its regions, by [`BarIndex`].
+    pub regions: [Region<'a>; 7],
+    /// The page size of host and guest mappings.
+    pub page_size: PageSize,
+    /// Whether MSI-X vectors can be added while others are in use (VFIO: `NORESIZE` is clear).
+    pub vectors_resizable: bool,
+}
+
+/// Why a device cannot be given to a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DescriptionError {
+    /// Its configuration space is none of a function that can be assigned.
+    #[error(transparent)]
+    Config(#[from] ConfigMapError),
+    /// Its BARs make no sense.
+    #[error(transparent)]
+    Bars(#[from] BarError),
+}
+
+/// Something odd about a device that does not keep it from being assigned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Finding {
+    /// A capability list.
+    #[error(transparent)]
+    Capability(#[from] CapabilityFinding),
+    /// MSI-X.
+    #[error(transparent)]
+    Msix(#[from] MsixFinding),
+    /// The mapping plan.
+    #[error(transparent)]
+    Window(#[from] WindowFinding),
+    /// An I/O BAR is larger than the specification allows.
+    #[error("{bar} has {size:#x} I/O ports, more than 256")]
+    LargeIoBar {
+        /// The BAR.
+        bar: BarIndex,
+        /// Its size in ports.
+        size: u64,
+    },
+}
+
+/// How the last reset of the device went.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ResetOutcome {
+    /// The device was reset.
+    Reset,
+    /// It was not: interrupts and bus mastering are off, the rest is as the last guest left it.
+    NotReset,
+}
+
+/// One PCI function as a guest sees it.
+///
+/// `V` stores the interrupt vectors, as many as the device has; `W` stores the windows, a few for each BAR.
+/// Arrays, slices and boxes will do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AssignedFunction<V, W> {
+    pub(crate) map: ConfigMap,
+    pub(crate) bars: Bars,
+    pub(crate) command: Command,
+    pub(crate) power: PowerState,
+    pub(crate) msix: Option<Msix<V>>,
+    pub(crate) windows: Windows<W>,
+    /// What the host traps now.
+    pub(crate) decoder: Decoder,
+    /// BARs whose range the host refused to trap, a bit each.
+    pub(crate) refused_traps: u8,
+    /// Hardware did not take the last write to Command: what it decodes is not known.
+    pub(crate) decode_unknown: bool,
+    pub(crate) gone: bool,
+    pub(crate) quarantined: bool,
+    pub(crate) last_reset: Option<ResetOutcome>,
+    pub(crate) operation: Operation,
+    pub(crate) counters: Counters,
+}
+
+impl<V, W> AssignedFunction<V, W>
+where
+    V: AsRef<[Vector]> + AsMut<[Vector]>,
+    W: AsRef<[Window]> + AsMut<[Window]>,
+{
+    /// The function in its state after power-on. `finding` hears what is odd about the device.
+    ///
+    /// Nothing stands in the host yet: [`attach`](Self::attach) it first.
+    ///
+    /// # Errors
+    ///
+    /// The device cannot be given to a guest.
+    pub fn new(
+        description: &Description<'_>,
+        vectors: V,
+        windows: W,
+        mut finding: impl FnMut(Finding),
+    ) -> Result<Self, DescriptionError> {
+        let image = ConfigImage::new(description.config);
+        let mut map = ConfigMap::new(image, |found| finding(found.into()))?;
+        let bars = Bars::new(image, &description.regions.map(|region| region.size))?;
+        let layout = MsixLayout::new(image, &bars, |found| finding(found.into()));
+        let storage = vectors.as_ref().len();
+        let layout = layout.filter(|layout| {
+            let enough = usize::from(layout.vectors) <= storage;
+            if !enough {
+                finding(MsixFinding::StorageTooSmall { device: layout.vectors, storage }.into());
+            }
+            enough
+        });
+        if layout.is_none() {
+            map.hide_msix();
+        }
+        let mut windows = Windows::new(windows, description.page_size);
+        let emulated = layout.map_or([None, None], |layout| [Some(layout.table), Some(layout.pba)]);
+        for (bar, found) in bars.iter() {
+            if found.kind == BarKind::Io && found.size > 256 {
+                finding(Finding::LargeIoBar { bar, size: found.size });
+            }
+            if !matches!(found.kind, BarKind::Memory32 { .. } | BarKind::Memory64 { .. }) {
+                continue;
+            }
+            let areas = description.regions.get(bar.position()).map_or(&[][..], |region| region.areas);
+            let holes: heapless::Vec<Span<PhysBarOffset>, 2> = emulated
+                .iter()
+                .flatten()
+                .filter(|place| place.bar == bar)
+                .filter_map(|place| place.span.moved_to(physical(place.span.first())))
+                .collect();
+            windows.plan(bar, found.size, areas, &holes, |found| finding(found.into()));
+        }
+        Ok(Self {
+            map,
+            bars,
+            command: Command::empty(),
+            power: PowerState::D0,
+            msix: layout.map(|layout| Msix::new(layout, vectors, description.vectors_resizable)),
+            windows,
+            decoder: Decoder::new(emulated),
+            refused_traps: 0,
+            decode_unknown: false,
+            gone: false,
+            quarantined: false,
+            last_reset: None,
+            operation: Operation::IDLE,
+            counters: Counters::default(),
+        })
+    }
+
+    /// What vCPUs may read without asking the function: what the host traps now.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The BARs as the guest sees them.
+    pub fn bars(&self) -> &Bars {
+        &self.bars
+    }
+
+    /// MSI-X, if the function has it.
+    pub fn msix(&self) -> Option<&Msix<V>> {
+        self.msix.as_ref()
+    }
+
+    /// The Command register as the guest reads it.
+    pub fn command(&self) -> Command {
+        self.command
+    }
+
+    /// The power state that the guest has put the function in.
+    pub fn power(&self) -> PowerState {
+        self.power
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How many windows the guest can reach now.
+    pub fn mapped_windows(&self) -> usize {
+        self.windows.live()
+    }
+
+    /// Whether something could not be taken away from the guest. Its vCPUs must not go on before the function
+    /// has been [detached](Self::detach).
+    pub fn is_quarantined(&self) -> bool {
+        self.quarantined
+    }
+
+    /// Whether the device is gone.
+    pub fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// How the last reset went, if there was one.
+    pub fn last_reset(&self) -> Option<ResetOutcome> {
+        self.last_reset
+    }
+
+    /// Whether the host is to give an event to `vector` when it carries out a
+    /// [`Wire`](crate::host::Step::Wire) step.
+    pub fn wants_event(&self, vector: VectorIndex) -> bool {
+        self.msix.as_ref().is_some_and(|msix| msix.wants_event(vector))
+    }
+
+    /// What is emulated inside BARs: the MSI-X table and the Pending Bit Array.
+    pub(crate) fn emulated(&self) -> Option<(TablePlace, TablePlace)> {
+        self.msix.as_ref().map(|msix| (msix.layout().table, msix.layout().pba))
+    }
+
+    /// What `bar` is to decode.
+    pub(crate) fn wanted_range(&self, bar: BarIndex) -> Option<GuestRange> {
+        if self.power != PowerState::D0 {
+            return None;
+        }
+        let memory = self.command.contains(Command::MEMORY_SPACE);
+        let io = self.command.contains(Command::IO_SPACE);
+        let memory = self.bars.memory(bar).filter(|_| memory).map(GuestRange::Memory);
+        memory.or_else(|| self.bars.ports(bar).filter(|_| io).map(GuestRange::Ports))
+    }
+
+    /// Where the guest is to see a part of `bar`: nowhere if a BAR of a lower index decodes any of it.
+    pub(crate) fn wanted_window(
+        &self,
+        bar: BarIndex,
+        part: Span<PhysBarOffset>,
+    ) -> Option<Span<crate::addr::GuestAddr>> {
+        if self.gone || self.decode_unknown {
+            return None;
+        }
+        let Some(GuestRange::Memory(range)) = self.wanted_range(bar) else {
+            return None;
+        };
+        let guest = seen_at(part, range.first())?;
+        let hidden = BarIndex::BARS.into_iter().take_while(|lower| *lower < bar).any(|lower| {
+            matches!(self.wanted_range(lower), Some(GuestRange::Memory(other)) if other.overlaps(guest))
+        });
+        if hidden { None } else { Some(guest) }
+    }
+
+    /// Whether the host has refused to trap `bar`, and decoding has not changed since.
+    pub(crate) fn trap_refused(&self, bar: BarIndex) -> bool {
+        self.refused_traps & 1u8.wrapping_shl(u32::from(bar.get())) != 0
+    }
+
+    /// What the guest wants decoded has changed: what was refused is worth another try.
+    pub(crate) fn decode_changed(&mut self) {
+        self.refused_traps = 0;
+        self.windows.decode_changed();
+    }
+
+    /// Registers as after reset; what stands in the host follows with the next settling.
+    pub(crate) fn reset_registers(&mut self) {
+        self.command = Command::empty();
+        self.power = PowerState::D0;
+        self.bars.reset();
+        self.decode_changed();
+        if let Some(msix) = &mut self.msix {
+            msix.turn_off();
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! Everything the core asks of its host: the steps as data, and the traits that [`drive`] calls for them.
+//!
+//! An embedder chooses: implement the traits and call [`drive`], or take each [`Step`] from
+//! [`next_step`] and answer with [`complete`] when it is done, from whatever thread or queue.
+//!
+//! [`drive`]: crate::AssignedFunction::drive
+//! [`next_step`]: crate::AssignedFunction::next_step
+//! [`complete`]: crate::AssignedFunction::complete
+
+use crate::access::Width;
+use crate::addr::{BarIndex, ConfigOffset, GuestAddr, GuestPort, PhysBarOffset, VectorIndex};
+use crate::decoder::Decoder;
+use crate::span::Span;
+use core::fmt;
+
+/// The message that an interrupt writes: PCI Local Bus 3.0, 6.8.2.6 and 6.8.2.7.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Message {
+    /// Message Address.
+    pub address: u64,
+    /// Message Data.
+    pub data: u32,
+}
+
+/// The addresses a BAR decodes: memory or ports.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum GuestRange {
+    /// Guest-physical memory.
+    Memory(Span<GuestAddr>),
+    /// I/O ports.
+    Ports(Span<GuestPort>),
+}
+
+/// A part of a BAR that the guest can reach without leaving guest mode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct MappedWindow {
+    /// The number of the window, from 0, the same each time it is mapped.
+    pub index: usize,
+    /// The BAR.
+    pub bar: BarIndex,
+    /// The bytes of the device's BAR, whole pages.
+    pub device: Span<PhysBarOffset>,
+    /// Where the guest sees them.
+    pub guest: Span<GuestAddr>,
+}
+
+/// One thing the host is to do. Steps come one at a time, in an order that matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Step {
+    /// Read the device's configuration space: exactly these bytes, once.
+    ReadConfig {
+        /// The first byte, naturally aligned.
+        offset: ConfigOffset,
+        /// How many bytes: 1, 2 or 4.
+        width: Width,
+    },
+    /// Read a BAR of the device: exactly these bytes, once.
+    ReadBar {
+        /// The BAR.
+        bar: BarIndex,
+        /// The first byte, naturally aligned.
+        offset: PhysBarOffset,
+        /// How many bytes.
+        width: Width,
+    },
+    /// Which of these vectors' events are signalled? Bit 0 is vector `first`. Nothing is consumed.
+    PollPending {
+        /// A multiple of 64.
+        first: VectorIndex,
+        /// The vectors that are asked about.
+        mask: u64,
+    },
+    /// Write the device's configuration space: exactly these bytes, once.
+    WriteConfig {
+        /// The first byte, naturally aligned.
+        offset: ConfigOffset,
+        /// How many bytes: 1, 2 or 4.
+        width: Width,
+        /// The value, in the low bytes.
+        value: u32,
+    },
+    /// Write a BAR of the device: exactly these bytes, once.
+    WriteBar {
+        /// The BAR.
+        bar: BarIndex,
+        /// The first byte, naturally aligned.
+        offset: PhysBarOffset,
+        /// How many bytes.
+        width: Width,
+        /// The value, in the low bytes.
+        value: u64,
+    },
+    /// Reset the device.
+    ResetFunction,
+    /// Take a window away from the guest; afterwards no vCPU can reach it.
+    Unmap(MappedWindow),
+    /// Accesses to this range are no longer this function's.
+    Untrap {
+        /// The BAR.
+        bar: BarIndex,
+        /// Its old range.
+        range: GuestRange,
+    },
+    /// The vector's event no longer reaches the guest; an interrupt that comes now stays in the event.
+    Disarm {
+        /// The vector.
+        vector: VectorIndex,
+    },
+    /// Which of these vectors' events are signalled? Consumes the signals. Bit 0 is vector `first`.
+    TakePending {
+        /// A multiple of 64.
+        first: VectorIndex,
+        /// The vectors that are asked about.
+        mask: u64,
+    },
+    /// MSI-X off in the device. Events and routes are kept.
+    DisableInterrupts,
+    /// Give back every event and every route of this function.
+    ReleaseVectors,
+    /// Accesses to this range are this function's.
+    Trap {
+        /// The BAR.
+        bar: BarIndex,
+        /// Its range.
+        range: GuestRange,
+    },
+    /// Let the guest reach a window without leaving guest mode.
+    Map(MappedWindow),
+    /// MSI-X on in the device, with no vector that signals an event.
+    EnableInterrupts,
+    /// Let these vectors signal events, those that [`wants_event`](crate::AssignedFunction::wants_event) names;
+    /// turns MSI-X on in the device if it is off. The others of the range signal nothing.
+    Wire {
+        /// The first vector.
+        first: VectorIndex,
+        /// The last vector.
+        last: VectorIndex,
+    },
+    /// Note the message of a vector; takes effect with [`Step::CommitRoutes`].
+    Route {
+        /// The vector.
+        vector: VectorIndex,
+        /// Its message.
+        message: Message,
+    },
+    /// All messages noted take effect.
+    CommitRoutes,
+    /// The vector's event reaches the guest from now on, and so does what it already holds.
+    Arm {
+        /// The vector.
+        vector: VectorIndex,
+    },
+    /// Signal the vector's event once, as if the device had.
+    Signal {
+        /// The vector.
+        vector: VectorIndex,
+    },
+}
+
+/// What a failed step means for the access that it belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum StepKind {
+    /// A hardware read: exactly once, never coalesced, never retried.
+    Read,
+    /// A hardware write: exactly once, never coalesced, never retried.
+    Forward,
+    /// Takes something away from the guest: must be acknowledged before the access completes.
+    Revoke,
+    /// Sets something up: may fail, and is then missing.
+    Establish,
+}
+
+impl Step {
+    /// The kind of this step.
+    pub fn kind(self) -> StepKind {
+        match self {
+            Self::ReadConfig { .. } | Self::ReadBar { .. } | Self::PollPending { .. } => StepKind::Read,
+            Self::WriteConfig { .. } | Self::WriteBar { .. } | Self::ResetFunction => StepKind::Forward,
+            Self::Unmap(_)
+            | Self::Untrap { .. }
+            | Self::Disarm { .. }
+            | Self::TakePending { .. }
+            | Self::DisableInterrupts
+            | Self::ReleaseVectors => StepKind::Revoke,
+            Self::Trap { .. }
+            | Self::Map(_)
+            | Self::EnableInterrupts
+            | Self::Wire { .. }
+            | Self::Route { .. }
+            | Self::CommitRoutes
+            | Self::Arm { .. }
+            | Self::Signal { .. } => StepKind::Establish,
+        }
+    }
+}
+
+/// How a step went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// It is done, and this is what was read.
+    Value(u64),
+    /// It failed, or went only half way.
+    Failed,
+}
+
+impl Outcome {
+    /// Whether the step is done.
+    pub fn is_done(self) -> bool {
+        self != Self::Failed
+    }
+
+    /// What was read; 0 if that is nothing.
+    pub(crate) fn value(self) -> u64 {
+        match self {
+            Self::Value(value) => value,
+            Self::Done | Self::Failed => 0,
+        }
+    }
+}
+
+/// The error that a host's calls fail with.
+pub trait HostError {
+    /// The error, with whatever the host knows about the cause.
+    type Error: fmt::Debug;
+}
+
+/// The physical function: configuration space, the slow path into its BARs, reset.
+pub trait PhysicalFunction: HostError {
+    /// Reads 1, 2 or 4 bytes of configuration space, naturally aligned.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone, or the host refuses.
+    fn config_read(&mut self, offset: ConfigOffset, width: Width) -> Result<u32, Self::Error>;
+
+    /// Writes 1, 2 or 4 bytes of configuration space, naturally aligned.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone, or the host refuses.
+    fn config_write(&mut self, offset: ConfigOffset, width: Width, value: u32) -> Result<(), Self::Error>;
+
+    /// Reads from a BAR, naturally aligned.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone, or does not decode.
+    fn bar_read(&mut self, bar: BarIndex, offset: PhysBarOffset, width: Width) -> Result<u64, Self::Error>;
+
+    /// Writes to a BAR, naturally aligned.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone, or does not decode.
+    fn bar_write(
+        &mut self,
+        bar: BarIndex,
+        offset: PhysBarOffset,
+        width: Width,
+        value: u64,
+    ) -> Result<(), Self::Error>;
+
+    /// Resets the function.
+    ///
+    /// # Errors
+    ///
+    /// It has no reset mechanism, or the reset failed.
+    fn reset(&mut self) -> Result<(), Self::Error>;
+}
+
+/// The guest's physical address space.
+pub trait GuestWindows: HostError {
+    /// Lets the guest reach `window` without leaving guest mode.
+    ///
+    /// # Errors
+    ///
+    /// The window stays trapped.
+    fn map(&mut self, window: MappedWindow) -> Result<(), Self::Error>;
+
+    /// Takes `window` away; when this returns no vCPU can reach it.
+    ///
+    /// # Errors
+    ///
+    /// The function is quarantined: the host no longer knows what the guest can reach.
+    fn unmap(&mut self, window: MappedWindow) -> Result<(), Self::Error>;
+
+    /// Accesses to `range` are this function's. `decoder` is what vCPUs are to read from now on.
+    ///
+    /// # Errors
+    ///
+    /// The range stays undecoded.
+    fn trap(&mut self, bar: BarIndex, range: GuestRange, decoder: &Decoder) -> Result<(), Self::Error>;
+
+    /// Accesses to `range` are no longer this function's. When this returns no vCPU reads an older `decoder`.
+    ///
+    /// # Errors
+    ///
+    /// The function is quarantined.
+    fn untrap(&mut self, bar: BarIndex, range: GuestRange, decoder: &Decoder) -> Result<(), Self::Error>;
+}
+
+/// The host's side of MSI-X. A *wired* vector signals an event; an *armed* event reaches the guest.
+pub trait InterruptHost: HostError {
+    /// Turns MSI-X on in the device, with no vector wired.
+    ///
+    /// # Errors
+    ///
+    /// MSI-X stays off. A host that has fewer vectors than one has failed.
+    fn enable(&mut self) -> Result<(), Self::Error>;
+
+    /// Wires those vectors from `first` to `last` that `wanted` names, and unwires the others of them, in one
+    /// call to the kernel. Turns MSI-X on if it is off.
+    ///
+    /// # Errors
+    ///
+    /// None of the range is wired. A host that has fewer vectors has failed.
+    fn wire(
+        &mut self,
+        first: VectorIndex,
+        last: VectorIndex,
+        wanted: &dyn Fn(VectorIndex) -> bool,
+    ) -> Result<(), Self::Error>;
+
+    /// Turns MSI-X off in the device; events and routes are kept.
+    ///
+    /// # Errors
+    ///
+    /// The function is quarantined.
+    fn disable(&mut self) -> Result<(), Self::Error>;
+
+    /// Gives back every event and every route of this function.
+    ///
+    /// # Errors
+    ///
+    /// Something could not be given back; nothing follows from it for the guest.
+    fn release(&mut self) -> Result<(), Self::Error>;
+
+    /// Notes the message of a wired vector, to take effect with [`commit_routes`](Self::commit_routes).
+    ///
+    /// # Errors
+    ///
+    /// The message is none that the host can route, or there is no room for it: the vector stays unarmed.
+    fn route(&mut self, vector: VectorIndex, message: Message) -> Result<(), Self::Error>;
+
+    /// All messages noted take effect, in one call to the kernel.
+    ///
+    /// # Errors
+    ///
+    /// The old messages stay in effect.
+    fn commit_routes(&mut self) -> Result<(), Self::Error>;
+
+    /// The vector's event reaches the guest from now on, and so does what it already holds.
+    ///
+    /// # Errors
+    ///
+    /// The vector stays unarmed.
+    fn arm(&mut self, vector: VectorIndex) -> Result<(), Self::Error>;
+
+    /// The vector's event no longer reaches the guest; what comes now stays in it.
+    ///
+    /// # Errors
+    ///
+    /// The function is quarantined.
+    fn disarm(&mut self, vector: VectorIndex) -> Result<(), Self::Error>;
+
+    /// Signals the vector's event once.
+    ///
+    /// # Errors
+    ///
+    /// The interrupt stays pending.
+    fn signal(&mut self, vector: VectorIndex) -> Result<(), Self::Error>;
+
+    /// Which of the vectors `first` + n, for each bit n of `mask`, have a signalled event. Consumes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The guest reads those pending bits as 0.
+    fn poll_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, Self::Error>;
+
+    /// The same, and consumes the signals.
+    ///
+    /// # Errors
+    ///
+    /// The interrupts that those events hold are lost, and counted.
+    fn take_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, Self::Error>;
+}
+
+/// What happens while a function is driven; every method has a default that does nothing.
+pub trait Events: HostError {
+    /// A step failed; `error` is what the host said. The guest can make this happen as often as it likes:
+    /// count, do not log.
+    fn step_failed(&mut self, step: Step, error: &Self::Error) {
+        let _ = (step, error);
+    }
+
+    /// A step was taken.
+    fn step_done(&mut self, step: Step) {
+        let _ = step;
+    }
+}
+
+/// A host with all roles.
+pub trait Host: PhysicalFunction + GuestWindows + InterruptHost + Events {}
+
+impl<H: PhysicalFunction + GuestWindows + InterruptHost + Events> Host for H {}

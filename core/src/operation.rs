@@ -1,0 +1,399 @@
+//! One access, from its beginning to its end: the state of the operation, and how a host drives it.
+//!
+//! What the pieces of an access do to the machines is in `pieces.rs`.
+
+use crate::access::{Bytes, Width};
+use crate::addr::{GuestAddr, GuestPort, VectorIndex};
+use crate::function::{AssignedFunction, ResetOutcome};
+use crate::host::{Outcome, Step};
+use crate::interrupts::{Settled, Vector};
+use crate::pieces::Piece;
+use crate::regs::header;
+use crate::windows::Window;
+
+/// Where an access of the guest's goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// An offset into configuration space, in bytes; past 4095 nobody answers.
+    Config(u32),
+    /// A guest-physical address.
+    Memory(GuestAddr),
+    /// An I/O port.
+    Port(GuestPort),
+}
+
+/// An access of the guest's, of 0 to 64 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// The guest reads.
+    Read {
+        /// Where.
+        target: Target,
+        /// How many bytes; 64 at most are read.
+        size: usize,
+    },
+    /// The guest writes.
+    Write {
+        /// Where.
+        target: Target,
+        /// What.
+        data: Bytes,
+    },
+}
+
+/// Names one step of one operation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Token(u32);
+
+/// What has come of beginning an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Begin {
+    /// It is complete: what was read, nothing for a write.
+    Done(Bytes),
+    /// The host has to take the steps that [`AssignedFunction::next_step`] names.
+    Steps,
+    /// Another operation is under way; this one was not begun.
+    Busy,
+}
+
+/// What has come of completing a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Completion {
+    /// The operation is complete: what was read, nothing for a write.
+    Done(Bytes),
+    /// There is another step.
+    Steps,
+    /// The token is not that of the step under way; nothing was changed.
+    Stale,
+}
+
+/// What an operation is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Task {
+    /// There is none.
+    Idle,
+    /// A read of the guest's.
+    Read(Target),
+    /// A write of the guest's.
+    Write(Target),
+    /// Bring the host into step with what has happened.
+    Settle,
+    /// The beginning of an assignment.
+    Attach,
+    /// A reset of the virtual machine.
+    Reset,
+    /// The end of an assignment.
+    Detach,
+}
+
+/// How far an operation has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// Look at the next piece of the access.
+    Piece,
+    /// Read what the piece needs of hardware.
+    Read,
+    /// Take away what the guest no longer has.
+    Revoke,
+    /// Write what goes to hardware.
+    Forward,
+    /// Set up what the guest has now.
+    Establish,
+    /// Nothing is left to do.
+    Finish,
+}
+
+/// The operation under way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Operation {
+    pub(crate) task: Task,
+    pub(crate) phase: Phase,
+    /// What is read so far, or what is written.
+    pub(crate) bytes: Bytes,
+    /// How many of the bytes have been looked at.
+    pub(crate) done: usize,
+    pub(crate) piece: Piece,
+    /// Hardware writes that the piece has led to, last first.
+    pub(crate) forwards: heapless::Vec<Step, 4>,
+    /// The machines are to be as after reset once the writes are made.
+    pub(crate) resetting: bool,
+    /// All pieces are done; what they have led to is being settled.
+    pub(crate) settling_all: bool,
+    step: Option<Step>,
+    token: u32,
+    taken: bool,
+}
+
+impl Operation {
+    /// No operation.
+    pub(crate) const IDLE: Self = Self {
+        task: Task::Idle,
+        phase: Phase::Finish,
+        bytes: Bytes::EMPTY,
+        done: 0,
+        piece: Piece::None,
+        forwards: heapless::Vec::new(),
+        resetting: false,
+        settling_all: false,
+        step: None,
+        token: 0,
+        taken: false,
+    };
+
+    fn start(&mut self, task: Task, bytes: Bytes, phase: Phase) {
+        let token = self.token;
+        *self = Self { task, bytes, phase, token, ..Self::IDLE };
+    }
+}
+
+impl<V, W> AssignedFunction<V, W>
+where
+    V: AsRef<[Vector]> + AsMut<[Vector]>,
+    W: AsRef<[Window]> + AsMut<[Window]>,
+{
+    /// The guest accesses the function.
+    ///
+    /// Any access is answered: what nobody decodes reads all-ones, and writes to it are dropped.
+    pub fn begin(&mut self, access: Access) -> Begin {
+        if self.is_busy() {
+            return Begin::Busy;
+        }
+        let (task, bytes, target) = match access {
+            Access::Read { target, size } => (Task::Read(target), Bytes::all_ones(size), target),
+            Access::Write { target, data } => (Task::Write(target), data, target),
+        };
+        let counter = match target {
+            Target::Config(_) => &mut self.counters.config_accesses,
+            Target::Memory(_) | Target::Port(_) => &mut self.counters.bar_accesses,
+        };
+        *counter = counter.wrapping_add(1);
+        if self.quarantined || self.gone {
+            return Begin::Done(if matches!(task, Task::Read(_)) { bytes } else { Bytes::EMPTY });
+        }
+        self.operation.start(task, bytes, Phase::Piece);
+        self.begun()
+    }
+
+    /// Brings the host into step with what [`handle_interrupt`](Self::handle_interrupt) or
+    /// [`handle_gone`](Self::handle_gone) has told, and tries again what is worth another try.
+    pub fn begin_settle(&mut self) -> Begin {
+        self.begin_task(Task::Settle)
+    }
+
+    /// The assignment begins: hardware's Command register is written to match the guest's view of it.
+    pub fn begin_attach(&mut self) -> Begin {
+        self.begin_task(Task::Attach)
+    }
+
+    /// The virtual machine is reset: interrupts off, windows out, registers as after power-on, bus mastering
+    /// off in hardware, and the device reset. How that went is in [`last_reset`](Self::last_reset).
+    pub fn begin_reset(&mut self) -> Begin {
+        self.begin_task(Task::Reset)
+    }
+
+    /// The assignment ends: everything that stands in the host is given back.
+    ///
+    /// This is also what a quarantined function needs: it goes on after a step that failed.
+    pub fn begin_detach(&mut self) -> Begin {
+        self.begin_task(Task::Detach)
+    }
+
+    fn begin_task(&mut self, task: Task) -> Begin {
+        if self.is_busy() {
+            return Begin::Busy;
+        }
+        if self.quarantined && task != Task::Detach {
+            return Begin::Done(Bytes::EMPTY);
+        }
+        self.operation.start(task, Bytes::EMPTY, Phase::Revoke);
+        self.operation.settling_all = true;
+        if task != Task::Settle {
+            self.start_reset(task == Task::Reset);
+        }
+        self.enter_revoke();
+        self.begun()
+    }
+
+    fn is_busy(&mut self) -> bool {
+        let busy = self.operation.task != Task::Idle;
+        if busy {
+            self.counters.busy = self.counters.busy.wrapping_add(1);
+        }
+        busy
+    }
+
+    fn begun(&mut self) -> Begin {
+        self.advance();
+        if self.operation.step.is_some() {
+            return Begin::Steps;
+        }
+        self.counters.local_accesses = self.counters.local_accesses.wrapping_add(1);
+        Begin::Done(self.finish())
+    }
+
+    /// The step that the host is to take now; the same one until it is completed. `None` if no operation is
+    /// under way.
+    pub fn next_step(&self) -> Option<(Token, Step)> {
+        self.operation.step.map(|step| (Token(self.operation.token), step))
+    }
+
+    /// The host has taken a step. A token that is not that of [`next_step`](Self::next_step) changes nothing.
+    pub fn complete(&mut self, token: Token, outcome: Outcome) -> Completion {
+        let Some(step) = self.operation.step.filter(|_| token.0 == self.operation.token) else {
+            self.counters.stale_tokens = self.counters.stale_tokens.wrapping_add(1);
+            return Completion::Stale;
+        };
+        self.operation.step = None;
+        self.operation.token = self.operation.token.wrapping_add(1);
+        if !outcome.is_done() {
+            self.counters.failed(step);
+        }
+        self.apply(step, outcome);
+        if self.quarantined && self.operation.task != Task::Detach {
+            return Completion::Done(self.finish());
+        }
+        self.advance();
+        if self.operation.step.is_some() { Completion::Steps } else { Completion::Done(self.finish()) }
+    }
+
+    /// An interrupt of `vector` has reached the embedder and not the guest. It is delivered at the next
+    /// settling, or stays pending until the guest unmasks it.
+    pub fn handle_interrupt(&mut self, vector: VectorIndex) {
+        if let Some(msix) = &mut self.msix {
+            let _ = msix.latch(vector);
+        }
+    }
+
+    /// The device is gone: [settle](Self::begin_settle) to take its windows away. From now on it reads all-ones.
+    pub fn handle_gone(&mut self) {
+        self.gone = true;
+    }
+
+    /// The operation is complete: what it returns.
+    fn finish(&mut self) -> Bytes {
+        let bytes = match self.operation.task {
+            Task::Read(_) if self.gone || self.quarantined => Bytes::all_ones(self.operation.bytes.len()),
+            Task::Read(_) => self.operation.bytes,
+            _ => Bytes::EMPTY,
+        };
+        self.operation.task = Task::Idle;
+        self.operation.phase = Phase::Finish;
+        bytes
+    }
+
+    /// Finds the next step, or that there is none.
+    fn advance(&mut self) {
+        // An access has at most 64 pieces, and a piece goes through each phase once.
+        for _ in 0..512 {
+            let step = match self.operation.phase {
+                Phase::Piece => {
+                    self.next_piece();
+                    None
+                }
+                Phase::Read => self.next_read(),
+                Phase::Revoke => self.next_revoke(),
+                Phase::Forward => self.next_forward(),
+                Phase::Establish => self.next_establish(),
+                Phase::Finish => return,
+            };
+            if step.is_some() {
+                self.operation.step = step;
+                return;
+            }
+        }
+        self.operation.phase = Phase::Finish;
+    }
+
+    pub(crate) fn enter_revoke(&mut self) {
+        self.operation.phase = Phase::Revoke;
+        if let Some(msix) = &mut self.msix {
+            msix.begin_settle();
+        }
+    }
+
+    fn next_revoke(&mut self) -> Option<Step> {
+        if let Some(step) = self.msix.as_mut().and_then(|msix| msix.next_revoke()) {
+            return Some(step);
+        }
+        if let Some(window) = self.windows.next_unmap(|bar, part| self.wanted_window(bar, part)) {
+            return Some(Step::Unmap(window));
+        }
+        if let Some(step) = self.next_untrap() {
+            return Some(step);
+        }
+        self.operation.phase = Phase::Forward;
+        None
+    }
+
+    fn next_forward(&mut self) -> Option<Step> {
+        if self.gone {
+            self.operation.forwards.clear();
+        }
+        if let Some(step) = self.operation.forwards.pop() {
+            return Some(step);
+        }
+        if self.operation.resetting {
+            self.operation.resetting = false;
+            if let Some(msix) = &mut self.msix {
+                msix.reset_table();
+            }
+        }
+        let inside_bar_write =
+            matches!(self.operation.task, Task::Write(Target::Memory(_) | Target::Port(_)))
+                && !self.operation.settling_all;
+        self.operation.phase = if inside_bar_write { Phase::Piece } else { Phase::Establish };
+        None
+    }
+
+    fn next_establish(&mut self) -> Option<Step> {
+        if let Some(step) = self.next_trap() {
+            return Some(step);
+        }
+        if let Some(window) = self.windows.next_map(|bar, part| self.wanted_window(bar, part)) {
+            return Some(Step::Map(window));
+        }
+        if let Some(step) = self.msix.as_mut().and_then(|msix| msix.next_establish()) {
+            return Some(step);
+        }
+        self.operation.phase = if self.operation.settling_all { Phase::Finish } else { Phase::Piece };
+        None
+    }
+
+    /// What a completed step changes.
+    fn apply(&mut self, step: Step, outcome: Outcome) {
+        let done = outcome.is_done();
+        let mut unknown = false;
+        match step {
+            Step::ReadConfig { .. } | Step::ReadBar { .. } | Step::PollPending { .. } => {
+                self.read_done(step, outcome);
+            }
+            Step::WriteConfig { offset, .. } => {
+                if offset.dword() == header::COMMAND && offset < header::STATUS {
+                    self.decode_unknown = !done;
+                    self.decode_changed();
+                }
+            }
+            Step::WriteBar { .. } => {}
+            Step::ResetFunction => {
+                self.last_reset = Some(if done { ResetOutcome::Reset } else { ResetOutcome::NotReset });
+            }
+            Step::Unmap(window) => {
+                self.windows.unmapped(window.index);
+                unknown = !done;
+            }
+            Step::Untrap { .. } => unknown = !done,
+            Step::Trap { bar, .. } => self.trap_done(bar, done),
+            Step::Map(window) => self.windows.mapped(window, done),
+            _ => {
+                let settled = self.msix.as_mut().map(|msix| msix.complete(step, outcome));
+                unknown = settled == Some(Settled::Unknown);
+            }
+        }
+        self.quarantined |= unknown;
+    }
+}
+
+/// The widest piece of a port access: ports have no qword accesses.
+pub(crate) const WIDEST_PORT: Width = Width::Dword;

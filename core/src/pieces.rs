@@ -1,0 +1,394 @@
+//! The pieces of an access: which register or which bytes of a BAR each of them is, and what it does there.
+
+use crate::access::{ByteLanes, Bytes, DwordAccess, Width, next_dword};
+use crate::addr::{BarIndex, ConfigOffset, GuestBarOffset, PhysBarOffset, VectorIndex};
+use crate::bars::BarKind;
+use crate::config::{Policy, Register};
+use crate::decoder::physical;
+use crate::function::AssignedFunction;
+use crate::host::{GuestRange, Outcome, Step};
+use crate::interrupts::{PendingQuery, Vector};
+use crate::operation::{Phase, Target, Task, WIDEST_PORT};
+use crate::regs::header::{self, Command};
+use crate::regs::power::{AF_INITIATE_FLR, DEVICE_CONTROL_INITIATE_FLR, PMCSR_STATE, PowerState};
+use crate::span::Span;
+use crate::windows::Window;
+
+/// What is being read for the piece under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Piece {
+    /// Nothing.
+    None,
+    /// Bytes of a configuration dword.
+    Config {
+        dword: ConfigOffset,
+        /// The byte of the access that lane 0 would be; wraps if the access starts in another lane.
+        base: usize,
+        /// The lanes that are still to be read from hardware.
+        lanes: ByteLanes,
+        /// The bits that are not hardware's.
+        virtual_read: u32,
+    },
+    /// Bytes of a BAR.
+    Bar { bar: BarIndex, offset: PhysBarOffset, at: usize, width: Width },
+    /// Bytes of the Pending Bit Array.
+    Pending { first: VectorIndex, query: PendingQuery, bits: u64, at: usize, width: Width, byte: u64 },
+}
+
+/// Where a byte of a BAR access goes.
+enum Place {
+    Table(u64),
+    PendingBits(u64),
+    Device,
+}
+
+impl<V, W> AssignedFunction<V, W>
+where
+    V: AsRef<[Vector]> + AsMut<[Vector]>,
+    W: AsRef<[Window]> + AsMut<[Window]>,
+{
+    /// Looks at the next piece of the access, or finds that there is none.
+    pub(crate) fn next_piece(&mut self) {
+        if self.operation.done < self.operation.bytes.len() {
+            return match self.operation.task {
+                Task::Read(Target::Config(offset)) => self.config_piece(offset, false),
+                Task::Write(Target::Config(offset)) => self.config_piece(offset, true),
+                Task::Read(target) => self.bar_piece(target, false),
+                Task::Write(target) => self.bar_piece(target, true),
+                _ => self.operation.phase = Phase::Finish,
+            };
+        }
+        let settled = self.msix.as_ref().is_none_or(|msix| msix.is_settled());
+        if settled {
+            self.operation.phase = Phase::Finish;
+        } else {
+            self.operation.settling_all = true;
+            self.enter_revoke();
+        }
+    }
+
+    fn missed(&mut self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.counters.missed_bytes = self.counters.missed_bytes.wrapping_add(bytes);
+    }
+
+    fn config_piece(&mut self, offset: u32, write: bool) {
+        let start = self.operation.done;
+        let Some(piece) = next_dword(offset, self.operation.bytes.len(), start) else {
+            self.operation.phase = Phase::Finish;
+            return;
+        };
+        self.operation.done = start.saturating_add(piece.bytes);
+        let found = piece.access.and_then(|access| Some((access, self.map.register(access.dword)?)));
+        let Some((access, register)) = found else {
+            self.missed(piece.bytes);
+            return;
+        };
+        let base = start.wrapping_sub(piece.lane);
+        if write {
+            self.write_register(access, register, base);
+        } else {
+            self.read_register(access, register, base);
+        }
+    }
+
+    /// The bytes that the guest reads from the virtual register go into the access; hardware's are to be read.
+    fn read_register(&mut self, access: DwordAccess, register: Register, base: usize) {
+        let Policy { virtual_read, .. } = Policy::of(register);
+        let value = self.virtual_value(register) & virtual_read;
+        let enabled = access.lanes.mask().to_le_bytes();
+        for (lane, (byte, enabled)) in value.to_le_bytes().into_iter().zip(enabled).enumerate() {
+            if enabled != 0 {
+                self.operation.bytes.set(base.wrapping_add(lane), byte);
+            }
+        }
+        let lanes = access.lanes.and(ByteLanes::touching(!virtual_read));
+        self.operation.piece = Piece::Config { dword: access.dword, base, lanes, virtual_read };
+        self.operation.phase = Phase::Read;
+    }
+
+    /// What the guest reads from a register that is virtual, wholly or in part.
+    fn virtual_value(&self, register: Register) -> u32 {
+        let upper_half = |value: u16| {
+            let [low, high] = value.to_le_bytes();
+            u32::from_le_bytes([0, 0, low, high])
+        };
+        let msix = self.msix.as_ref();
+        match register {
+            Register::Command => u32::from(self.command.bits()),
+            Register::Bar(bar) => self.bars.read(bar),
+            Register::MsixControl => msix.map_or(0, |msix| upper_half(msix.message_control())),
+            Register::MsixTable => msix.map_or(0, |msix| msix.layout().table_register()),
+            Register::MsixPba => msix.map_or(0, |msix| msix.layout().pba_register()),
+            _ => 0,
+        }
+    }
+
+    /// The guest writes the enabled bytes of a register.
+    fn write_register(&mut self, access: DwordAccess, register: Register, base: usize) {
+        let lanes = access.lanes;
+        let bytes = [0usize, 1, 2, 3].map(|lane| self.operation.bytes.byte(base.wrapping_add(lane)));
+        let value = u32::from_le_bytes(bytes) & lanes.mask();
+        self.operation.forwards.clear();
+        match register {
+            Register::Command => self.write_command(value, lanes),
+            Register::Bar(bar) => {
+                let changed = self.bars.write(bar, value, lanes);
+                if changed {
+                    self.decode_changed();
+                }
+            }
+            Register::MsixControl => {
+                if let Some(msix) = &mut self.msix {
+                    let [_, _, low, high] = lanes.mask().to_le_bytes();
+                    let mask = u16::from_le_bytes([low, high]);
+                    let [_, _, low, high] = value.to_le_bytes();
+                    let new = (msix.message_control() & !mask) | u16::from_le_bytes([low, high]);
+                    msix.write_message_control(new);
+                }
+            }
+            Register::PowerControl if !lanes.and(ByteLanes::touching(PMCSR_STATE)).is_none() => {
+                self.write_power_state(PowerState::from_pmcsr(value));
+            }
+            Register::DeviceControl if value & DEVICE_CONTROL_INITIATE_FLR != 0 => self.start_reset(false),
+            Register::AdvancedFeaturesControl if value & AF_INITIATE_FLR != 0 => self.start_reset(false),
+            _ => {}
+        }
+        let mut forward = lanes.and(ByteLanes::touching(Policy::of(register).forward));
+        let mut writes = heapless::Vec::<Step, 3>::new();
+        while let Some((at, width)) = forward.take_run() {
+            let Some(offset) = access.dword.checked_add(u16::from(at)) else {
+                break;
+            };
+            let shift = u32::from(at).wrapping_mul(8);
+            let value = u64::from(value.wrapping_shr(shift)) & width.all_ones();
+            let step = Step::WriteConfig { offset, width, value: u32::try_from(value).unwrap_or(0) };
+            // A dword has at most three naturally aligned runs.
+            let _ = writes.push(step);
+        }
+        // They are taken from the end: the lowest bytes go first, and before what a reset has put there.
+        for step in writes.into_iter().rev() {
+            let _ = self.operation.forwards.push(step);
+        }
+        self.enter_revoke();
+    }
+
+    fn write_command(&mut self, value: u32, lanes: ByteLanes) {
+        let [low, high, ..] = (Policy::of(Register::Command).virtual_write & lanes.mask()).to_le_bytes();
+        let mask = Command::from_bits_retain(u16::from_le_bytes([low, high]));
+        let [low, high, ..] = value.to_le_bytes();
+        let new = Command::from_bits_retain(u16::from_le_bytes([low, high]));
+        let before = self.command;
+        self.command = (before & !mask) | (new & mask);
+        if (before ^ self.command).intersects(Command::MEMORY_SPACE | Command::IO_SPACE) {
+            self.decode_changed();
+        }
+    }
+
+    /// The guest changes the power state; one that the function does not have is ignored, as hardware does.
+    fn write_power_state(&mut self, state: PowerState) {
+        if !self.map.supports(state) || state == self.power {
+            return;
+        }
+        let wakes = self.power == PowerState::D3Hot && state == PowerState::D0;
+        if wakes && !self.map.no_soft_reset() {
+            self.start_reset(false);
+        }
+        self.power = state;
+        self.decode_changed();
+    }
+
+    /// The function goes to its state after reset: registers now, the table once nothing stands in the host,
+    /// hardware's Command register last. `device` says that the device itself is to be reset as well.
+    pub(crate) fn start_reset(&mut self, device: bool) {
+        self.reset_registers();
+        self.operation.resetting = true;
+        let quiet = Step::WriteConfig { offset: header::COMMAND, width: Width::Word, value: 0 };
+        let steps: &[Step] = if device { &[quiet, Step::ResetFunction, quiet] } else { &[quiet] };
+        self.operation.forwards.clear();
+        let _ = self.operation.forwards.extend_from_slice(steps);
+    }
+
+    /// The BAR, the offset in it and the width of the access's next naturally aligned piece.
+    fn locate(&self, target: Target) -> Option<(BarIndex, GuestBarOffset, Width)> {
+        let done = u64::try_from(self.operation.done).ok()?;
+        let left = u64::try_from(self.operation.bytes.len()).ok()?.checked_sub(done)?;
+        let (bar, offset) = match target {
+            Target::Memory(address) => self.decoder.memory_byte(address.checked_add(done)?)?,
+            Target::Port(port) => self.decoder.port_byte(port.checked_add(done)?)?,
+            Target::Config(_) => return None,
+        };
+        let size = self.bars.get(bar)?.size;
+        let room = left.min(size.checked_sub(offset.get())?);
+        let width = Width::natural(offset.get(), room);
+        let width = if matches!(target, Target::Port(_)) { width.min(WIDEST_PORT) } else { width };
+        Some((bar, offset, width))
+    }
+
+    fn bar_piece(&mut self, target: Target, write: bool) {
+        let at = self.operation.done;
+        let Some((bar, offset, width)) = self.locate(target) else {
+            self.operation.done = at.saturating_add(1);
+            self.missed(1);
+            return;
+        };
+        self.operation.done = at.saturating_add(width.bytes());
+        let place = self.place(bar, offset);
+        let Some(msix) = self.msix.as_mut().filter(|_| !matches!(place, Place::Device)) else {
+            return self.device_piece(bar, physical(offset), at, width, write);
+        };
+        let bytes = &mut self.operation.bytes;
+        match place {
+            Place::Table(byte) if write => msix.write_table(byte, width, bytes.value(at, width)),
+            Place::Table(byte) => bytes.store(at, width, msix.read_table(byte, width)),
+            Place::PendingBits(byte) if !write => {
+                let qword = u16::try_from(byte / 8).unwrap_or(u16::MAX);
+                let first = VectorIndex::new(qword.saturating_mul(64)).unwrap_or_default();
+                let query = msix.pending(first);
+                let bits = query.known;
+                self.operation.piece = Piece::Pending { first, query, bits, at, width, byte };
+                self.operation.phase = Phase::Read;
+            }
+            // The Pending Bit Array is read-only.
+            Place::PendingBits(_) | Place::Device => {}
+        }
+    }
+
+    /// What stands at `offset` of `bar`. The structures start and end at multiples of eight bytes, so that a
+    /// naturally aligned piece lies wholly in one of them or in none.
+    fn place(&self, bar: BarIndex, offset: GuestBarOffset) -> Place {
+        let Some((table, pba)) = self.emulated() else {
+            return Place::Device;
+        };
+        let within = |span: Span<GuestBarOffset>| offset.get().wrapping_sub(span.first().get());
+        if table.bar == bar && table.span.contains(offset) {
+            return Place::Table(within(table.span));
+        }
+        if pba.bar == bar && pba.span.contains(offset) {
+            return Place::PendingBits(within(pba.span));
+        }
+        Place::Device
+    }
+
+    fn device_piece(&mut self, bar: BarIndex, offset: PhysBarOffset, at: usize, width: Width, write: bool) {
+        if !write {
+            self.operation.piece = Piece::Bar { bar, offset, at, width };
+            self.operation.phase = Phase::Read;
+            return;
+        }
+        let rom = self.bars.get(bar).is_some_and(|found| found.kind == BarKind::Rom);
+        if rom {
+            return;
+        }
+        let value = self.operation.bytes.value(at, width);
+        self.operation.forwards.clear();
+        let _ = self.operation.forwards.push(Step::WriteBar { bar, offset, width, value });
+        self.operation.phase = Phase::Forward;
+    }
+
+    /// The next hardware read of the piece under way.
+    pub(crate) fn next_read(&mut self) -> Option<Step> {
+        let step = if self.gone { None } else { self.piece_read() };
+        if step.is_none() {
+            self.operation.piece = Piece::None;
+            self.operation.phase = Phase::Piece;
+        }
+        step
+    }
+
+    fn piece_read(&mut self) -> Option<Step> {
+        let hardware_pba = self.msix.as_ref().and_then(|msix| msix.layout().hardware_pba);
+        match &mut self.operation.piece {
+            Piece::None => None,
+            Piece::Config { dword, lanes, .. } => {
+                let (at, width) = lanes.take_run()?;
+                Some(Step::ReadConfig { offset: dword.checked_add(u16::from(at))?, width })
+            }
+            Piece::Bar { bar, offset, width, .. } => {
+                let step = Step::ReadBar { bar: *bar, offset: *offset, width: *width };
+                Some(step)
+            }
+            Piece::Pending { first, query, bits, at, width, byte } => {
+                if query.poll != 0 {
+                    return Some(Step::PollPending { first: *first, mask: query.poll });
+                }
+                if let Some((bar, offset)) = hardware_pba.filter(|_| query.hardware != 0) {
+                    let offset = offset.checked_add(*byte & !7)?;
+                    return Some(Step::ReadBar { bar, offset, width: Width::Qword });
+                }
+                let shift = u32::try_from((*byte & 7).wrapping_mul(8)).unwrap_or(0);
+                self.operation.bytes.store(*at, *width, bits.wrapping_shr(shift));
+                None
+            }
+        }
+    }
+
+    /// A hardware read is done: its bytes go into the access, all-ones if it failed.
+    pub(crate) fn read_done(&mut self, step: Step, outcome: Outcome) {
+        match (&mut self.operation.piece, step) {
+            (Piece::Config { dword, base, virtual_read, .. }, Step::ReadConfig { offset, width }) => {
+                let lane = usize::from(offset.get().wrapping_sub(dword.get()));
+                let kept = virtual_read.to_le_bytes();
+                let read = outcome.value().to_le_bytes();
+                for (index, (read, kept)) in
+                    read.iter().zip(kept.iter().skip(lane)).take(width.bytes()).enumerate()
+                {
+                    let at = base.wrapping_add(lane).wrapping_add(index);
+                    let old = self.operation.bytes.byte(at);
+                    let new = if outcome.is_done() { (old & kept) | (read & !kept) } else { 0xff };
+                    self.operation.bytes.set(at, new);
+                }
+            }
+            (Piece::Bar { at, width, .. }, Step::ReadBar { .. }) => {
+                if outcome.is_done() {
+                    self.operation.bytes.store(*at, *width, outcome.value());
+                }
+                self.operation.piece = Piece::None;
+            }
+            (Piece::Pending { query, bits, .. }, Step::PollPending { mask, .. }) => {
+                *bits |= outcome.value() & mask;
+                query.poll = 0;
+            }
+            (Piece::Pending { query, bits, .. }, Step::ReadBar { .. }) => {
+                *bits |= outcome.value() & query.hardware;
+                query.hardware = 0;
+            }
+            _ => {}
+        }
+    }
+
+    /// A range that the host traps and should not, or not there.
+    pub(crate) fn next_untrap(&mut self) -> Option<Step> {
+        let (bar, range) = BarIndex::ALL.into_iter().find_map(|bar| {
+            let range = self.decoder.range(bar)?;
+            (self.wanted_range(bar) != Some(range)).then_some((bar, range))
+        })?;
+        // vCPUs must not find the range in the decoder that the host publishes with this step.
+        self.decoder.set(bar, None);
+        Some(Step::Untrap { bar, range })
+    }
+
+    /// A range that the host should trap and does not.
+    pub(crate) fn next_trap(&mut self) -> Option<Step> {
+        let (bar, range) = BarIndex::ALL.into_iter().find_map(|bar| {
+            let missing = self.decoder.range(bar).is_none() && !self.trap_refused(bar);
+            self.wanted_range(bar).filter(|_| missing).map(|range| (bar, range))
+        })?;
+        self.decoder.set(bar, Some(range));
+        Some(Step::Trap { bar, range })
+    }
+
+    /// The host has tried to trap the range of `bar`.
+    pub(crate) fn trap_done(&mut self, bar: BarIndex, done: bool) {
+        if !done {
+            self.decoder.set(bar, None);
+            self.refused_traps |= 1u8.wrapping_shl(u32::from(bar.get()));
+        }
+    }
+}
+
+/// The bytes of an access are at most a cache line, so that positions never come near the end of `usize`.
+const _: () = assert!(Bytes::LIMIT == 64);
+
+/// A range is memory or ports, never both.
+const _: () = assert!(size_of::<GuestRange>() <= 24);

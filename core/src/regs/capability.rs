@@ -1,0 +1,45 @@
+//! Capability identifiers and the shape of the two lists.
+//!
+//! PCI Local Bus 3.0, 6.7 Capabilities List; PCI Express Base 5.0, 7.9 Extended Capabilities.
+
+use crate::addr::ConfigOffset;
+
+/// The first offset that can hold a capability.
+pub const FIRST: ConfigOffset = ConfigOffset::low(0x40);
+/// The offset of the first extended capability.
+pub const EXTENDED_FIRST: u16 = 0x100;
+/// The most capabilities that fit between 0x40 and 0xff, a dword each.
+pub const STANDARD_LIMIT: usize = 48;
+/// The most extended capabilities that fit between 0x100 and 0xfff, a dword each.
+pub const EXTENDED_LIMIT: usize = 960;
+/// The bits of a capability pointer that count: it points to a dword.
+pub const POINTER: u8 = 0xfc;
+
+/// PCI Power Management Interface.
+pub const POWER_MANAGEMENT: u8 = 0x01;
+/// Message Signaled Interrupts.
+pub const MSI: u8 = 0x05;
+/// PCI Express.
+pub const PCI_EXPRESS: u8 = 0x10;
+/// MSI-X.
+pub const MSIX: u8 = 0x11;
+/// Advanced Features.
+pub const ADVANCED_FEATURES: u8 = 0x13;
+
+/// Alternative Routing-ID Interpretation.
+pub const EXTENDED_ARI: u16 = 0x000e;
+/// Address Translation Services.
+pub const EXTENDED_ATS: u16 = 0x000f;
+/// Single Root I/O Virtualization.
+pub const EXTENDED_SRIOV: u16 = 0x0010;
+/// Page Request Interface.
+pub const EXTENDED_PRI: u16 = 0x0013;
+/// Resizable BAR.
+pub const EXTENDED_RESIZABLE_BAR: u16 = 0x0015;
+/// Process Address Space ID.
+pub const EXTENDED_PASID: u16 = 0x001b;
+
+/// The id and version of an extended capability header; the rest is the next pointer.
+pub const EXTENDED_ID_AND_VERSION: u32 = 0x000f_ffff;
+/// The id of a standard capability header, as bits of its dword.
+pub const STANDARD_ID: u32 = 0x0000_00ff;

@@ -1,0 +1,6 @@
+//! What the specification says about registers, and nothing else: offsets, bits and layouts.
+
+pub mod capability;
+pub mod header;
+pub mod msix;
+pub mod power;

@@ -1,0 +1,263 @@
+//! The mapping plan: which parts of each BAR the guest can reach directly, and where each of them is now.
+//!
+//! The host's own mmaps are made exactly as the kernel offers them and are not planned here. A window is a run
+//! of whole pages out of such an area without the pages of the MSI-X structures.
+
+use crate::addr::{Address, BarIndex, GuestAddr, PageSize, PhysBarOffset};
+use crate::host::MappedWindow;
+use crate::span::Span;
+
+/// A part of a BAR that the kernel lets the host mmap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MmapArea {
+    /// Bytes from the start of the BAR.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// What is wrong with the areas that the kernel offers, or with the storage for windows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WindowFinding {
+    /// An area is empty, or past the end of its BAR.
+    #[error("the mmap area at {offset:#x} of {bar}, {size:#x} bytes, is not within the BAR")]
+    AreaOutside {
+        /// The BAR.
+        bar: BarIndex,
+        /// Where the area starts.
+        offset: u64,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// There are more windows than storage for them: the rest is trapped.
+    #[error("no storage for another window of {0}: the rest of it is trapped")]
+    StorageFull(BarIndex),
+}
+
+/// One window, with where the guest sees it now. An embedder provides the storage and never looks inside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Window {
+    plan: Option<(BarIndex, Span<PhysBarOffset>)>,
+    mapped: Option<Span<GuestAddr>>,
+    /// The host could not map it: not tried again before the next change of decoding.
+    refused: bool,
+}
+
+/// All windows of a function.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Windows<W> {
+    slots: W,
+    count: usize,
+    page: PageSize,
+}
+
+impl<W: AsRef<[Window]> + AsMut<[Window]>> Windows<W> {
+    /// No window yet; `slots` is the storage.
+    pub(crate) fn new(mut slots: W, page: PageSize) -> Self {
+        slots.as_mut().fill(Window::default());
+        Self { slots, count: 0, page }
+    }
+
+    /// Plans the windows of `bar`, which has `size` bytes: the whole pages of `areas` that lie in none of `holes`.
+    pub(crate) fn plan(
+        &mut self,
+        bar: BarIndex,
+        size: u64,
+        areas: &[MmapArea],
+        holes: &[Span<PhysBarOffset>],
+        mut finding: impl FnMut(WindowFinding),
+    ) {
+        for area in areas {
+            let whole = Span::from_size(PhysBarOffset::new(area.offset), area.size)
+                .filter(|span| span.last().get() < size);
+            let Some(whole) = whole else {
+                finding(WindowFinding::AreaOutside { bar, offset: area.offset, size: area.size });
+                continue;
+            };
+            let Some(pages) = whole.align_in(self.page) else {
+                continue;
+            };
+            if !self.plan_area(bar, pages, holes) {
+                finding(WindowFinding::StorageFull(bar));
+                return;
+            }
+        }
+    }
+
+    /// Plans what of `area` is in no hole and in no window yet. `false` if the storage is full.
+    fn plan_area(&mut self, bar: BarIndex, area: Span<PhysBarOffset>, holes: &[Span<PhysBarOffset>]) -> bool {
+        let mut left = Some(area);
+        while let Some(rest) = left {
+            let holes = holes.iter().map(|hole| hole.align_out(self.page));
+            let first = holes
+                .chain(self.planned(bar))
+                .filter(|hole| hole.overlaps(rest))
+                .min_by_key(|hole| hole.first());
+            let (before, after) = match first {
+                Some(hole) => {
+                    let after = hole.last().checked_add(1).and_then(|next| Span::new(next, rest.last()));
+                    (rest.subtract(hole).0.filter(|span| span.last() < hole.first()), after)
+                }
+                None => (Some(rest), None),
+            };
+            if let Some(span) = before {
+                let Some(slot) = self.slots.as_mut().get_mut(self.count) else {
+                    return false;
+                };
+                *slot = Window { plan: Some((bar, span)), mapped: None, refused: false };
+                self.count = self.count.saturating_add(1);
+            }
+            left = after;
+        }
+        true
+    }
+
+    /// The windows of `bar`, as bytes of the device's BAR.
+    pub(crate) fn planned(&self, bar: BarIndex) -> impl Iterator<Item = Span<PhysBarOffset>> {
+        let plans = self.slots.as_ref().iter().take(self.count).filter_map(|window| window.plan);
+        plans.filter(move |(owner, _)| *owner == bar).map(|(_, span)| span)
+    }
+
+    /// Decoding has changed: windows that were refused are worth another try.
+    pub(crate) fn decode_changed(&mut self) {
+        for window in self.slots.as_mut() {
+            window.refused = false;
+        }
+    }
+
+    /// A window that the guest sees where it should no longer. `wanted` says where a part of a BAR should be.
+    pub(crate) fn next_unmap(
+        &self,
+        wanted: impl Fn(BarIndex, Span<PhysBarOffset>) -> Option<Span<GuestAddr>>,
+    ) -> Option<MappedWindow> {
+        self.slots.as_ref().iter().take(self.count).enumerate().find_map(|(index, window)| {
+            let (bar, device) = window.plan?;
+            let guest = window.mapped?;
+            (wanted(bar, device) != Some(guest)).then_some(MappedWindow { index, bar, device, guest })
+        })
+    }
+
+    /// A window that the guest should see and does not.
+    pub(crate) fn next_map(
+        &self,
+        wanted: impl Fn(BarIndex, Span<PhysBarOffset>) -> Option<Span<GuestAddr>>,
+    ) -> Option<MappedWindow> {
+        self.slots.as_ref().iter().take(self.count).enumerate().find_map(|(index, window)| {
+            let (bar, device) = window.plan?;
+            if window.mapped.is_some() || window.refused {
+                return None;
+            }
+            Some(MappedWindow { index, bar, device, guest: wanted(bar, device)? })
+        })
+    }
+
+    /// The guest no longer sees this window.
+    pub(crate) fn unmapped(&mut self, index: usize) {
+        if let Some(window) = self.slots.as_mut().get_mut(index) {
+            window.mapped = None;
+        }
+    }
+
+    /// The host has tried to map this window.
+    pub(crate) fn mapped(&mut self, window: MappedWindow, done: bool) {
+        if let Some(slot) = self.slots.as_mut().get_mut(window.index) {
+            slot.mapped = done.then_some(window.guest);
+            slot.refused = !done;
+        }
+    }
+
+    /// The windows that the guest sees now.
+    pub(crate) fn live(&self) -> usize {
+        self.slots.as_ref().iter().filter(|window| window.mapped.is_some()).count()
+    }
+}
+
+/// Where the guest sees `part` of a BAR whose first byte it sees at `base`.
+pub(crate) fn seen_at<A: Address>(part: Span<PhysBarOffset>, base: A) -> Option<Span<A>> {
+    let first = base.get().checked_add(part.first().get())?;
+    part.moved_to(A::new(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BAR0: BarIndex = BarIndex::BARS[0];
+
+    fn span(first: u64, last: u64) -> Span<PhysBarOffset> {
+        Span::new(PhysBarOffset::new(first), PhysBarOffset::new(last)).unwrap()
+    }
+
+    fn area(offset: u64, size: u64) -> MmapArea {
+        MmapArea { offset, size }
+    }
+
+    fn planned<const N: usize>(
+        areas: &[MmapArea],
+        holes: &[Span<PhysBarOffset>],
+    ) -> heapless::Vec<Span<PhysBarOffset>, 8> {
+        let mut windows = Windows::new([Window::default(); N], PageSize::SIZE_4K);
+        windows.plan(BAR0, 0x1_0000, areas, holes, |_| {});
+        windows.planned(BAR0).collect()
+    }
+
+    #[test]
+    fn whole_bar_without_holes_is_one_window() {
+        assert_eq!(planned::<8>(&[area(0, 0x1_0000)], &[]).as_slice(), &[span(0, 0xffff)]);
+    }
+
+    #[test]
+    fn table_page_is_carved_out() {
+        let table = span(0x2000, 0x240f);
+        assert_eq!(
+            planned::<8>(&[area(0, 0x1_0000)], &[table]).as_slice(),
+            &[span(0, 0x1fff), span(0x3000, 0xffff)]
+        );
+    }
+
+    #[test]
+    fn hole_from_mid_page_to_mid_page_takes_both_pages() {
+        assert_eq!(
+            planned::<8>(&[area(0, 0x4000)], &[span(0x1ff0, 0x200f)]).as_slice(),
+            &[span(0, 0xfff), span(0x3000, 0x3fff)]
+        );
+    }
+
+    #[test]
+    fn overlapping_areas_make_disjoint_windows() {
+        assert_eq!(
+            planned::<8>(&[area(0, 0x3000), area(0x2000, 0x3000)], &[]).as_slice(),
+            &[span(0, 0x2fff), span(0x3000, 0x4fff)]
+        );
+    }
+
+    #[test]
+    fn unaligned_area_gives_its_whole_pages() {
+        assert_eq!(planned::<8>(&[area(0x800, 0x2000)], &[]).as_slice(), &[span(0x1000, 0x1fff)]);
+    }
+
+    #[test]
+    fn area_outside_is_a_finding_and_no_window() {
+        let mut windows = Windows::new([Window::default(); 4], PageSize::SIZE_4K);
+        let mut found = None;
+        windows.plan(BAR0, 0x1000, &[area(0, 0x2000)], &[], |wrong| found = Some(wrong));
+        assert_eq!(found, Some(WindowFinding::AreaOutside { bar: BAR0, offset: 0, size: 0x2000 }));
+        assert_eq!(windows.planned(BAR0).count(), 0);
+    }
+
+    #[test]
+    fn full_storage_is_a_finding() {
+        let mut windows = Windows::new([Window::default(); 1], PageSize::SIZE_4K);
+        let mut found = None;
+        windows.plan(BAR0, 0x4000, &[area(0, 0x4000)], &[span(0x1000, 0x1000)], |wrong| found = Some(wrong));
+        assert_eq!(found, Some(WindowFinding::StorageFull(BAR0)));
+    }
+
+    #[test]
+    fn bar_smaller_than_a_page_has_no_window() {
+        let mut windows = Windows::new([Window::default(); 1], PageSize::SIZE_4K);
+        windows.plan(BAR0, 0x100, &[area(0, 0x100)], &[], |_| {});
+        assert_eq!(windows.planned(BAR0).count(), 0);
+    }
+}
