@@ -1,2 +1,91 @@
-//! The lab.
-fn main() {}
+//! The lab: real VFIO, real KVM and a real guest, on a machine that has neither the hardware nor the rights.
+//!
+//! An emulated machine (L1) with an IOMMU and nested virtualisation boots Linux; in it a monitor, ours or QEMU,
+//! boots a guest (L2) whose own driver drives an assigned device. `cargo lab --help` lists the scenarios. The same
+//! program is process 1 of L1.
+
+mod account;
+mod agent;
+mod bench;
+mod disk;
+mod driver;
+mod guest;
+mod initramfs;
+mod l1;
+mod machine;
+mod modules;
+mod monitor;
+mod packages;
+mod progress;
+mod protocol;
+mod report;
+mod scenarios;
+
+use clap::{Parser, Subcommand};
+use progress::Progress;
+use scenarios::{Choice, Failure, demo, lifecycle, shell, versus};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+/// Runs the project against real VFIO and KVM inside an emulated machine.
+#[derive(Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab")]
+struct Arguments {
+    #[command(subcommand)]
+    scenario: Scenario,
+    /// Print one JSON object as the last line of standard output.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Show both consoles while they run.
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+#[derive(Subcommand)]
+enum Scenario {
+    /// A guest reads and writes a real NVMe disk through its own driver, under vfio-assign.
+    Demo(demo::Options),
+    /// The same under QEMU, which shows that the lab itself is in order.
+    Qemu(demo::Options),
+    /// The guest reboots; the monitor is killed in the middle of I/O and run again.
+    Lifecycle(lifecycle::Options),
+    /// Leaves you in the guest's shell.
+    Shell(demo::Options),
+    /// A guest's life under vfio-assign against the same guest's under QEMU.
+    VersusQemu(versus::Options),
+}
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        return agent::run();
+    }
+    let arguments = Arguments::parse();
+    let progress = Rc::new(Progress::new(arguments.verbose));
+    let outcome = match &arguments.scenario {
+        Scenario::Demo(options) => demo::run(Choice::Ours, options, &progress),
+        Scenario::Qemu(options) => demo::run(Choice::Qemu, options, &progress),
+        Scenario::Lifecycle(options) => lifecycle::run(options, &progress),
+        Scenario::Shell(options) => shell::run(options, &progress),
+        Scenario::VersusQemu(options) => versus::run(options, &progress),
+    };
+    progress.clear();
+    match outcome {
+        Ok(report) => {
+            println!("{}{}", report.lines(), report.verdict(progress.seconds()));
+            if arguments.json {
+                println!("{}", report.json(progress.seconds()));
+            }
+            if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(failure) => fail(&failure, &arguments, &progress),
+    }
+}
+
+/// Says what went wrong; where JSON was asked for there is an object in any case.
+fn fail(failure: &Failure, arguments: &Arguments, progress: &Progress) -> ExitCode {
+    eprintln!("{} {failure}", report::mark(false));
+    if arguments.json {
+        println!("{}", failure.report().json(progress.seconds()));
+    }
+    ExitCode::from(failure.status())
+}

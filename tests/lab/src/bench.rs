@@ -1,0 +1,142 @@
+//! What every scenario needs before L1 can start: QEMU, a kernel, our command, and the two initial file systems.
+
+use crate::disk;
+use crate::guest;
+use crate::initramfs::{Initramfs, ProgramError};
+use crate::l1::{L1, L1Error, Watch};
+use crate::machine::Machine;
+use crate::modules::{Kernel, ModuleError};
+use crate::monitor::{GUEST_INITRAMFS, GUEST_KERNEL, OURS};
+use crate::packages::{self, Cache, PackageError};
+use crate::progress::Progress;
+use crate::protocol::{HOST_ROOT, PLAN_PATH, Plan};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::rc::Rc;
+
+/// Modules that L1 loads: what lends devices, what runs guests, and the disk's own driver.
+const L1_MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_console",
+    "kvm-amd",
+    "vfio-pci",
+    "vfio_iommu_type1",
+    "nvme",
+    "9p",
+    "9pnet_virtio",
+];
+/// Modules that the guest loads.
+const GUEST_MODULES: &[&str] = &["nvme"];
+
+/// Everything ready for [`Bench::boot`].
+pub(crate) struct Bench {
+    /// The outer QEMU, and the one that L1 may run.
+    pub(crate) qemu: PathBuf,
+    kernel: Kernel,
+    busybox: Vec<u8>,
+    guest: Vec<u8>,
+    command: Option<PathBuf>,
+    progress: Rc<Progress>,
+}
+
+/// Why the lab could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BenchError {
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    #[error(transparent)]
+    Module(#[from] ModuleError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error("cannot {operation}: {source}")]
+    File { operation: &'static str, source: io::Error },
+    #[error("cannot write L1's plan: {0}")]
+    Plan(#[from] serde_json::Error),
+    #[error("the command vfio-assign does not build:\n{stderr}")]
+    Build { stderr: String },
+    #[error("cargo built the command vfio-assign but did not say where it is")]
+    NoExecutable,
+    #[error(transparent)]
+    L1(#[from] L1Error),
+}
+
+impl Bench {
+    /// Finds, downloads and builds what scenarios need; `with_command` says whether our command is needed.
+    pub(crate) fn prepare(progress: &Rc<Progress>, with_command: bool) -> Result<Self, BenchError> {
+        let qemu = packages::qemu(progress)?;
+        let cache = Cache::open()?;
+        let busybox_path = cache.package(packages::BUSYBOX, progress)?.join("bin/busybox");
+        let kernel = Kernel::open(&cache.package(packages::KERNEL, progress)?, &busybox_path)?;
+        let command = if with_command { Some(build_command(progress)?) } else { None };
+        progress.step("making the guest's file system");
+        let busybox = read("read busybox", &busybox_path)?;
+        let guest = guest::initramfs(&busybox, &kernel.closure(GUEST_MODULES)?);
+        Ok(Self { qemu, kernel, busybox, guest, command, progress: progress.clone() })
+    }
+
+    /// Boots this machine.
+    pub(crate) fn boot(&self, machine: &Machine, watch: Watch) -> Result<L1, BenchError> {
+        self.progress.step("making L1's file system");
+        let initramfs = disk::nameless(&self.l1_initramfs(machine)?)
+            .map_err(|source| BenchError::File { operation: "write L1's file system", source })?;
+        let path = disk::path_of(&initramfs);
+        Ok(L1::boot(&self.qemu, machine, &self.kernel.image, &path, &self.progress, watch)?)
+    }
+
+    fn l1_initramfs(&self, machine: &Machine) -> Result<Vec<u8>, BenchError> {
+        let mut archive = Initramfs::default();
+        for folder in ["dev", "proc", "sys", "tmp", "run", HOST_ROOT] {
+            archive.folder(folder);
+        }
+        let agent = std::env::current_exe()
+            .map_err(|source| BenchError::File { operation: "find this program", source })?;
+        archive.program("init", &agent)?;
+        if let Some(command) = &self.command {
+            archive.program(OURS, command)?;
+        }
+        archive.executable("bin/busybox", &self.busybox);
+        let mut plan = Plan { host_root: machine.sees_host_files(), modules: Vec::new() };
+        for module in self.kernel.closure(L1_MODULES)? {
+            let path = format!("/modules/{}.ko", module.name);
+            archive.file(&path, &module.content);
+            plan.modules.push(path);
+        }
+        archive.file(PLAN_PATH, &serde_json::to_vec(&plan)?);
+        archive.file(GUEST_KERNEL, &read("read the kernel", &self.kernel.image)?);
+        archive.file(GUEST_INITRAMFS, &self.guest);
+        Ok(archive.finish())
+    }
+}
+
+/// Builds our command the way users do and says where it is.
+fn build_command(progress: &Progress) -> Result<PathBuf, BenchError> {
+    progress.step("building vfio-assign");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "vfio-assign",
+            "--message-format",
+            "json-render-diagnostics",
+        ])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .output()
+        .map_err(|source| BenchError::File { operation: "run cargo", source })?;
+    if !output.status.success() {
+        return Err(BenchError::Build { stderr: String::from_utf8_lossy(&output.stderr).into_owned() });
+    }
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut executables = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message.get("executable")?.as_str()?))
+    });
+    executables.next_back().ok_or(BenchError::NoExecutable)
+}
+
+fn read(operation: &'static str, path: &Path) -> Result<Vec<u8>, BenchError> {
+    std::fs::read(path).map_err(|source| BenchError::File { operation, source })
+}

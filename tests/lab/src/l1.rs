@@ -1,0 +1,375 @@
+//! L1 while it runs: the outer QEMU, the conversation with the agent in it, and the watch over both.
+//!
+//! Whatever L1 says comes through one channel, in order. Waiting for anything therefore always notices a
+//! kernel panic, an L1 that ended, and silence.
+
+use crate::machine::{BootFiles, Machine};
+use crate::progress::{Console, Progress};
+use crate::protocol::{Answer, Bytes, Event, Launch, Numbered, Refusal, Request};
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// How many lines of a console an error shows.
+const LAST_LINES: usize = 12;
+
+/// L1, up and answering.
+pub(crate) struct L1 {
+    qemu: Child,
+    agent: Option<UnixStream>,
+    messages: Receiver<Message>,
+    waiting: VecDeque<Event>,
+    progress: Rc<Progress>,
+    watch: Watch,
+    last_words: VecDeque<String>,
+    numbers: u64,
+    processes: u32,
+    /// L1's kernel log: level and text of each record.
+    pub(crate) kernel_log: Vec<(u8, String)>,
+    /// From the start of QEMU to the agent's first word.
+    pub(crate) boot: Duration,
+}
+
+/// How long L1 may take, and how long it may say nothing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watch {
+    silence: Duration,
+    deadline: Option<Instant>,
+}
+
+impl Watch {
+    /// For a scenario that takes less than `total` even on a slow machine.
+    pub(crate) fn total(total: Duration) -> Self {
+        Self { silence: Duration::from_secs(90), deadline: Some(Instant::now() + total) }
+    }
+
+    /// For a person at the terminal.
+    pub(crate) fn patient() -> Self {
+        Self { silence: Duration::from_secs(30 * 24 * 3600), deadline: None }
+    }
+}
+
+/// Why L1 did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum L1Error {
+    #[error("cannot start {program}: {source}")]
+    Start { program: String, source: io::Error },
+    #[error("cannot {operation}: {source}")]
+    Channel { operation: &'static str, source: io::Error },
+    #[error("L1 ended by itself ({status}) while {step}; its last words:\n{console}")]
+    Ended { status: String, step: String, console: String },
+    #[error("L1's kernel panicked while {step}:\n{console}")]
+    Panic { step: String, console: String },
+    #[error(
+        "neither L1 nor the guest said anything for {seconds} s while {step}; L1's last words:\n{console}"
+    )]
+    Silence { seconds: u64, step: String, console: String },
+    #[error("stopped by the lab's time limit while {step}; L1's last words:\n{console}")]
+    TooLong { step: String, console: String },
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the agent sent what is no message: {line}: {source}")]
+    NoMessage { line: String, source: serde_json::Error },
+    #[error("the agent answered a request for a {wanted} with {answer:?}")]
+    WrongAnswer { wanted: &'static str, answer: Answer },
+}
+
+/// What comes through the channel.
+enum Message {
+    Connected(UnixStream),
+    Agent(Event),
+    Failed(L1Error),
+    Console(String),
+    Closed,
+}
+
+impl L1 {
+    /// Starts the machine and waits until its agent is ready.
+    pub(crate) fn boot(
+        qemu: &Path,
+        machine: &Machine,
+        kernel: &Path,
+        initramfs: &str,
+        progress: &Rc<Progress>,
+        watch: Watch,
+    ) -> Result<Self, L1Error> {
+        let started = Instant::now();
+        let channel_error = |operation| move |source| L1Error::Channel { operation, source };
+        progress.step("booting L1");
+        let folder = tempfile::tempdir().map_err(channel_error("create a folder for the agent's socket"))?;
+        let socket = folder.path().join("agent");
+        let listener = UnixListener::bind(&socket).map_err(channel_error("listen for the agent"))?;
+        let arguments = machine.arguments(&BootFiles { kernel, initramfs, socket: &socket });
+        // Should the lab be killed, the kernel takes QEMU along.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(qemu).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .map_err(|source| L1Error::Start { program: qemu.display().to_string(), source })?;
+        let messages = listen(&mut child, listener);
+        let mut l1 = Self {
+            qemu: child,
+            agent: None,
+            messages,
+            waiting: VecDeque::new(),
+            progress: progress.clone(),
+            watch,
+            last_words: VecDeque::new(),
+            numbers: 0,
+            processes: 0,
+            kernel_log: Vec::new(),
+            boot: Duration::ZERO,
+        };
+        while !matches!(l1.next()?, Event::Ready { .. }) {}
+        l1.boot = started.elapsed();
+        Ok(l1)
+    }
+
+    /// Starts a process in L1; its events carry the number returned.
+    pub(crate) fn spawn(&mut self, launch: Launch) -> Result<u32, L1Error> {
+        self.processes += 1;
+        let process = self.processes;
+        self.ask(Request::Spawn { process, launch })?;
+        Ok(process)
+    }
+
+    /// Has the agent do something and waits for its answer.
+    pub(crate) fn ask(&mut self, request: Request) -> Result<Answer, L1Error> {
+        self.numbers += 1;
+        let number = self.numbers;
+        self.send(&Numbered { number, request })?;
+        let mut others = VecDeque::new();
+        let result = loop {
+            match self.next()? {
+                Event::Answer { number: answered, result } if answered == number => break result,
+                other => others.push_back(other),
+            }
+        };
+        others.extend(self.waiting.drain(..));
+        self.waiting = others;
+        Ok(result?)
+    }
+
+    /// A file of L1's, as text.
+    pub(crate) fn read(&mut self, path: &str) -> Result<String, L1Error> {
+        Ok(String::from_utf8_lossy(&self.read_bytes(path)?).into_owned())
+    }
+
+    /// A file of L1's.
+    pub(crate) fn read_bytes(&mut self, path: &str) -> Result<Vec<u8>, L1Error> {
+        match self.ask(Request::Read { path: path.into() })? {
+            Answer::Content(bytes) => Ok(bytes.0),
+            answer => Err(L1Error::WrongAnswer { wanted: "file", answer }),
+        }
+    }
+
+    /// Writes a file of L1's.
+    pub(crate) fn write(&mut self, path: &str, text: &str) -> Result<(), L1Error> {
+        self.ask(Request::Write { path: path.into(), bytes: Bytes(text.into()) }).map(|_done| ())
+    }
+
+    /// Names in a folder of L1's.
+    pub(crate) fn list(&mut self, path: &str) -> Result<Vec<String>, L1Error> {
+        match self.ask(Request::List { path: path.into() })? {
+            Answer::Names(names) => Ok(names),
+            answer => Err(L1Error::WrongAnswer { wanted: "list", answer }),
+        }
+    }
+
+    /// SHA-256 of a file or disk of L1's.
+    pub(crate) fn digest(&mut self, path: &str) -> Result<String, L1Error> {
+        match self.ask(Request::Digest { path: path.into() })? {
+            Answer::Digest { sha256, .. } => Ok(sha256),
+            answer => Err(L1Error::WrongAnswer { wanted: "digest", answer }),
+        }
+    }
+
+    /// What processes do, in order.
+    pub(crate) fn next(&mut self) -> Result<Event, L1Error> {
+        if let Some(event) = self.waiting.pop_front() {
+            return Ok(event);
+        }
+        loop {
+            match self.next_message()? {
+                Message::Connected(stream) => self.agent = Some(stream),
+                Message::Agent(Event::Kernel { level, text }) => {
+                    self.progress.console(Console::L1, &text);
+                    self.kernel_log.push((level, text));
+                }
+                Message::Agent(event) => return Ok(event),
+                Message::Failed(error) => return Err(error),
+                Message::Console(line) => self.heard(line)?,
+                Message::Closed => return Err(self.ended()),
+            }
+        }
+    }
+
+    /// Sends bytes to a process without waiting.
+    pub(crate) fn input(&mut self, process: u32, bytes: Vec<u8>) -> Result<(), L1Error> {
+        self.ask(Request::Input { process, bytes: Bytes(bytes) }).map(|_done| ())
+    }
+
+    /// A way to type to a process from another thread, while nothing else is asked of L1.
+    pub(crate) fn keyboard(&self, process: u32) -> Result<Keyboard, L1Error> {
+        let unconnected = || io::Error::from(io::ErrorKind::NotConnected);
+        let agent = self.agent.as_ref().ok_or_else(unconnected).and_then(UnixStream::try_clone);
+        let agent = agent
+            .map_err(|source| L1Error::Channel { operation: "duplicate the line to the agent", source })?;
+        Ok(Keyboard { agent, process })
+    }
+
+    /// Switches L1 off and waits until QEMU has ended.
+    pub(crate) fn power_off(mut self) -> Result<Vec<(u8, String)>, L1Error> {
+        self.progress.step("switching L1 off");
+        self.send(&Numbered { number: 0, request: Request::PowerOff })?;
+        loop {
+            match self.next_message()? {
+                Message::Console(line) => self.heard(line)?,
+                Message::Agent(Event::Kernel { level, text }) => self.kernel_log.push((level, text)),
+                Message::Closed => break,
+                Message::Connected(_) | Message::Agent(_) | Message::Failed(_) => {}
+            }
+        }
+        let status =
+            self.qemu.wait().map_err(|source| L1Error::Channel { operation: "wait for QEMU", source })?;
+        if status.success() { Ok(std::mem::take(&mut self.kernel_log)) } else { Err(self.ended()) }
+    }
+
+    fn send(&mut self, message: &Numbered) -> Result<(), L1Error> {
+        let mut line = serde_json::to_vec(message)
+            .map_err(|source| L1Error::NoMessage { line: format!("{message:?}"), source })?;
+        line.push(b'\n');
+        let unconnected = || io::Error::from(io::ErrorKind::NotConnected);
+        let result = self.agent.as_mut().ok_or_else(unconnected).and_then(|agent| agent.write_all(&line));
+        result.map_err(|source| L1Error::Channel { operation: "speak to the agent", source })
+    }
+
+    fn next_message(&mut self) -> Result<Message, L1Error> {
+        let left = self.watch.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let patience = left.unwrap_or(self.watch.silence).min(self.watch.silence);
+        match self.messages.recv_timeout(patience) {
+            Ok(message) => Ok(message),
+            Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
+            Err(RecvTimeoutError::Timeout) if patience < self.watch.silence => {
+                Err(L1Error::TooLong { step: self.progress.doing(), console: self.last_words() })
+            }
+            Err(RecvTimeoutError::Timeout) => Err(L1Error::Silence {
+                seconds: patience.as_secs(),
+                step: self.progress.doing(),
+                console: self.last_words(),
+            }),
+        }
+    }
+
+    fn heard(&mut self, line: String) -> Result<(), L1Error> {
+        self.progress.console(Console::L1, &line);
+        let panicked = line.contains("Kernel panic");
+        self.last_words.push_back(line);
+        if self.last_words.len() > LAST_LINES {
+            self.last_words.pop_front();
+        }
+        if panicked {
+            Err(L1Error::Panic { step: self.progress.doing(), console: self.last_words() })
+        } else {
+            Ok(())
+        }
+    }
+
+    fn ended(&mut self) -> L1Error {
+        let status = match self.qemu.wait() {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        L1Error::Ended { status, step: self.progress.doing(), console: self.last_words() }
+    }
+
+    fn last_words(&self) -> String {
+        self.last_words.iter().map(|line| format!("    {}\n", line.trim_end())).collect()
+    }
+}
+
+impl Drop for L1 {
+    fn drop(&mut self) {
+        // It may have ended already, and then there is nothing to end.
+        let _ended = self.qemu.kill();
+        let _status = self.qemu.wait();
+    }
+}
+
+/// Sends keys to one process.
+pub(crate) struct Keyboard {
+    agent: UnixStream,
+    process: u32,
+}
+
+impl Keyboard {
+    /// Sends keys; the agent's answer carries number 0, for which nobody waits.
+    pub(crate) fn press(&mut self, keys: &[u8]) -> io::Result<()> {
+        let request = Request::Input { process: self.process, bytes: Bytes(keys.to_vec()) };
+        let mut line = serde_json::to_vec(&Numbered { number: 0, request })?;
+        line.push(b'\n');
+        self.agent.write_all(&line)
+    }
+}
+
+/// Starts the threads that listen to QEMU and to the agent.
+fn listen(qemu: &mut Child, listener: UnixListener) -> Receiver<Message> {
+    let (sender, messages) = channel();
+    let (out, err, agent) = (sender.clone(), sender.clone(), sender);
+    if let Some(stderr) = qemu.stderr.take() {
+        std::thread::spawn(move || relay_console(stderr, &err));
+    }
+    if let Some(stdout) = qemu.stdout.take() {
+        std::thread::spawn(move || {
+            relay_console(stdout, &out);
+            // A lab that no longer listens need not be told.
+            let _gone = out.send(Message::Closed);
+        });
+    }
+    std::thread::spawn(move || relay_agent(&listener, &agent));
+    messages
+}
+
+fn relay_console(source: impl Read, sender: &Sender<Message>) {
+    let mut source = BufReader::new(source);
+    let mut line = Vec::new();
+    while let Ok(1..) = source.read_until(b'\n', &mut line) {
+        let text = String::from_utf8_lossy(&line).into_owned();
+        line.clear();
+        if sender.send(Message::Console(text)).is_err() {
+            return;
+        }
+    }
+}
+
+fn relay_agent(listener: &UnixListener, sender: &Sender<Message>) {
+    let failed =
+        |source| Message::Failed(L1Error::Channel { operation: "take the agent's connection", source });
+    let stream = listener.accept().and_then(|(stream, _address)| Ok((stream.try_clone()?, stream)));
+    let (stream, writing) = match stream {
+        Ok(both) => both,
+        Err(error) => {
+            let _gone = sender.send(failed(error));
+            return;
+        }
+    };
+    if sender.send(Message::Connected(writing)).is_err() {
+        return;
+    }
+    for line in BufReader::new(stream).lines() {
+        let Ok(line) = line else { return };
+        let message = match serde_json::from_str(&line) {
+            Ok(event) => Message::Agent(event),
+            Err(source) => Message::Failed(L1Error::NoMessage { line, source }),
+        };
+        if sender.send(message).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! L1 as a value: the machine that the outer QEMU emulates, and the command line that makes it.
+//!
+//! Always software emulation: /dev/kvm may open on the outer machine and still not run an ordinary kernel. The
+//! IOMMU is Intel's and the processor's virtualisation AMD's because those are the ones QEMU emulates well.
+
+use crate::disk::Disk;
+use crate::protocol::PORT_NAME;
+use std::path::Path;
+
+/// The PCI slot of the disk that the guest gets.
+pub(crate) const DISK_BDF: &str = "0000:00:04.0";
+
+/// What L1 is made of.
+pub(crate) struct Machine {
+    memory_mib: u32,
+    cpus: u32,
+    host_files: bool,
+    devices: Vec<String>,
+}
+
+/// What L1 is started from.
+pub(crate) struct BootFiles<'a> {
+    pub(crate) kernel: &'a Path,
+    /// A path, for it may be a file without a name.
+    pub(crate) initramfs: &'a str,
+    /// The socket on which the lab waits for its agent.
+    pub(crate) socket: &'a Path,
+}
+
+impl Machine {
+    /// Two processors, two gigabytes, an IOMMU, no device to assign yet.
+    pub(crate) fn new() -> Self {
+        Self { memory_mib: 2048, cpus: 2, host_files: false, devices: Vec::new() }
+    }
+
+    /// An NVMe disk at [`DISK_BDF`]; with `vectors` it has that many MSI-X vectors and a queue for each but one.
+    pub(crate) fn nvme(mut self, disk: &Disk, vectors: Option<u16>) -> Self {
+        self.devices.extend(["-drive".into(), format!("file={},if=none,id=disk,format=raw", disk.path())]);
+        let vectors =
+            vectors.map_or(String::new(), |count| format!(",msix_qsize={count},max_ioqpairs={}", count - 1));
+        self.device(&format!("nvme,drive=disk,serial=lab,addr=4.0{vectors}"))
+    }
+
+    /// Any other device, as QEMU's `-device` takes it.
+    pub(crate) fn device(mut self, description: &str) -> Self {
+        self.devices.extend(["-device".into(), description.into()]);
+        self
+    }
+
+    /// Lets L1 see the outer machine's files, read-only: QEMU as the monitor in L1 is run from there.
+    pub(crate) fn host_files(mut self) -> Self {
+        self.host_files = true;
+        self
+    }
+
+    /// Whether L1 sees the outer machine's files.
+    pub(crate) fn sees_host_files(&self) -> bool {
+        self.host_files
+    }
+
+    /// The arguments that make QEMU this machine, its console on standard output.
+    pub(crate) fn arguments(&self, files: &BootFiles<'_>) -> Vec<String> {
+        let (cpus, memory) = (self.cpus.to_string(), format!("{}M", self.memory_mib));
+        let kernel = files.kernel.display().to_string();
+        let socket = format!("socket,id=lab,path={}", files.socket.display());
+        let port = format!("virtserialport,chardev=lab,name={PORT_NAME}");
+        // L1's own devices are high, out of the way of those that scenarios place.
+        let fixed = [
+            "-M",
+            "q35,kernel-irqchip=split",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max,+svm,+npt",
+            "-smp",
+            &cpus,
+            "-m",
+            &memory,
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-serial",
+            "stdio",
+            "-device",
+            "intel-iommu,intremap=on,caching-mode=on,aw-bits=48",
+            "-device",
+            "virtio-serial-pci,addr=1d.0",
+            "-chardev",
+            &socket,
+            "-device",
+            &port,
+            "-kernel",
+            &kernel,
+            "-initrd",
+            files.initramfs,
+            "-append",
+            "console=ttyS0 intel_iommu=on iommu=nopt quiet panic=-1",
+        ];
+        let mut arguments: Vec<String> = fixed.map(str::to_owned).into();
+        if self.host_files {
+            let share = "local,path=/,security_model=none,readonly=on,multidevs=remap,id=host";
+            arguments.extend(["-fsdev".into(), share.into()]);
+            arguments.extend(["-device".into(), "virtio-9p-pci,fsdev=host,mount_tag=host,addr=1e.0".into()]);
+        }
+        arguments.extend(self.devices.iter().cloned());
+        arguments
+    }
+}

@@ -1,0 +1,268 @@
+//! The two monitors that can run the guest in L1, ours and QEMU, and a guest's life under one of them.
+
+use crate::guest::{self, Mark, Work};
+use crate::l1::{L1, L1Error};
+use crate::progress::{Console, Progress};
+use crate::protocol::{End, Event, HOST_ROOT, Launch, Stream};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Where our monitor leaves its report in L1.
+pub(crate) const REPORT: &str = "/tmp/report.json";
+/// Our monitor's place in L1.
+pub(crate) const OURS: &str = "/lab/vfio-assign";
+/// The guest's kernel and initial file system in L1.
+pub(crate) const GUEST_KERNEL: &str = "/guest/vmlinuz";
+/// See [`GUEST_KERNEL`].
+pub(crate) const GUEST_INITRAMFS: &str = "/guest/initramfs";
+
+/// Who runs the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Monitor {
+    /// `vfio-assign run`, in L1's own files.
+    Ours,
+    /// The outer machine's QEMU, seen from L1 through 9p.
+    Qemu(PathBuf),
+}
+
+impl Monitor {
+    /// As a person calls it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Monitor::Ours => "vfio-assign",
+            Monitor::Qemu(_) => "QEMU",
+        }
+    }
+
+    /// The command line that gives a guest of 512 MiB and one processor this device.
+    pub(crate) fn launch(&self, device: &str, work: Work) -> Launch {
+        let append = guest::command_line(work);
+        let arguments = match self {
+            Monitor::Ours => words(&[
+                OURS,
+                "run",
+                "--device",
+                device,
+                "--kernel",
+                GUEST_KERNEL,
+                "--initrd",
+                GUEST_INITRAMFS,
+                "--append",
+                &append,
+                "--memory",
+                "512M",
+                "--cpus",
+                "1",
+                "--report",
+                REPORT,
+            ]),
+            Monitor::Qemu(program) => {
+                let assigned = format!("vfio-pci,host={device}");
+                let (kernel, initramfs) = (format!("/tmp{GUEST_KERNEL}"), format!("/tmp{GUEST_INITRAMFS}"));
+                chrooted(
+                    program,
+                    &[
+                        "-M",
+                        "q35",
+                        "-accel",
+                        "kvm",
+                        "-cpu",
+                        "host",
+                        "-m",
+                        "512M",
+                        "-smp",
+                        "1",
+                        "-nodefaults",
+                        "-display",
+                        "none",
+                        "-serial",
+                        "stdio",
+                        "-device",
+                        &assigned,
+                        "-kernel",
+                        &kernel,
+                        "-initrd",
+                        &initramfs,
+                        "-append",
+                        &append,
+                    ],
+                )
+            }
+        };
+        Launch { arguments, user: None }
+    }
+
+    /// A command that does nothing but get the program into L1's memory.
+    pub(crate) fn warm_up(&self) -> Launch {
+        let arguments = match self {
+            Monitor::Ours => words(&[OURS, "--version"]),
+            Monitor::Qemu(program) => chrooted(program, &["--version"]),
+        };
+        Launch { arguments, user: None }
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+fn chrooted(program: &Path, arguments: &[&str]) -> Vec<String> {
+    let program = program.display().to_string();
+    let mut line = words(&["/bin/busybox", "chroot", HOST_ROOT, &program]);
+    line.extend(words(arguments));
+    line
+}
+
+/// Why a guest's life could not be followed to where the scenario wanted it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LifeError {
+    #[error(transparent)]
+    L1(#[from] L1Error),
+    #[error(
+        "{monitor} ended ({end:?}) before the guest said '{wanted}'\n  it complained:\n{stderr}\n  the guest's last words:\n{console}"
+    )]
+    EndedEarly { monitor: &'static str, end: End, wanted: String, stderr: String, console: String },
+    #[error("the guest's kernel panicked under {monitor}; its last words:\n{console}")]
+    Panic { monitor: &'static str, console: String },
+}
+
+/// A guest and all that its monitor has printed so far.
+pub(crate) struct Life {
+    process: u32,
+    monitor: &'static str,
+    progress: Rc<Progress>,
+    partial: Vec<u8>,
+    read_marks: usize,
+    /// The guest's console, and when each line was complete, in microseconds since the monitor's start.
+    pub(crate) lines: Vec<(u64, String)>,
+    /// What the guest said of itself.
+    pub(crate) marks: Vec<Mark>,
+    /// The monitor's standard error.
+    pub(crate) stderr: String,
+    /// How and when the monitor ended.
+    pub(crate) end: Option<(u64, End)>,
+}
+
+impl Life {
+    /// Starts a monitor.
+    pub(crate) fn start(
+        l1: &mut L1,
+        monitor: &Monitor,
+        launch: Launch,
+        progress: &Rc<Progress>,
+    ) -> Result<Self, LifeError> {
+        let process = l1.spawn(launch)?;
+        Ok(Self {
+            process,
+            monitor: monitor.name(),
+            progress: progress.clone(),
+            partial: Vec::new(),
+            read_marks: 0,
+            lines: Vec::new(),
+            marks: Vec::new(),
+            stderr: String::new(),
+            end: None,
+        })
+    }
+
+    /// The number of the monitor's process.
+    pub(crate) fn process(&self) -> u32 {
+        self.process
+    }
+
+    /// Waits until the guest says this, from where the last such wait ended.
+    pub(crate) fn until(&mut self, l1: &mut L1, word: &str) -> Result<Mark, LifeError> {
+        loop {
+            while let Some(mark) = self.marks.get(self.read_marks) {
+                self.read_marks += 1;
+                if mark.word == word {
+                    return Ok(mark.clone());
+                }
+            }
+            if let Some((_, end)) = self.end {
+                return Err(LifeError::EndedEarly {
+                    monitor: self.monitor,
+                    end,
+                    wanted: word.to_owned(),
+                    stderr: indent(self.stderr.lines()),
+                    console: self.last_words(),
+                });
+            }
+            self.listen(l1)?;
+        }
+    }
+
+    /// Waits until the monitor has ended.
+    pub(crate) fn until_end(&mut self, l1: &mut L1) -> Result<(u64, End), LifeError> {
+        loop {
+            match self.end {
+                Some(end) => return Ok(end),
+                None => self.listen(l1)?,
+            }
+        }
+    }
+
+    /// Types a line on the guest's console.
+    pub(crate) fn type_line(&self, l1: &mut L1, line: &str) -> Result<(), LifeError> {
+        Ok(l1.input(self.process, format!("{line}\n").into_bytes())?)
+    }
+
+    /// When the guest's kernel printed its first line, in microseconds since the monitor's start.
+    pub(crate) fn first_kernel_line(&self) -> Option<u64> {
+        self.lines.iter().find(|(_, line)| line.contains("Linux version ")).map(|(at, _)| *at)
+    }
+
+    /// Everything the guest said under this word.
+    pub(crate) fn said(&self, word: &str) -> impl Iterator<Item = &Mark> {
+        self.marks.iter().filter(move |mark| mark.word == word)
+    }
+
+    fn listen(&mut self, l1: &mut L1) -> Result<(), LifeError> {
+        match l1.next()? {
+            Event::Output { process, microseconds, stream, bytes } if process == self.process => match stream
+            {
+                Stream::Out => self.printed(microseconds, &bytes.0),
+                Stream::Err => {
+                    let text = String::from_utf8_lossy(&bytes.0).into_owned();
+                    text.lines().for_each(|line| {
+                        self.progress.console(Console::L2, &format!("({}) {line}", self.monitor))
+                    });
+                    self.stderr.push_str(&text);
+                    Ok(())
+                }
+            },
+            Event::Exited { process, microseconds, end } if process == self.process => {
+                self.printed(microseconds, b"\n")?;
+                self.end = Some((microseconds, end));
+                Ok(())
+            }
+            // Another process of L1's, or one of an earlier life that was not waited for.
+            _ => Ok(()),
+        }
+    }
+
+    fn printed(&mut self, at: u64, bytes: &[u8]) -> Result<(), LifeError> {
+        self.partial.extend_from_slice(bytes);
+        let whole = self.partial.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        let text = String::from_utf8_lossy(&self.partial[..whole]).into_owned();
+        self.partial.drain(..whole);
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            self.progress.console(Console::L2, line);
+            self.marks.extend(Mark::parse(line, at));
+            self.lines.push((at, line.trim_end().to_owned()));
+            if line.contains("Kernel panic - not syncing") {
+                return Err(LifeError::Panic { monitor: self.monitor, console: self.last_words() });
+            }
+        }
+        Ok(())
+    }
+
+    fn last_words(&self) -> String {
+        let from = self.lines.len().saturating_sub(12);
+        indent(self.lines[from..].iter().map(|(_, line)| line.as_str()))
+    }
+}
+
+fn indent<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    lines.map(|line| format!("    {line}\n")).collect()
+}

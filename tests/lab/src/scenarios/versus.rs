@@ -1,0 +1,185 @@
+//! The same guest under our command and under QEMU, in the same L1, by turns: how long it lives, and how long it
+//! takes to its kernel's first line.
+
+use super::{Cause, Failure, check_kernel_log, named, seconds};
+use crate::bench::Bench;
+use crate::disk::Disk;
+use crate::driver::{self, VFIO};
+use crate::guest::Work;
+use crate::l1::{L1, Watch};
+use crate::machine::{DISK_BDF, Machine};
+use crate::monitor::{Life, Monitor};
+use crate::progress::Progress;
+use crate::protocol::End;
+use crate::report::{Report, mark};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The part of QEMU's time that ours may take for the guest's whole life.
+const LIFE_LIMIT: f64 = 0.7;
+/// The same from the monitor's start to the first line of the guest's kernel.
+const FIRST_LINE_LIMIT: f64 = 0.2;
+
+/// How thorough.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Options {
+    /// Runs of each.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=50))]
+    runs: u16,
+}
+
+/// Times of one monitor's guests, in seconds.
+#[derive(Default)]
+struct Times {
+    life: Vec<f64>,
+    first_line: Vec<f64>,
+}
+
+/// Runs the scenario.
+pub(crate) fn run(options: &Options, progress: &Rc<Progress>) -> Result<Report, Failure> {
+    named("versus-qemu", carry_through(options, progress))
+}
+
+fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, Cause> {
+    let bench = Bench::prepare(progress, true)?;
+    let mut disk = Disk::random()?;
+    let expected = disk.digest()?;
+    let machine = Machine::new().nvme(&disk, None).host_files();
+    let patience = Duration::from_secs(120 + 120 * u64::from(options.runs));
+    let mut l1 = bench.boot(&machine, Watch::total(patience))?;
+    driver::bind(&mut l1, DISK_BDF, VFIO)?;
+    let mut report = Report::new("versus-qemu");
+    let mut contest =
+        [(Monitor::Ours, Times::default()), (Monitor::Qemu(bench.qemu.clone()), Times::default())];
+    for (monitor, _) in &contest {
+        // QEMU comes over 9p; it must not pay for that in the first run.
+        progress.step(format!("loading {}", monitor.name()));
+        Life::start(&mut l1, monitor, monitor.warm_up(), progress)?.until_end(&mut l1)?;
+    }
+    for run in 1..=options.runs {
+        for (monitor, times) in &mut contest {
+            progress.step(format!("run {run} of {}: {}", options.runs, monitor.name()));
+            one_life(&mut report, &mut l1, monitor, &expected, times, progress)?;
+        }
+    }
+    let log = l1.power_off()?;
+    check_kernel_log(&mut report, &log);
+    let [(_, ours), (_, qemu)] = &contest;
+    let rows = [
+        Row::new("whole life", "life", &ours.life, &qemu.life, LIFE_LIMIT),
+        Row::new(
+            "first line of the guest's kernel",
+            "first_line",
+            &ours.first_line,
+            &qemu.first_line,
+            FIRST_LINE_LIMIT,
+        ),
+    ];
+    progress.clear();
+    println!(
+        "\n  {:<36}{:>12}{:>12}{:>10}",
+        "seconds from the monitor's start", "vfio-assign", "QEMU", "ratio"
+    );
+    for row in &rows {
+        row.record(&mut report);
+        println!("{}", row.line());
+    }
+    println!();
+    Ok(report)
+}
+
+/// One guest from the monitor's start to its end.
+fn one_life(
+    report: &mut Report,
+    l1: &mut L1,
+    monitor: &Monitor,
+    expected: &str,
+    times: &mut Times,
+    progress: &Rc<Progress>,
+) -> Result<(), Cause> {
+    let mut life = Life::start(l1, monitor, monitor.launch(DISK_BDF, Work::Read), progress)?;
+    let read = life.until(l1, "read")?;
+    let (end_time, end) = life.until_end(l1)?;
+    let right = read.value("sha256") == Some(expected) && end == End::Status(0);
+    let got = format!("{} {end:?}", read.rest);
+    report.holds(
+        &format!("{}'s guest reads the disk and ends well", monitor.name()),
+        right,
+        format!("{expected} Status(0)"),
+        got,
+    );
+    times.life.push(seconds(end_time));
+    times.first_line.extend(life.first_kernel_line().map(seconds));
+    Ok(())
+}
+
+/// One thing that was timed.
+struct Row {
+    title: &'static str,
+    key: &'static str,
+    ours: Vec<f64>,
+    qemu: Vec<f64>,
+    limit: f64,
+}
+
+impl Row {
+    fn new(title: &'static str, key: &'static str, ours: &[f64], qemu: &[f64], limit: f64) -> Self {
+        Self { title, key, ours: ours.to_vec(), qemu: qemu.to_vec(), limit }
+    }
+
+    fn ratio(&self) -> f64 {
+        median(&self.ours) / median(&self.qemu)
+    }
+
+    fn passed(&self) -> bool {
+        self.ratio() <= self.limit
+    }
+
+    fn record(&self, report: &mut Report) {
+        let name = format!("{}: at most {} of QEMU's time", self.title, self.limit);
+        report.holds(&name, self.passed(), format!("at most {}", self.limit), format!("{:.3}", self.ratio()));
+        report.figure(&format!("{}_ratio", self.key), (self.ratio() * 1000.0).round() / 1000.0);
+        report.figure(&format!("{}_seconds_ours", self.key), self.ours.clone());
+        report.figure(&format!("{}_seconds_qemu", self.key), self.qemu.clone());
+        report.figure(&format!("{}_median_ours", self.key), median(&self.ours));
+        report.figure(&format!("{}_median_qemu", self.key), median(&self.qemu));
+    }
+
+    fn line(&self) -> String {
+        let (ours, qemu) = (median(&self.ours), median(&self.qemu));
+        let (title, ratio) = (self.title, self.ratio());
+        format!(
+            "  {title:<36}{ours:>12.2}{qemu:>12.2}{ratio:>10.2}  {} at most {}",
+            mark(self.passed()),
+            self.limit
+        )
+    }
+}
+
+/// The middle value; of an even number the mean of the middle two. Of none it is no number, which passes no check.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match (sorted.len() % 2, sorted.get(middle)) {
+        (_, None) => f64::NAN,
+        (1, Some(&value)) => value,
+        (_, Some(&value)) => (value + sorted[middle - 1]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_of_the_sorted_values() {
+        assert!((median(&[9.0, 1.0, 3.0]) - 3.0).abs() < f64::EPSILON);
+        assert!((median(&[4.0, 1.0, 3.0, 2.0]) - 2.5).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn nothing_timed_passes_no_limit() {
+        assert!(!Row::new("x", "x", &[], &[], 1.0).passed());
+    }
+}
