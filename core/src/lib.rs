@@ -27,6 +27,7 @@ mod config;
 mod decoder;
 mod drive;
 mod events;
+mod explain;
 mod function;
 pub mod host;
 mod interrupts;
@@ -48,6 +49,7 @@ pub use caps::{
 pub use config::{ConfigMap, ConfigMapError, Policy, Register};
 pub use decoder::{Decoded, Decoder};
 pub use events::Counters;
+pub use explain::{BarPiece, Reason, Treatment};
 pub use function::{AssignedFunction, Description, DescriptionError, Finding, Region, ResetOutcome};
 pub use interrupts::{Msix, MsixFinding, MsixLayout, PendingQuery, TablePlace, Vector};
 pub use operation::{Access, Begin, Completion, Target, Token};

@@ -119,6 +119,11 @@ impl<W: AsRef<[Window]> + AsMut<[Window]>> Windows<W> {
         plans.filter(move |(owner, _)| *owner == bar).map(|(_, span)| span)
     }
 
+    /// The page size that windows are cut to.
+    pub(crate) fn page(&self) -> PageSize {
+        self.page
+    }
+
     /// Decoding has changed: windows that were refused are worth another try.
     pub(crate) fn decode_changed(&mut self) {
         for window in self.slots.as_mut() {
