@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # Process 1 of the guest. What it finds out it says through the kernel's log, a line at a time, so that nothing
 # the kernel prints at that moment tears the line. `lab.work=` on the command line says what to do:
-# demo, read, obey (orders come over the console), shell.
+# hello (nothing), demo, read, obey (orders come over the console), shell.
 export PATH=/bin
 /bin/busybox --install -s /bin
 mount -t devtmpfs devtmpfs /dev
@@ -16,6 +16,11 @@ interrupts() { grep nvme /proc/interrupts | while read -r line; do say "$1 $line
 leave() { say "end uptime=$(uptime_now)"; poweroff -f; }
 
 say "up uptime=$(uptime_now)"
+work=demo
+for word in $(cat /proc/cmdline); do
+	case "$word" in lab.work=*) work=${word#lab.work=} ;; esac
+done
+[ "$work" != hello ] || leave
 while read -r module; do
 	insmod "/modules/$module" || say "fault insmod $module"
 done </modules/order
@@ -28,10 +33,6 @@ done
 dd if="$disk" of=/dev/null bs=4096 count=1 2>/dev/null || say "fault first-read"
 say "first-read uptime=$(uptime_now) bytes=$(blockdev --getsize64 "$disk")"
 
-work=demo
-for word in $(cat /proc/cmdline); do
-	case "$word" in lab.work=*) work=${word#lab.work=} ;; esac
-done
 case "$work" in
 demo)
 	interrupts before

@@ -7,9 +7,11 @@ use crate::modules::Module;
 /// The beginning of the lines that the guest's process 1 speaks.
 const VOICE: &str = "lab: ";
 
-/// What the guest does once it has found its disk.
+/// What the guest does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
+    /// Nothing: say that it is up, and switch itself off.
+    Hello,
     /// Read everything, write a part, read everything again.
     Demo,
     /// Read everything.
@@ -24,6 +26,7 @@ impl Work {
     /// As the guest's command line says it.
     pub(crate) fn word(self) -> &'static str {
         match self {
+            Work::Hello => "hello",
             Work::Demo => "demo",
             Work::Read => "read",
             Work::Obey => "obey",

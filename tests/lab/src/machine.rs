@@ -35,10 +35,16 @@ impl Machine {
 
     /// An NVMe disk at [`DISK_BDF`]; with `vectors` it has that many MSI-X vectors and a queue for each but one.
     pub(crate) fn nvme(mut self, disk: &Disk, vectors: Option<u16>) -> Self {
-        self.devices.extend(["-drive".into(), format!("file={},if=none,id=disk,format=raw", disk.path())]);
+        self = self.drive("disk", disk);
         let vectors =
             vectors.map_or(String::new(), |count| format!(",msix_qsize={count},max_ioqpairs={}", count - 1));
         self.device(&format!("nvme,drive=disk,serial=lab,addr=4.0{vectors}"))
+    }
+
+    /// A disk for a device that names it as its drive.
+    pub(crate) fn drive(mut self, id: &str, disk: &Disk) -> Self {
+        self.devices.extend(["-drive".into(), format!("file={},if=none,id={id},format=raw", disk.path())]);
+        self
     }
 
     /// Any other device, as QEMU's `-device` takes it.

@@ -23,7 +23,7 @@ mod scenarios;
 
 use clap::{Parser, Subcommand};
 use progress::Progress;
-use scenarios::{Choice, Failure, demo, lifecycle, shell, versus};
+use scenarios::{Choice, Failure, boot, demo, errors, lifecycle, shell, versus};
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -49,6 +49,10 @@ enum Scenario {
     Qemu(demo::Options),
     /// The guest reboots; the monitor is killed in the middle of I/O and run again.
     Lifecycle(lifecycle::Options),
+    /// Wrong input to vfio-assign: every error must name its object and a way out.
+    Errors,
+    /// vfio-assign boots a guest without a device.
+    Boot,
     /// Leaves you in the guest's shell.
     Shell(demo::Options),
     /// A guest's life under vfio-assign against the same guest's under QEMU.
@@ -65,6 +69,8 @@ fn main() -> ExitCode {
         Scenario::Demo(options) => demo::run(Choice::Ours, options, &progress),
         Scenario::Qemu(options) => demo::run(Choice::Qemu, options, &progress),
         Scenario::Lifecycle(options) => lifecycle::run(options, &progress),
+        Scenario::Errors => errors::run(&progress),
+        Scenario::Boot => boot::run(&progress),
         Scenario::Shell(options) => shell::run(options, &progress),
         Scenario::VersusQemu(options) => versus::run(options, &progress),
     };

@@ -34,82 +34,56 @@ impl Monitor {
         }
     }
 
-    /// The command line that gives a guest of 512 MiB and one processor this device.
-    pub(crate) fn launch(&self, device: &str, work: Work) -> Launch {
-        let append = guest::command_line(work);
-        let arguments = match self {
-            Monitor::Ours => words(&[
-                OURS,
-                "run",
-                "--device",
-                device,
-                "--kernel",
-                GUEST_KERNEL,
-                "--initrd",
-                GUEST_INITRAMFS,
-                "--append",
-                &append,
-                "--memory",
-                "512M",
-                "--cpus",
-                "1",
-                "--report",
-                REPORT,
-            ]),
+    /// The command line for a guest of 512 MiB and one processor, with this device if there is one.
+    pub(crate) fn launch(&self, device: impl Into<Option<&'static str>>, work: Work) -> Launch {
+        let device = device.into();
+        let mut arguments = match self {
+            Monitor::Ours => {
+                let mut line = words(&format!("{OURS} run --memory 512M --cpus 1 --report {REPORT}"));
+                line.extend(words(&format!("--kernel {GUEST_KERNEL} --initrd {GUEST_INITRAMFS} --append")));
+                line
+            }
             Monitor::Qemu(program) => {
-                let assigned = format!("vfio-pci,host={device}");
-                let (kernel, initramfs) = (format!("/tmp{GUEST_KERNEL}"), format!("/tmp{GUEST_INITRAMFS}"));
-                chrooted(
-                    program,
-                    &[
-                        "-M",
-                        "q35",
-                        "-accel",
-                        "kvm",
-                        "-cpu",
-                        "host",
-                        "-m",
-                        "512M",
-                        "-smp",
-                        "1",
-                        "-nodefaults",
-                        "-display",
-                        "none",
-                        "-serial",
-                        "stdio",
-                        "-device",
-                        &assigned,
-                        "-kernel",
-                        &kernel,
-                        "-initrd",
-                        &initramfs,
-                        "-append",
-                        &append,
-                    ],
-                )
+                let mut line = chrooted(program);
+                line.extend(words("-M q35 -accel kvm -cpu host -m 512M -smp 1"));
+                line.extend(words("-nodefaults -display none -serial stdio"));
+                line.extend(words(&format!(
+                    "-kernel /tmp{GUEST_KERNEL} -initrd /tmp{GUEST_INITRAMFS} -append"
+                )));
+                line
             }
         };
+        arguments.push(guest::command_line(work));
+        arguments.extend(device.map(|device| self.assign(device)).unwrap_or_default());
         Launch { arguments, user: None }
     }
 
     /// A command that does nothing but get the program into L1's memory.
     pub(crate) fn warm_up(&self) -> Launch {
-        let arguments = match self {
-            Monitor::Ours => words(&[OURS, "--version"]),
-            Monitor::Qemu(program) => chrooted(program, &["--version"]),
+        let mut arguments = match self {
+            Monitor::Ours => words(OURS),
+            Monitor::Qemu(program) => chrooted(program),
         };
+        arguments.push("--version".into());
         Launch { arguments, user: None }
+    }
+
+    fn assign(&self, device: &str) -> Vec<String> {
+        match self {
+            Monitor::Ours => words(&format!("--device {device}")),
+            Monitor::Qemu(_) => words(&format!("-device vfio-pci,host={device}")),
+        }
     }
 }
 
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|&word| word.to_owned()).collect()
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
 }
 
-fn chrooted(program: &Path, arguments: &[&str]) -> Vec<String> {
-    let program = program.display().to_string();
-    let mut line = words(&["/bin/busybox", "chroot", HOST_ROOT, &program]);
-    line.extend(words(arguments));
+/// The beginning of a command line that runs a program of the outer machine in L1.
+fn chrooted(program: &Path) -> Vec<String> {
+    let mut line = words(&format!("/bin/busybox chroot {HOST_ROOT}"));
+    line.push(program.display().to_string());
     line
 }
 
@@ -202,9 +176,14 @@ impl Life {
         }
     }
 
+    /// Presses keys on the monitor's terminal.
+    pub(crate) fn press(&self, l1: &mut L1, keys: &[u8]) -> Result<(), LifeError> {
+        Ok(l1.input(self.process, keys.to_vec())?)
+    }
+
     /// Types a line on the guest's console.
     pub(crate) fn type_line(&self, l1: &mut L1, line: &str) -> Result<(), LifeError> {
-        Ok(l1.input(self.process, format!("{line}\n").into_bytes())?)
+        self.press(l1, format!("{line}\n").as_bytes())
     }
 
     /// When the guest's kernel printed its first line, in microseconds since the monitor's start.

@@ -1,6 +1,8 @@
 //! The scenarios: each boots an L1 or several, and fills in a report.
 
+pub(crate) mod boot;
 pub(crate) mod demo;
+pub(crate) mod errors;
 pub(crate) mod lifecycle;
 pub(crate) mod shell;
 pub(crate) mod versus;
@@ -10,7 +12,7 @@ use crate::driver;
 use crate::l1::{L1, L1Error};
 use crate::machine::{DISK_BDF, Machine};
 use crate::monitor::{LifeError, Monitor};
-use crate::protocol::Request;
+use crate::protocol::{End, Request};
 use crate::report::Report;
 use std::io;
 
@@ -31,8 +33,10 @@ pub(crate) enum Cause {
     L1(#[from] L1Error),
     #[error("{0}")]
     Life(#[from] LifeError),
-    #[error("the disk's file: {0}")]
-    Disk(#[from] io::Error),
+    #[error("the disk's file or the terminal: {0}")]
+    File(#[from] io::Error),
+    #[error("'{command}' in L1 ended with {end:?}: {stderr}")]
+    Shell { command: String, end: End, stderr: String },
 }
 
 impl Failure {
