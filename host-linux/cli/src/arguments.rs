@@ -1,0 +1,175 @@
+//! What the command is told.
+
+use std::num::ParseIntError;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Give a Linux guest a real PCI device.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_STATUS)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0      the guest powered off, or you left with Ctrl-A x
+  1      the run failed; standard error says why and what to do
+  2      the command line is wrong
+  128+N  signal N ended the command";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Boot a Linux kernel in a virtual machine, with PCI devices of this host in it
+    ///
+    /// The guest's first serial port is this terminal. Ctrl-A x leaves; Ctrl-A Ctrl-A sends one Ctrl-A.
+    #[command(after_help = EXIT_STATUS)]
+    Run(RunArguments),
+}
+
+/// What to run.
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// PCI device to assign, such as 0000:00:04.0; may be given several times
+    #[arg(long = "device", value_name = "ADDRESS")]
+    pub(crate) devices: Vec<String>,
+
+    /// Linux kernel to boot, a bzImage
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: PathBuf,
+
+    /// Initial RAM disk for the kernel
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+
+    /// Kernel command line
+    #[arg(long, value_name = "STRING", default_value = "console=ttyS0", allow_hyphen_values = true)]
+    pub(crate) append: String,
+
+    /// Guest memory, with a unit: 512M, 2G
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = memory)]
+    pub(crate) memory: u64,
+
+    /// Guest processors
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MAX_CPUS))]
+    pub(crate) cpus: u8,
+
+    /// Write a report of the run to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// Interrupt controllers of more processors need 32-bit ids, which the firmware tables here do not have.
+const MAX_CPUS: i64 = 254;
+/// A kernel does not even unpack in less.
+const LEAST_MEMORY: u64 = 16 << 20;
+
+/// Why a size of memory was refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum MemoryArgument {
+    /// Not a number before the unit.
+    #[error("give a whole number and a unit, such as 512M or 2G: {0}")]
+    Number(#[from] ParseIntError),
+    /// No unit, or an unknown one.
+    #[error(
+        "give a unit after the number: M (mebibytes), G (gibibytes) or T (tebibytes), such as 512M or 2G"
+    )]
+    Unit,
+    /// More than 64 bits.
+    #[error("more than any machine can have")]
+    TooLarge,
+    /// Less than a kernel needs.
+    #[error("too small: give at least 16M")]
+    TooSmall,
+}
+
+/// A size with a unit, in bytes.
+fn memory(text: &str) -> Result<u64, MemoryArgument> {
+    let split = text.find(|character: char| !character.is_ascii_digit()).ok_or(MemoryArgument::Unit)?;
+    let (number, unit) = text.split_at(split);
+    let shift = match unit {
+        "M" | "m" | "MiB" => 20,
+        "G" | "g" | "GiB" => 30,
+        "T" | "t" | "TiB" => 40,
+        _ => return Err(MemoryArgument::Unit),
+    };
+    let number: u64 = number.parse()?;
+    let bytes = number.checked_mul(1 << shift).ok_or(MemoryArgument::TooLarge)?;
+    if bytes < LEAST_MEMORY { Err(MemoryArgument::TooSmall) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<RunArguments, clap::Error> {
+        let Command::Run(run) = Arguments::try_parse_from(line.split(' '))?.command;
+        Ok(run)
+    }
+
+    #[test]
+    fn clap_accepts_the_definition() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_device_may_be_given_several_times() {
+        let run = parse("vfio-assign run --kernel k --device 0000:00:04.0 --device 0000:00:05.0").unwrap();
+        assert_eq!(run.devices, ["0000:00:04.0", "0000:00:05.0"]);
+    }
+
+    #[test]
+    fn without_options_the_guest_is_small_and_has_a_console() {
+        let run = parse("vfio-assign run --kernel k").unwrap();
+        assert_eq!((run.memory, run.cpus, run.append.as_str()), (512 << 20, 1, "console=ttyS0"));
+    }
+
+    #[test]
+    fn the_kernel_is_needed() {
+        assert!(parse("vfio-assign run").is_err());
+    }
+
+    #[test]
+    fn no_processor_is_refused() {
+        assert!(parse("vfio-assign run --kernel k --cpus 0").is_err());
+    }
+
+    #[test]
+    fn too_many_processors_are_refused() {
+        assert!(parse("vfio-assign run --kernel k --cpus 255").is_err());
+    }
+
+    #[test]
+    fn gibibytes_are_gibibytes() {
+        assert_eq!(memory("2G"), Ok(2 << 30));
+    }
+
+    #[test]
+    fn a_number_without_a_unit_is_refused() {
+        assert_eq!(memory("512"), Err(MemoryArgument::Unit));
+    }
+
+    #[test]
+    fn an_unknown_unit_is_refused() {
+        assert_eq!(memory("512K"), Err(MemoryArgument::Unit));
+    }
+
+    #[test]
+    fn a_unit_alone_is_refused() {
+        assert!(matches!(memory("M"), Err(MemoryArgument::Number(_))));
+    }
+
+    #[test]
+    fn a_size_beyond_64_bits_is_refused() {
+        assert_eq!(memory("99999999999G"), Err(MemoryArgument::TooLarge));
+    }
+
+    #[test]
+    fn a_size_that_no_kernel_fits_in_is_refused() {
+        assert_eq!(memory("15M"), Err(MemoryArgument::TooSmall));
+    }
+}

@@ -1,0 +1,168 @@
+//! The machine: processors, memory, firmware tables and a bus, run until it stops, and started again at a reset.
+
+pub(crate) mod acpi;
+pub(crate) mod boot;
+mod bus;
+pub(crate) mod console;
+mod cpuid;
+mod event;
+pub(crate) mod layout;
+pub(crate) mod output;
+pub(crate) mod pci;
+pub(crate) mod power;
+mod registers;
+pub(crate) mod serial;
+mod state;
+mod sys;
+mod terminal;
+pub(crate) mod vcpu;
+pub(crate) mod vm;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use acpi::{AcpiTooLarge, Description};
+use boot::{BootError, BootImages};
+use bus::Bus;
+use layout::ACPI_TABLES;
+use pci::PciBus;
+use power::{Power, Stop};
+use serial::SerialPort;
+use vcpu::{Exits, ProcessorThread, Run, VcpuError};
+use vm::{KvmError, Vm};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::help::Help;
+
+/// Why a machine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MachineError {
+    /// Kernel or initial RAM disk.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// A processor.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// Firmware tables.
+    #[error(transparent)]
+    Acpi(#[from] AcpiTooLarge),
+}
+
+impl Help for MachineError {
+    fn help(&self) -> Option<String> {
+        match self {
+            Self::Boot(error) => error.help(),
+            Self::Kvm(error) => error.help(),
+            Self::Vcpu(error) => error.help(),
+            Self::Acpi(_) => Some("give the guest fewer processors or devices".into()),
+        }
+    }
+}
+
+/// A machine with everything in it.
+pub(crate) struct Machine {
+    /// The bus goes first: its functions have memory slots and interrupts in the machine.
+    bus: Arc<Bus>,
+    vm: Vm,
+    images: BootImages,
+    acpi: Vec<u8>,
+    sender: Sender<Stop>,
+    stops: Receiver<Stop>,
+    exits: Exits,
+}
+
+impl Machine {
+    /// Puts a machine together and loads what it boots.
+    pub(crate) fn new(
+        vm: Vm,
+        cpus: u8,
+        images: BootImages,
+        serial: Arc<SerialPort>,
+        pci: PciBus,
+    ) -> Result<Self, MachineError> {
+        let acpi = acpi::tables(&Description { cpus, layout: vm.layout(), slots: pci.slots() })?;
+        let (sender, stops) = channel();
+        let power = Arc::new(Power::new(sender.clone()));
+        let bus = Arc::new(Bus::new(serial, power, pci));
+        vcpu::install_kick()?;
+        let mut machine = Self { bus, vm, images, acpi, sender, stops, exits: Exits::default() };
+        machine.load()?;
+        Ok(machine)
+    }
+
+    /// For those who want the machine to stop.
+    pub(crate) fn stop_sender(&self) -> Sender<Stop> {
+        self.sender.clone()
+    }
+
+    /// The PCI functions.
+    pub(crate) fn pci(&self) -> &PciBus {
+        self.bus.pci()
+    }
+
+    /// How often the guest was left so far.
+    pub(crate) fn exits(&self) -> Exits {
+        self.exits
+    }
+
+    /// Runs until something stops the machine.
+    pub(crate) fn run(&mut self) -> Result<Stop, MachineError> {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let run =
+            Run { bus: Arc::clone(&self.bus), stopping: Arc::clone(&stopping), stops: self.sender.clone() };
+        let mut threads = Vec::new();
+        let mut failure = None;
+        for processor in self.vm.take_processors() {
+            match ProcessorThread::start(processor, run.clone()) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => failure = Some(error),
+            }
+        }
+        // The machine holds a sender itself, so that an answer always comes.
+        let first = if failure.is_none() { self.stops.recv().ok() } else { None };
+        stopping.store(true, Ordering::SeqCst);
+        threads.iter().for_each(ProcessorThread::kick);
+        let mut processors = Vec::new();
+        for thread in threads {
+            match thread.join() {
+                Ok((processor, exits)) => {
+                    self.exits += exits;
+                    processors.push(processor);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        self.vm.return_processors(processors);
+        if let Some(error) = failure {
+            return Err(error.into());
+        }
+        // Several may have had a reason at once.
+        let stop = first.into_iter().chain(self.stops.try_iter()).max_by_key(Stop::weight);
+        match stop {
+            Some(Stop::Failed(error)) => Err(error.into()),
+            Some(stop) => Ok(stop),
+            None => Ok(Stop::Reset),
+        }
+    }
+
+    /// Makes the machine what it was when it was turned on, devices included, and loads what it boots again.
+    pub(crate) fn reset(&mut self) -> Result<(), MachineError> {
+        self.bus.reset();
+        self.vm.reset()?;
+        self.load()
+    }
+
+    fn load(&mut self) -> Result<(), MachineError> {
+        let entry = self.images.load(self.vm.ram(), self.vm.layout())?;
+        self.vm
+            .ram()
+            .write_slice(&self.acpi, GuestAddress(ACPI_TABLES))
+            .map_err(|source| BootError::Write { what: "the ACPI tables", address: ACPI_TABLES, source })?;
+        self.vm.enter(&entry)?;
+        Ok(())
+    }
+}

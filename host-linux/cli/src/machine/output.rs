@@ -1,0 +1,189 @@
+//! The guest's output on its way to standard output: bytes are collected while the last ones are written.
+//!
+//! A guest writes its console byte by byte, with an exit for each. A system call for each would double the cost,
+//! and a terminal that is slow would stop the guest; so a thread writes, and takes what has come meanwhile.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::io::Errno;
+
+/// The guest waits when this much has not been written yet.
+const LIMIT: usize = 256 * 1024;
+
+/// Where the guest's output goes; clones write to the same place.
+#[derive(Clone)]
+pub(crate) struct Output {
+    shared: Arc<Shared>,
+}
+
+/// The thread that writes.
+pub(crate) struct OutputThread {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    emptied: Condvar,
+    first: OnceLock<Instant>,
+}
+
+#[derive(Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    /// The thread waits for bytes: the only time it needs to be woken.
+    idle: bool,
+    /// No more bytes will come.
+    closed: bool,
+}
+
+impl Output {
+    /// Starts the thread that writes to `sink`.
+    pub(crate) fn start(sink: impl AsFd + Send + 'static) -> io::Result<(Self, OutputThread)> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            emptied: Condvar::new(),
+            first: OnceLock::new(),
+        });
+        let theirs = Arc::clone(&shared);
+        let thread = Builder::new().name("output".into()).spawn(move || theirs.write_to(sink.as_fd()))?;
+        Ok((Self { shared: Arc::clone(&shared) }, OutputThread { shared, thread }))
+    }
+
+    /// When the first byte came.
+    pub(crate) fn first(&self) -> Option<Instant> {
+        self.shared.first.get().copied()
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.shared.first.get_or_init(Instant::now);
+        let mut queue = self.shared.queue();
+        while queue.bytes.len() >= LIMIT && !queue.closed {
+            queue = self.shared.emptied.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.bytes.extend_from_slice(bytes);
+        if queue.idle {
+            queue.idle = false;
+            self.shared.filled.notify_one();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl OutputThread {
+    /// Writes what is left and ends the thread.
+    pub(crate) fn finish(self) {
+        self.shared.close();
+        if self.thread.join().is_err() {
+            log::error!("the thread that writes the guest's output ended by a panic");
+        }
+    }
+
+    /// Gives up what is left: whoever reads may never read again.
+    pub(crate) fn abandon(self) {
+        self.shared.close();
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.queue().closed = true;
+        self.filled.notify_all();
+        self.emptied.notify_all();
+    }
+
+    fn write_to(&self, sink: BorrowedFd<'_>) {
+        let mut batch = Vec::new();
+        let mut broken = false;
+        loop {
+            let mut queue = self.queue();
+            while queue.bytes.is_empty() {
+                if queue.closed {
+                    return;
+                }
+                queue.idle = true;
+                queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            queue.idle = false;
+            std::mem::swap(&mut batch, &mut queue.bytes);
+            self.emptied.notify_all();
+            drop(queue);
+            if !broken && let Err(errno) = write_all(sink, &batch) {
+                // The guest goes on without a console when its reader has gone.
+                log::warn!("standard output does not take the guest's output any more: {errno}");
+                broken = true;
+            }
+            batch.clear();
+        }
+    }
+}
+
+fn write_all(sink: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(sink, bytes) {
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            // A terminal that another program left non-blocking.
+            Err(Errno::AGAIN) => {
+                poll(&mut [PollFd::from_borrowed_fd(sink, PollFlags::OUT)], None)?;
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn everything_arrives_in_order_before_the_end() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let (mut output, thread) = Output::start(writer).unwrap();
+        let sent: Vec<u8> = (0..=255).cycle().take(20_000).collect();
+        sent.iter().for_each(|byte| output.write_all(&[*byte]).unwrap());
+        thread.finish();
+        let mut received = Vec::new();
+        reader.read_to_end(&mut received).unwrap();
+        assert_eq!(received, sent);
+    }
+
+    #[test]
+    fn a_reader_that_left_does_not_stop_the_guest() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let (mut output, thread) = Output::start(writer).unwrap();
+        output.write_all(&vec![b'x'; 2 * LIMIT]).unwrap();
+        output.write_all(b"more").unwrap();
+        thread.finish();
+    }
+
+    #[test]
+    fn the_first_byte_is_timed() {
+        let (mut output, thread) = Output::start(io::pipe().unwrap().1).unwrap();
+        let before = output.first();
+        output.write_all(b"x").unwrap();
+        thread.finish();
+        assert!(before.is_none() && output.first().is_some());
+    }
+}

@@ -1,0 +1,284 @@
+//! The PCI bus of the machine: bus 0, one function in each slot, the host bridge in slot 0.
+//!
+//! All functions are integrated endpoints of the root complex. Where their BARs are is the guest's choice and
+//! changes while it runs, so the bus asks each function whether an address is its own.
+
+pub(crate) mod config;
+mod host_bridge;
+
+use std::error::Error;
+
+use host_bridge::HostBridge;
+
+/// Slots of the bus.
+const SLOTS: usize = 32;
+/// Bytes of a function's configuration space.
+const CONFIG_SIZE: u16 = 4096;
+
+/// A function on the bus. Accesses come from all processors at once; a function that needs a lock holds its own.
+///
+/// Accesses are 1 to 8 bytes, at any alignment, and stay within the function's 4,096 bytes of configuration
+/// space. A read finds `data` filled with ones.
+pub(crate) trait PciFunction: Send + Sync {
+    /// Reads configuration space.
+    fn config_read(&self, offset: u16, data: &mut [u8]);
+
+    /// Writes configuration space.
+    fn config_write(&self, offset: u16, data: &[u8]);
+
+    /// Reads guest memory space; false if the address is not this function's now.
+    fn memory_read(&self, _address: u64, _data: &mut [u8]) -> bool {
+        false
+    }
+
+    /// Writes guest memory space; false if the address is not this function's now.
+    fn memory_write(&self, _address: u64, _data: &[u8]) -> bool {
+        false
+    }
+
+    /// Reads port space; false if the port is not this function's now.
+    fn port_read(&self, _port: u16, _data: &mut [u8]) -> bool {
+        false
+    }
+
+    /// Writes port space; false if the port is not this function's now.
+    fn port_write(&self, _port: u16, _data: &[u8]) -> bool {
+        false
+    }
+
+    /// Whether the function is dead; if so, none of its memory is in the guest any more when this returns.
+    ///
+    /// Asked after the guest touched memory that this process cannot reach (SPEC H3).
+    fn revoke_if_dead(&self) -> bool {
+        false
+    }
+
+    /// Brings the function to its power-on state (SPEC P1); no processor runs meanwhile.
+    ///
+    /// # Errors
+    /// What kept the device from being reset. The guest is started all the same.
+    fn reset(&self) -> Result<(), Box<dyn Error + Send + Sync>>;
+
+    /// What the run's report says of the function.
+    fn report(&self) -> Option<serde_json::Value> {
+        None
+    }
+}
+
+/// The bus.
+pub(crate) struct PciBus {
+    functions: Vec<Box<dyn PciFunction>>,
+}
+
+/// More functions than slots.
+#[derive(Debug, thiserror::Error)]
+#[error("{count} devices do not fit on the guest's PCI bus, which has room for {}", SLOTS - 1)]
+pub(crate) struct NoSlot {
+    count: usize,
+}
+
+impl PciBus {
+    /// A bus with `functions` in slots 1, 2, ….
+    pub(crate) fn new(functions: Vec<Box<dyn PciFunction>>) -> Result<Self, NoSlot> {
+        let count = functions.len();
+        if count >= SLOTS {
+            return Err(NoSlot { count });
+        }
+        let bridge: Box<dyn PciFunction> = Box::new(HostBridge::new());
+        Ok(Self { functions: std::iter::once(bridge).chain(functions).collect() })
+    }
+
+    /// Slots in which there is a function.
+    pub(crate) fn slots(&self) -> Vec<u8> {
+        (0..self.functions.len() as u8).collect()
+    }
+
+    /// Every function's part of the report.
+    pub(crate) fn reports(&self) -> Vec<serde_json::Value> {
+        self.functions.iter().filter_map(|function| function.report()).collect()
+    }
+
+    /// Asks every function whether it is dead; true if any was.
+    pub(crate) fn revoke_dead(&self) -> bool {
+        // Every one is asked: two may have died together.
+        self.functions.iter().filter(|function| function.revoke_if_dead()).count() != 0
+    }
+
+    /// Brings every function to its power-on state.
+    pub(crate) fn reset(&self) {
+        for (slot, function) in self.functions.iter().enumerate() {
+            if let Err(error) = function.reset() {
+                log::warn!("the device in the guest's slot {slot:#04x} was not reset: {error}");
+            }
+        }
+    }
+
+    /// The function and register at an offset of the memory-mapped configuration space.
+    fn at_ecam(&self, offset: u64) -> Option<(&dyn PciFunction, u16)> {
+        let register = (offset % u64::from(CONFIG_SIZE)) as u16;
+        let function = offset / u64::from(CONFIG_SIZE);
+        // Eight functions to a slot, of which the first is there.
+        let slot = usize::try_from(function / 8).ok()?;
+        let first = function.is_multiple_of(8);
+        let function = self.functions.get(slot).filter(|_| first)?;
+        Some((function.as_ref(), register))
+    }
+
+    /// A read of the memory-mapped configuration space.
+    pub(crate) fn ecam_read(&self, offset: u64, data: &mut [u8]) {
+        if let Some((function, register)) = self.at_ecam(offset) {
+            let length = data.len().min(usize::from(CONFIG_SIZE - register));
+            function.config_read(register, &mut data[..length]);
+        }
+    }
+
+    /// A write to the memory-mapped configuration space.
+    pub(crate) fn ecam_write(&self, offset: u64, data: &[u8]) {
+        if let Some((function, register)) = self.at_ecam(offset) {
+            let length = data.len().min(usize::from(CONFIG_SIZE - register));
+            function.config_write(register, &data[..length]);
+        }
+    }
+
+    /// A read of memory space.
+    pub(crate) fn memory_read(&self, address: u64, data: &mut [u8]) {
+        let _claimed = self.functions.iter().any(|function| function.memory_read(address, data));
+    }
+
+    /// A write to memory space.
+    pub(crate) fn memory_write(&self, address: u64, data: &[u8]) {
+        let _claimed = self.functions.iter().any(|function| function.memory_write(address, data));
+    }
+
+    /// A read of port space.
+    pub(crate) fn port_read(&self, port: u16, data: &mut [u8]) {
+        let _claimed = self.functions.iter().any(|function| function.port_read(port, data));
+    }
+
+    /// A write to port space.
+    pub(crate) fn port_write(&self, port: u16, data: &[u8]) {
+        let _claimed = self.functions.iter().any(|function| function.port_write(port, data));
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// A function of 256 bytes of configuration space that keeps what is written, and eight bytes at an address.
+    #[derive(Default)]
+    pub(crate) struct Fake {
+        config: Mutex<Vec<u8>>,
+        address: u64,
+        dead: AtomicBool,
+    }
+
+    impl Fake {
+        pub(crate) fn filled() -> Self {
+            Self { config: Mutex::new((0..=255).collect()), ..Self::default() }
+        }
+
+        fn at(address: u64) -> Self {
+            Self { address, ..Self::filled() }
+        }
+
+        fn dead() -> Self {
+            Self { dead: AtomicBool::new(true), ..Self::filled() }
+        }
+    }
+
+    impl PciFunction for Fake {
+        fn config_read(&self, offset: u16, data: &mut [u8]) {
+            for (byte, value) in data.iter_mut().zip(&self.config.lock().unwrap()[usize::from(offset)..]) {
+                *byte = *value;
+            }
+        }
+
+        fn config_write(&self, offset: u16, data: &[u8]) {
+            for (byte, value) in self.config.lock().unwrap()[usize::from(offset)..].iter_mut().zip(data) {
+                *byte = *value;
+            }
+        }
+
+        fn memory_read(&self, address: u64, data: &mut [u8]) -> bool {
+            let mine = (self.address..self.address + 8).contains(&address);
+            if mine {
+                data.fill(0x5a);
+            }
+            mine
+        }
+
+        fn revoke_if_dead(&self) -> bool {
+            self.dead.swap(false, Ordering::Relaxed)
+        }
+
+        fn reset(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn bus(functions: Vec<Fake>) -> PciBus {
+        let boxed = |function| Box::new(function) as Box<dyn PciFunction>;
+        PciBus::new(functions.into_iter().map(boxed).collect()).unwrap()
+    }
+
+    fn read_ecam(bus: &PciBus, offset: u64) -> [u8; 4] {
+        let mut data = [0xff; 4];
+        bus.ecam_read(offset, &mut data);
+        data
+    }
+
+    #[test]
+    fn the_host_bridge_is_in_slot_zero() {
+        assert_eq!(read_ecam(&bus(vec![]), 0x8), [0, 0, 0, 6]);
+    }
+
+    #[test]
+    fn a_device_is_in_slot_one() {
+        assert_eq!(read_ecam(&bus(vec![Fake::filled()]), 0x8010), [0x10, 0x11, 0x12, 0x13]);
+    }
+
+    #[test]
+    fn an_empty_slot_reads_ones() {
+        assert_eq!(read_ecam(&bus(vec![]), 0x8000), [0xff; 4]);
+    }
+
+    #[test]
+    fn a_second_function_of_a_slot_reads_ones() {
+        assert_eq!(read_ecam(&bus(vec![Fake::filled()]), 0x9000), [0xff; 4]);
+    }
+
+    #[test]
+    fn an_access_beyond_a_function_stops_at_its_end() {
+        assert_eq!(read_ecam(&bus(vec![]), 0xffe), [0, 0, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn an_address_goes_to_the_function_that_claims_it() {
+        let mut data = [0xff; 8];
+        bus(vec![Fake::at(0x1000), Fake::at(0x2000)]).memory_read(0x2000, &mut data);
+        assert_eq!(data, [0x5a; 8]);
+    }
+
+    #[test]
+    fn an_address_that_nobody_claims_reads_ones() {
+        let mut data = [0xff; 8];
+        bus(vec![Fake::at(0x1000)]).memory_read(0x2000, &mut data);
+        assert_eq!(data, [0xff; 8]);
+    }
+
+    #[test]
+    fn every_dead_function_is_revoked_at_once() {
+        let bus = bus(vec![Fake::dead(), Fake::dead()]);
+        assert_eq!((bus.revoke_dead(), bus.revoke_dead()), (true, false));
+    }
+
+    #[test]
+    fn more_devices_than_slots_are_refused() {
+        let functions = (0..32).map(|_| Box::new(Fake::filled()) as Box<dyn PciFunction>).collect();
+        assert!(PciBus::new(functions).is_err());
+    }
+}

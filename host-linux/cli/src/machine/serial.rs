@@ -1,0 +1,103 @@
+//! The first serial port: the guest's console. Output goes to a thread that writes it, input waits for room.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kvm_ioctls::VmFd;
+use vm_superio::serial::SerialEvents;
+use vm_superio::{Serial, Trigger};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::event::Event;
+use super::layout::SERIAL_GSI;
+use super::output::Output;
+use super::vm::{KvmCall as _, KvmError};
+
+type Uart = Serial<InterruptLine, Arc<Drained>, Output>;
+
+/// The port.
+pub(crate) struct SerialPort {
+    uart: Mutex<Uart>,
+    line: Arc<EventFd>,
+    drained: Arc<Drained>,
+    output: Output,
+}
+
+impl SerialPort {
+    /// A port on its interrupt line of `vm` that writes to `output`.
+    pub(crate) fn new(vm: &VmFd, output: Output) -> Result<Self, KvmError> {
+        let failed = |source| KvmError::Event { what: "the serial port", source };
+        let line = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(failed)?);
+        vm.register_irqfd(&line, SERIAL_GSI).during("KVM_IRQFD")?;
+        let drained = Arc::new(Drained(Event::new().map_err(failed)?));
+        let uart = Mutex::new(uart(&line, &drained, &output));
+        Ok(Self { uart, line, drained, output })
+    }
+
+    /// A port as it is when the machine is turned on.
+    pub(crate) fn reset(&self) {
+        *self.uart() = uart(&self.line, &self.drained, &self.output);
+        self.drained.in_buffer_empty();
+    }
+
+    /// Reads a register.
+    pub(crate) fn read(&self, offset: u8) -> u8 {
+        self.uart().read(offset)
+    }
+
+    /// Writes a register.
+    pub(crate) fn write(&self, offset: u8, value: u8) {
+        if let Err(error) = self.uart().write(offset, value) {
+            log::debug!("the serial port lost a byte: {error}");
+        }
+    }
+
+    /// Gives input to the guest and says how many bytes it took: none while its buffer is full.
+    pub(crate) fn enqueue(&self, input: &[u8]) -> usize {
+        let mut uart = self.uart();
+        if uart.fifo_capacity() == 0 { 0 } else { uart.enqueue_raw_bytes(input).unwrap_or(0) }
+    }
+
+    /// Becomes readable when the guest has read all input.
+    pub(crate) fn drained(&self) -> &Event {
+        &self.drained.0
+    }
+
+    fn uart(&self) -> MutexGuard<'_, Uart> {
+        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn uart(line: &Arc<EventFd>, drained: &Arc<Drained>, output: &Output) -> Uart {
+    Serial::with_events(InterruptLine(Arc::clone(line)), Arc::clone(drained), output.clone())
+}
+
+/// The interrupt line: an edge for each write.
+struct InterruptLine(Arc<EventFd>);
+
+impl Trigger for InterruptLine {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        match self.0.write(1) {
+            // A counter at its maximum is as good as raised.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Tells the thread that reads the terminal that there is room again.
+struct Drained(Event);
+
+impl SerialEvents for Drained {
+    fn buffer_read(&self) {}
+
+    fn out_byte(&self) {}
+
+    fn tx_lost_byte(&self) {}
+
+    fn in_buffer_empty(&self) {
+        self.0.raise();
+    }
+}

@@ -1,0 +1,259 @@
+//! The virtual machine before anything is in it: KVM opened, RAM mapped, interrupt controllers, processors.
+
+use std::io;
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use vm_memory::mmap::FromRangesError;
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vmm_sys_util::errno::Error as Errno;
+
+use super::cpuid::CpuModel;
+use super::layout::{IDENTITY_MAP, LOW_RAM_LIMIT, LayoutError, MIB, MemoryLayout, TASK_STATE};
+use super::state::{ChipState, ProcessorState, set_memory_types};
+use super::sys::{RamAdvice, Vcpu, VmWithRam, advise};
+use crate::help::Help;
+
+/// What could not be had from KVM.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KvmError {
+    /// `/dev/kvm` could not be opened.
+    #[error("cannot open /dev/kvm: {source}")]
+    Open {
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// Another generation of KVM.
+    #[error("/dev/kvm speaks version {version} of its interface, 12 is needed")]
+    Version {
+        /// Its answer.
+        version: i32,
+    },
+    /// The kernel has no machine for that many processors.
+    #[error("{cpus} processors were asked for, KVM of this host runs at most {limit} in a guest")]
+    Cpus {
+        /// What was asked for.
+        cpus: u8,
+        /// What there is.
+        limit: usize,
+    },
+    /// RAM does not fit into the address space.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// RAM could not be had.
+    #[error("cannot map {} MiB of memory for the guest: {source}", bytes / MIB)]
+    Ram {
+        /// The size that was asked for.
+        bytes: u64,
+        /// The reason.
+        source: FromRangesError,
+    },
+    /// A call failed.
+    #[error("{call} failed: {source}")]
+    Call {
+        /// The request.
+        call: &'static str,
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// An event could not be made.
+    #[error("cannot make an eventfd for {what}: {source}")]
+    Event {
+        /// For what.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// More entries than a call takes.
+    #[error("{count} {what} are more than KVM takes in one call")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+    },
+}
+
+impl Help for KvmError {
+    fn help(&self) -> Option<String> {
+        let errno = |error: &Errno| io::Error::from(*error).kind();
+        Some(match self {
+            Self::Open { source } if errno(source) == io::ErrorKind::NotFound => {
+                "load KVM with `modprobe kvm_intel` or `modprobe kvm_amd`; if that fails, turn virtualisation on in \
+                 the firmware's settings, or nested virtualisation if this host is a guest itself"
+                    .into()
+            }
+            Self::Open { source } if errno(source) == io::ErrorKind::PermissionDenied => {
+                "run as root, or join the group of /dev/kvm: `usermod -aG kvm USER`, then log in again".into()
+            }
+            Self::Open { .. } => "another program may hold it, or KVM may be shut off; see `dmesg | grep kvm`".into(),
+            Self::Version { .. } => "use Linux 2.6.22 or later".into(),
+            Self::Cpus { limit, .. } => format!("give at most --cpus {limit}"),
+            Self::Layout(LayoutError::TooLarge { limit, .. }) => format!("give at most --memory {}M", limit / MIB),
+            Self::Ram { .. } => "give the guest less with --memory, or raise the limit on memory (`ulimit -v`)".into(),
+            Self::Event { .. } => "raise the number of open files: `ulimit -n`".into(),
+            Self::Call { .. } | Self::TooMany { .. } => return None,
+        })
+    }
+}
+
+/// Names the call that failed.
+pub(crate) trait KvmCall<T> {
+    /// Turns an errno into an error that names its call.
+    fn during(self, call: &'static str) -> Result<T, KvmError>;
+}
+
+impl<T> KvmCall<T> for Result<T, Errno> {
+    fn during(self, call: &'static str) -> Result<T, KvmError> {
+        self.map_err(|source| KvmError::Call { call, source })
+    }
+}
+
+/// A part of guest RAM, for those who map it for DMA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RamRegion {
+    /// Guest-physical address.
+    pub(crate) guest: u64,
+    /// Size in bytes.
+    pub(crate) size: u64,
+    /// Address of its mapping in this process.
+    pub(crate) host: *mut u8,
+}
+
+/// A processor and the state in which it was created.
+pub(crate) struct Processor {
+    pub(crate) vcpu: Vcpu,
+    pub(crate) power_on: ProcessorState,
+    pub(crate) number: u8,
+}
+
+/// A machine with RAM, interrupt controllers and processors, and without devices.
+pub(crate) struct Vm {
+    machine: VmWithRam,
+    layout: MemoryLayout,
+    chips: ChipState,
+    processors: Vec<Processor>,
+    address_bits: u8,
+}
+
+impl Vm {
+    /// Makes a machine with `memory` bytes of RAM and `cpus` processors.
+    pub(crate) fn new(memory: u64, cpus: u8) -> Result<Self, KvmError> {
+        let kvm = Kvm::new().map_err(|source| KvmError::Open { source })?;
+        let version = kvm.get_api_version();
+        if version != 12 {
+            return Err(KvmError::Version { version });
+        }
+        let limit = kvm.get_max_vcpus();
+        if usize::from(cpus) > limit {
+            return Err(KvmError::Cpus { cpus, limit });
+        }
+        let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).during("KVM_GET_SUPPORTED_CPUID")?;
+        let model = CpuModel::new(&supported, cpus, kvm.check_extension(Cap::TscDeadlineTimer));
+        let address_bits = model.address_bits();
+        let layout = MemoryLayout::new(memory, address_bits)?;
+        let vm = Arc::new(kvm.create_vm().during("KVM_CREATE_VM")?);
+        vm.set_identity_map_address(IDENTITY_MAP).during("KVM_SET_IDENTITY_MAP_ADDR")?;
+        vm.set_tss_address(TASK_STATE).during("KVM_SET_TSS_ADDR")?;
+        vm.create_irq_chip().during("KVM_CREATE_IRQCHIP")?;
+        let timer = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
+        vm.create_pit2(timer).during("KVM_CREATE_PIT2")?;
+        let chips = ChipState::capture(&vm)?;
+        let machine = VmWithRam::new(vm, map_ram(&layout)?).during("KVM_SET_USER_MEMORY_REGION")?;
+        let processors = processors(&kvm, machine.vm(), &model, cpus)?;
+        Ok(Self { machine, layout, chips, processors, address_bits })
+    }
+
+    /// The handle for interrupts and memory slots of devices.
+    pub(crate) fn fd(&self) -> &Arc<VmFd> {
+        self.machine.vm()
+    }
+
+    /// Guest RAM.
+    pub(crate) fn ram(&self) -> &GuestMemoryMmap {
+        self.machine.ram()
+    }
+
+    /// Where everything is.
+    pub(crate) fn layout(&self) -> &MemoryLayout {
+        &self.layout
+    }
+
+    /// Guest RAM part by part. The machine keeps it mapped; each part has the memory slot of its position here.
+    pub(crate) fn ram_regions(&self) -> Vec<RamRegion> {
+        let region = |region: &vm_memory::GuestRegionMmap| RamRegion {
+            guest: region.start_addr().raw_value(),
+            size: region.len(),
+            host: region.as_ptr(),
+        };
+        self.ram().iter().map(region).collect()
+    }
+
+    /// First memory slot that RAM does not take.
+    pub(crate) fn first_free_slot(&self) -> u32 {
+        self.ram().num_regions() as u32
+    }
+
+    /// The processors, to run them; they come back with [`Self::return_processors`].
+    pub(crate) fn take_processors(&mut self) -> Vec<Processor> {
+        std::mem::take(&mut self.processors)
+    }
+
+    /// Takes processors back that no longer run.
+    pub(crate) fn return_processors(&mut self, mut processors: Vec<Processor>) {
+        processors.sort_by_key(|processor| processor.number);
+        self.processors = processors;
+    }
+
+    /// Puts processors, interrupt controllers and timer into their power-on state. RAM keeps its contents, as
+    /// that of a real machine may.
+    pub(crate) fn reset(&self) -> Result<(), KvmError> {
+        self.chips.restore(self.fd())?;
+        for processor in &self.processors {
+            processor.power_on.restore(processor.vcpu.fd())?;
+        }
+        Ok(())
+    }
+
+    /// Sets the first processor to the kernel's entry, and every processor's memory types.
+    pub(crate) fn enter(&self, entry: &super::boot::EntryPoint) -> Result<(), KvmError> {
+        for processor in &self.processors {
+            set_memory_types(processor.vcpu.fd(), LOW_RAM_LIMIT, self.address_bits)?;
+        }
+        let Some(first) = self.processors.first() else { return Ok(()) };
+        let vcpu = first.vcpu.fd();
+        vcpu.set_sregs(&entry.system_registers(&first.power_on.sregs)).during("KVM_SET_SREGS")?;
+        vcpu.set_regs(&entry.registers()).during("KVM_SET_REGS")
+    }
+}
+
+fn map_ram(layout: &MemoryLayout) -> Result<GuestMemoryMmap, KvmError> {
+    let parts: Vec<_> =
+        layout.ram().into_iter().map(|(start, size)| (GuestAddress(start), size as usize)).collect();
+    let ram = GuestMemoryMmap::from_ranges(&parts)
+        .map_err(|source| KvmError::Ram { bytes: layout.low + layout.high, source })?;
+    for region in ram.iter() {
+        for advice in [RamAdvice::HugePages, RamAdvice::NotInChildren] {
+            // A kernel without huge pages runs the guest as well, only slower.
+            if let Err(errno) = advise(region, advice) {
+                log::debug!("guest RAM: {advice:?} is not to be had: {errno}");
+            }
+        }
+    }
+    Ok(ram)
+}
+
+fn processors(kvm: &Kvm, vm: &VmFd, model: &CpuModel, cpus: u8) -> Result<Vec<Processor>, KvmError> {
+    let msrs = kvm.get_msr_index_list().during("KVM_GET_MSR_INDEX_LIST")?;
+    let create = |number: u8| {
+        let vcpu = vm.create_vcpu(u64::from(number)).during("KVM_CREATE_VCPU")?;
+        let leaves = model
+            .leaves(number)
+            .map_err(|_| KvmError::TooMany { what: "CPUID leaves", count: KVM_MAX_CPUID_ENTRIES })?;
+        vcpu.set_cpuid2(&leaves).during("KVM_SET_CPUID2")?;
+        let power_on = ProcessorState::capture(&vcpu, &msrs)?;
+        Ok(Processor { vcpu: Vcpu::new(vcpu), power_on, number })
+    };
+    (0..cpus).map(create).collect()
+}

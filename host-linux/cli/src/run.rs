@@ -1,0 +1,174 @@
+//! `vfio-assign run`: puts a machine together, runs it to its end, and reports.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::arguments::RunArguments;
+use crate::help::Help;
+use crate::machine::boot::{BootError, BootImages};
+use crate::machine::console::{Console, ConsoleError};
+use crate::machine::output::{Output, OutputThread};
+use crate::machine::pci::{NoSlot, PciBus, PciFunction};
+use crate::machine::power::Stop;
+use crate::machine::serial::SerialPort;
+use crate::machine::vcpu::Exits;
+use crate::machine::vm::{KvmError, Vm};
+use crate::machine::{Machine, MachineError};
+use crate::report::{Report, ReportError, ReportFile, Times};
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// Kernel or initial RAM disk.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The terminal.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// The report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// Too many devices.
+    #[error(transparent)]
+    Slots(#[from] NoSlot),
+    /// This build cannot assign devices.
+    #[error("cannot assign {address}: this build boots guests without devices only")]
+    NoAssignment {
+        /// The first device.
+        address: String,
+    },
+    /// Standard output, or the thread that writes it.
+    #[error("cannot write the guest's output: {source}")]
+    Output {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl Help for RunError {
+    fn help(&self) -> Option<String> {
+        match self {
+            Self::Boot(error) => error.help(),
+            Self::Kvm(error) => error.help(),
+            Self::Machine(error) => error.help(),
+            Self::Console(error) => error.help(),
+            Self::Report(error) => error.help(),
+            Self::Slots(_) => Some("give fewer --device".into()),
+            Self::NoAssignment { .. } => Some("run without --device".into()),
+            Self::Output { .. } => Some("give the command a standard output, such as `> /dev/null`".into()),
+        }
+    }
+}
+
+/// How a run came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The guest powered off.
+    PoweredOff,
+    /// The person left.
+    Left,
+    /// A signal ended it.
+    Signal(i32),
+}
+
+/// Runs a guest to its end. Times are counted from `start`.
+pub(crate) fn run(arguments: &RunArguments, start: Instant) -> Result<Ending, RunError> {
+    let report = arguments.report.as_deref().map(ReportFile::create).transpose()?;
+    let mut times = Times { ready: None, first_guest_output: None, life: 0.0 };
+    let mut seen = Seen::default();
+    let result = run_machine(arguments, start, &mut times, &mut seen);
+    times.life = Times::between(start, Instant::now());
+    if let Some(file) = report {
+        let ended = match &result {
+            Ok(Ending::PoweredOff) => "power-off",
+            Ok(Ending::Left) => "left",
+            Ok(Ending::Signal(_)) => "signal",
+            Err(_) => "failed",
+        };
+        let Seen { devices, exits, reboots } = seen;
+        let written = file.write(&Report { devices, ended, reboots, exits, milliseconds: times });
+        // The failure of the run says more than one of its report.
+        if result.is_ok() {
+            written?;
+        }
+    }
+    result
+}
+
+/// What a run leaves for its report, however it ends.
+#[derive(Default)]
+struct Seen {
+    devices: Vec<serde_json::Value>,
+    exits: Exits,
+    reboots: u64,
+}
+
+fn run_machine(
+    arguments: &RunArguments,
+    start: Instant,
+    times: &mut Times,
+    seen: &mut Seen,
+) -> Result<Ending, RunError> {
+    let images = BootImages::open(&arguments.kernel, arguments.initrd.as_deref(), &arguments.append)?;
+    let vm = Vm::new(arguments.memory, arguments.cpus)?;
+    let functions = functions(arguments, &vm)?;
+    let stdout = rustix::io::dup(io::stdout()).map_err(|errno| RunError::Output { source: errno.into() })?;
+    let (output, writer) = Output::start(stdout).map_err(|source| RunError::Output { source })?;
+    let serial = Arc::new(SerialPort::new(vm.fd(), output.clone())?);
+    let pci = PciBus::new(functions)?;
+    let mut machine = Machine::new(vm, arguments.cpus, images, Arc::clone(&serial), pci)?;
+    let console = Console::start(serial, machine.stop_sender())?;
+    times.ready = Some(Times::between(start, Instant::now()));
+    let result = until_end(&mut machine, &mut seen.reboots);
+    // The last output comes before the terminal is given back, and before any error.
+    finish(writer, &result);
+    drop(console);
+    times.first_guest_output = output.first().map(|first| Times::between(start, first));
+    seen.exits = machine.exits();
+    seen.devices = machine.pci().reports();
+    result
+}
+
+/// The functions of `--device`, in slots from 1 on.
+fn functions(arguments: &RunArguments, vm: &Vm) -> Result<Vec<Box<dyn PciFunction>>, RunError> {
+    for region in vm.ram_regions() {
+        log::debug!("guest RAM: {:#x} bytes at {:#x}, here {:p}", region.size, region.guest, region.host);
+    }
+    log::debug!("memory slots from {} on are free for devices", vm.first_free_slot());
+    match arguments.devices.first() {
+        Some(address) => Err(RunError::NoAssignment { address: address.clone() }),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Runs the machine over all its reboots.
+fn until_end(machine: &mut Machine, reboots: &mut u64) -> Result<Ending, RunError> {
+    loop {
+        match machine.run()? {
+            Stop::Reset => {
+                *reboots += 1;
+                log::info!("the guest resets the machine");
+                machine.reset()?;
+            }
+            Stop::PowerOff => return Ok(Ending::PoweredOff),
+            Stop::Left => return Ok(Ending::Left),
+            Stop::Signal(signal) => return Ok(Ending::Signal(signal)),
+            Stop::Failed(error) => return Err(MachineError::from(error).into()),
+        }
+    }
+}
+
+fn finish(writer: OutputThread, result: &Result<Ending, RunError>) {
+    match result {
+        // Who asks to leave does not wait for a reader of the output that may have stopped.
+        Ok(Ending::Left | Ending::Signal(_)) => writer.abandon(),
+        Ok(Ending::PoweredOff) | Err(_) => writer.finish(),
+    }
+}
