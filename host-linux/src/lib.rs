@@ -1,1 +1,59 @@
-//! PCI device assignment on Linux.
+//! PCI device assignment on Linux: opens devices through VFIO, maps the guest's memory for them, maps their
+//! registers, leads their interrupts to eventfds.
+//!
+//! [`Vm`] stands for one virtual machine. It opens [`Device`]s, which share IOMMU groups and address spaces as
+//! the hardware wants it, and maps [`GuestMemory`] for all of them.
+//!
+//! ```no_run
+//! use vfio_assign_linux::{Host, Vm, VmOptions};
+//!
+//! let vm = Vm::new(Host::linux(), VmOptions::default());
+//! let device = vm.open("0000:00:04.0".parse()?)?;
+//! for region in device.regions() {
+//!     println!("{}: {:#x} bytes", region.index, region.size);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod assigned;
+mod bar;
+mod container;
+mod device;
+mod dma;
+mod errno;
+mod error;
+mod group;
+mod guest;
+mod host_side;
+mod info;
+mod iommu;
+mod irq;
+mod kernel;
+#[cfg(feature = "kvm")]
+pub mod kvm;
+mod manager;
+mod region;
+mod retry;
+mod sys;
+mod sysfs;
+mod vectors;
+
+pub use assigned::{AccessFailures, AssignError, AssignOptions, Assigned, Function};
+pub use bar::{Bars, RegisterPath, UnmappedArea, WindowMemory};
+pub use device::{Device, RegionError, ResetError};
+pub use dma::{DmaError, GuestRegion};
+pub use errno::Errno;
+pub use error::{ContainerError, GroupAction, GroupError, OpenError};
+pub use group::VfioFiles;
+pub use guest::GuestSide;
+pub use host_side::{Failure, HostSideError};
+pub use info::{ChainFinding, InfoError};
+pub use iommu::IommuInfo;
+pub use irq::{IrqChange, IrqError, IrqInfo, IrqKind};
+pub use kernel::Host;
+pub use manager::{Vm, VmOptions};
+pub use region::{Region, RegionIndex};
+pub use retry::{Clock, RetryPolicy};
+pub use sys::{EventFd, GuestMemory, MemoryAccessError, MemoryBacking};
+pub use sysfs::{GroupMember, HostFunction, Sysfs, SysfsError};
+pub use vectors::IrqVectors;

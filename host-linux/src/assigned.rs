@@ -1,0 +1,367 @@
+//! A VFIO device behind the core's [`AssignedFunction`]: what a monitor holds for each device of its guest.
+
+use crate::bar::{Bars, RegisterPath};
+use crate::device::{Device, RegionError};
+use crate::guest::GuestSide;
+use crate::host_side::{Failure, HostSide};
+use crate::irq::IrqKind;
+use crate::region::RegionIndex;
+use crate::vectors::IrqVectors;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use vfio_assign_core::regs::header;
+use vfio_assign_core::{
+    Access, AssignedFunction, BarIndex, Bdf, Bytes, Decoded, Decoder, Description, DescriptionError, Finding,
+    GuestAddr, GuestPort, PageSize, PhysBarOffset, Region, ResetOutcome, Target, Vector, Width, Window,
+};
+
+/// The machines of a function with their storage.
+pub type Function = AssignedFunction<Box<[Vector]>, Box<[Window]>>;
+
+/// A device as a guest sees it. vCPUs call it from their threads; register accesses that only pass through do
+/// not wait for each other.
+///
+/// Dropping it takes the device out of the guest, switches its interrupts off and gives it back to the host.
+pub struct Assigned<G: GuestSide> {
+    // Dropped in this order: the guest's side before the BARs and the device.
+    driven: Mutex<Driven<G>>,
+    decoder: Arc<RwLock<Decoder>>,
+    bars: Arc<Bars>,
+    findings: Vec<Finding>,
+    failures: PassthroughFailures,
+}
+
+/// What a device is assigned with.
+#[derive(Clone, Debug, Default)]
+pub struct AssignOptions {
+    /// How registers are accessed when a guest's access is trapped.
+    pub registers: RegisterPath,
+    /// BARs that are not mapped: all their registers are trapped.
+    pub unmapped: Vec<BarIndex>,
+}
+
+/// Why a device that is open was not assigned.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AssignError {
+    /// Its configuration space could not be read.
+    #[error("{bdf}: {error}")]
+    Config {
+        /// The device.
+        bdf: Bdf,
+        /// Why.
+        error: RegionError,
+    },
+    /// It cannot be given to a guest.
+    #[error("{bdf} cannot be given to a guest: {error}")]
+    Description {
+        /// The device.
+        bdf: Bdf,
+        /// Why.
+        error: DescriptionError,
+    },
+    /// The host has a page size that BARs cannot be mapped by.
+    #[error("host pages of {bytes} bytes are not supported")]
+    PageSize {
+        /// The host's page size.
+        bytes: usize,
+    },
+}
+
+/// Passthrough accesses that the device did not answer.
+#[derive(Debug, Default)]
+struct PassthroughFailures {
+    reads: AtomicU64,
+    writes: AtomicU64,
+    last: Mutex<Option<RegionError>>,
+}
+
+struct Driven<G: GuestSide> {
+    function: Function,
+    host: HostSide<G>,
+}
+
+/// How often passthrough accesses failed, and how the last one did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AccessFailures {
+    /// Reads: the guest read all-ones.
+    pub reads: u64,
+    /// Writes: they were dropped.
+    pub writes: u64,
+    /// The last one.
+    pub last: Option<RegionError>,
+}
+
+impl<G: GuestSide> Assigned<G> {
+    /// Maps the device's BARs and sets its machines up. The guest has not found it yet.
+    ///
+    /// # Errors
+    ///
+    /// See [`AssignError`]. The device is closed.
+    pub fn new(device: Device, guest: G, options: &AssignOptions) -> Result<Self, AssignError> {
+        let device = Arc::new(device);
+        let bdf = device.bdf();
+        let config = device.read_config().map_err(|error| AssignError::Config { bdf, error })?;
+        let bars = Arc::new(Bars::map(device.clone(), options.registers, &options.unmapped));
+        let bytes = rustix::param::page_size();
+        let page_size = PageSize::new(bytes as u64).ok_or(AssignError::PageSize { bytes })?;
+        let vectors = IrqVectors::new(device.clone(), IrqKind::Msix);
+        let areas = BarIndex::ALL.map(|bar| bars.areas(bar));
+        let sizes = BarIndex::ALL.map(|bar| device.region(RegionIndex::bar(bar)).map_or(0, |r| r.size));
+        let mut regions = [Region::default(); 7];
+        for (region, (size, areas)) in regions.iter_mut().zip(sizes.into_iter().zip(&areas)) {
+            *region = Region { size, areas };
+        }
+        let resizable = device.irq(IrqKind::Msix).is_some_and(|irq| !irq.noresize);
+        let description = Description { config: &config, regions, page_size, vectors_resizable: resizable };
+        // Two holes, the MSI-X table and the Pending Bit Array, cut an area into three parts at most.
+        let windows = 3 * areas.iter().map(Vec::len).sum::<usize>();
+        let mut findings = Vec::new();
+        let function = AssignedFunction::new(
+            &description,
+            vec![Vector::RESET; vectors.count()].into_boxed_slice(),
+            vec![Window::default(); windows].into_boxed_slice(),
+            |finding| findings.push(finding),
+        )
+        .map_err(|error| AssignError::Description { bdf, error })?;
+        for finding in &findings {
+            log::warn!("{bdf}: {finding}");
+        }
+        let decoder = Arc::new(RwLock::new(*function.decoder()));
+        let host =
+            HostSide { guest, vectors, bars: bars.clone(), decoder: decoder.clone(), last_failure: None };
+        let mut driven = Driven { function, host };
+        driven.function.attach(&mut driven.host);
+        log::info!("{bdf}: assigned");
+        let failures = PassthroughFailures::default();
+        Ok(Self { driven: Mutex::new(driven), decoder, bars, findings, failures })
+    }
+
+    /// The guest reads configuration space from byte `offset` on.
+    pub fn config_read(&self, offset: u32, data: &mut [u8]) {
+        self.read(Target::Config(offset), data);
+    }
+
+    /// The guest writes configuration space from byte `offset` on.
+    pub fn config_write(&self, offset: u32, data: &[u8]) {
+        self.write(Target::Config(offset), data);
+    }
+
+    /// The guest reads memory; `false` where this function does not decode the address.
+    pub fn memory_read(&self, address: GuestAddr, data: &mut [u8]) -> bool {
+        let decoder = self.decoder.read().unwrap_or_else(PoisonError::into_inner);
+        match decoder.memory(address, data.len() as u64) {
+            Decoded::Miss => return false,
+            // The device is accessed with the decoder held, so that the BAR stays where it is.
+            Decoded::Passthrough { bar, offset } => self.pass_read(bar, offset, data),
+            Decoded::Function => {
+                drop(decoder);
+                self.read(Target::Memory(address), data);
+            }
+        }
+        true
+    }
+
+    /// The guest writes memory; `false` where this function does not decode the address.
+    pub fn memory_write(&self, address: GuestAddr, data: &[u8]) -> bool {
+        let decoder = self.decoder.read().unwrap_or_else(PoisonError::into_inner);
+        match decoder.memory(address, data.len() as u64) {
+            Decoded::Miss => return false,
+            Decoded::Passthrough { bar, offset } => self.pass_write(bar, offset, data),
+            Decoded::Function => {
+                drop(decoder);
+                self.write(Target::Memory(address), data);
+            }
+        }
+        true
+    }
+
+    /// The guest reads I/O ports; `false` where this function does not decode them.
+    pub fn port_read(&self, port: u16, data: &mut [u8]) -> bool {
+        let port = GuestPort::new(u64::from(port));
+        let hit = self.decodes_ports(port, data.len());
+        if hit {
+            self.read(Target::Port(port), data);
+        }
+        hit
+    }
+
+    /// The guest writes I/O ports; `false` where this function does not decode them.
+    pub fn port_write(&self, port: u16, data: &[u8]) -> bool {
+        let port = GuestPort::new(u64::from(port));
+        let hit = self.decodes_ports(port, data.len());
+        if hit {
+            self.write(Target::Port(port), data);
+        }
+        hit
+    }
+
+    /// The virtual machine is reset: interrupts off, windows out, registers as after power-on, bus mastering
+    /// off in hardware, and the device reset, if it can be.
+    pub fn reset(&self) -> ResetOutcome {
+        let mut driven = self.lock();
+        let Driven { function, host } = &mut *driven;
+        function.reset(host)
+    }
+
+    /// Whether the device still answers. One that is gone loses its windows here and reads all-ones from now on:
+    /// call this when `KVM_RUN` fails with `EFAULT`, and run the vCPU again if any function was gone.
+    pub fn check_health(&self) -> bool {
+        let mut driven = self.lock();
+        if driven.function.is_gone() {
+            return false;
+        }
+        let mut id = [0xff; 4];
+        let read = self.device().read(RegionIndex::CONFIG, u64::from(header::ID.get()), &mut id);
+        if read.is_ok() && id != [0xff; 4] {
+            return true;
+        }
+        log::error!("{}: the device is gone", self.bdf());
+        let Driven { function, host } = &mut *driven;
+        function.handle_gone();
+        function.settle(host);
+        false
+    }
+
+    /// The device's address on the host.
+    pub fn bdf(&self) -> Bdf {
+        self.device().bdf()
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        self.bars.device()
+    }
+
+    /// The device's BARs in this process.
+    pub fn bars(&self) -> &Bars {
+        &self.bars
+    }
+
+    /// What was odd about the device when it was assigned.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// Whether something could not be taken away from the guest. No vCPU may run on before this value is dropped.
+    pub fn is_quarantined(&self) -> bool {
+        self.lock().function.is_quarantined()
+    }
+
+    /// How often passthrough accesses failed. What happened in the machines is in their
+    /// [`Counters`](vfio_assign_core::Counters).
+    pub fn access_failures(&self) -> AccessFailures {
+        AccessFailures {
+            reads: self.failures.reads.load(Ordering::Relaxed),
+            writes: self.failures.writes.load(Ordering::Relaxed),
+            last: *self.failures.last.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// Looks at the machines, the vectors and the guest's side, and at the last step that failed.
+    pub fn inspect<T>(
+        &self,
+        look: impl FnOnce(&Function, &IrqVectors, &G, Option<&Failure<G::Error>>) -> T,
+    ) -> T {
+        let driven = self.lock();
+        look(&driven.function, &driven.host.vectors, &driven.host.guest, driven.host.last_failure.as_ref())
+    }
+
+    fn read(&self, target: Target, data: &mut [u8]) {
+        for (piece, at) in data.chunks_mut(Bytes::LIMIT).zip(Steps::from(target)) {
+            let bytes = self.access(Access::Read { target: at, size: piece.len() });
+            for (to, from) in piece.iter_mut().zip(bytes.as_slice()) {
+                *to = *from;
+            }
+        }
+    }
+
+    fn write(&self, target: Target, data: &[u8]) {
+        for (piece, at) in data.chunks(Bytes::LIMIT).zip(Steps::from(target)) {
+            let _ = self.access(Access::Write { target: at, data: Bytes::from_slice(piece) });
+        }
+    }
+
+    fn access(&self, access: Access) -> Bytes {
+        let mut driven = self.lock();
+        let Driven { function, host } = &mut *driven;
+        function.access(access, host)
+    }
+
+    fn pass_read(&self, bar: BarIndex, offset: PhysBarOffset, data: &mut [u8]) {
+        let width = Width::natural(offset.get(), data.len() as u64);
+        let value = self.bars.read(bar, offset, width).unwrap_or_else(|error| {
+            self.failures.count(&self.failures.reads, error);
+            u64::MAX
+        });
+        for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
+            *to = from;
+        }
+    }
+
+    fn pass_write(&self, bar: BarIndex, offset: PhysBarOffset, data: &[u8]) {
+        let width = Width::natural(offset.get(), data.len() as u64);
+        let mut value = [0; 8];
+        for (to, from) in value.iter_mut().zip(data) {
+            *to = *from;
+        }
+        if let Err(error) = self.bars.write(bar, offset, width, u64::from_le_bytes(value)) {
+            self.failures.count(&self.failures.writes, error);
+        }
+    }
+
+    fn decodes_ports(&self, port: GuestPort, size: usize) -> bool {
+        let decoder = self.decoder.read().unwrap_or_else(PoisonError::into_inner);
+        decoder.ports(port, size as u64) != Decoded::Miss
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Driven<G>> {
+        self.driven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PassthroughFailures {
+    fn count(&self, counter: &AtomicU64, error: RegionError) {
+        counter.fetch_add(1, Ordering::Relaxed);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+}
+
+impl<G: GuestSide> Drop for Assigned<G> {
+    fn drop(&mut self) {
+        let driven = self.driven.get_mut().unwrap_or_else(PoisonError::into_inner);
+        driven.function.detach(&mut driven.host);
+        log::info!("{}: taken out of the guest", self.bars.device().bdf());
+    }
+}
+
+impl<G: GuestSide> fmt::Debug for Assigned<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assigned").field("device", self.device()).finish_non_exhaustive()
+    }
+}
+
+/// The targets of the pieces of a long access, one piece after the other.
+struct Steps(Option<Target>);
+
+impl From<Target> for Steps {
+    fn from(target: Target) -> Self {
+        Self(Some(target))
+    }
+}
+
+impl Iterator for Steps {
+    type Item = Target;
+
+    fn next(&mut self) -> Option<Target> {
+        let target = self.0?;
+        let bytes = Bytes::LIMIT as u64;
+        self.0 = match target {
+            Target::Config(offset) => offset.checked_add(Bytes::LIMIT as u32).map(Target::Config),
+            Target::Memory(address) => address.checked_add(bytes).map(Target::Memory),
+            Target::Port(port) => port.checked_add(bytes).map(Target::Port),
+        };
+        Some(target)
+    }
+}

@@ -1,0 +1,254 @@
+//! The device's BARs in this process: mapped where the kernel lets us, read and written through the kernel
+//! elsewhere.
+
+use crate::device::{Device, RegionError};
+use crate::errno::Errno;
+use crate::kernel::MapArea;
+use crate::region::{Region, RegionIndex};
+use crate::sys::{HostRange, Mapping, Placement};
+use std::sync::Arc;
+use vfio_assign_core::{BarIndex, MmapArea, PhysBarOffset, Span, Width};
+
+/// The largest page that a mapping is placed for.
+const LARGEST_PAGE: u64 = 1 << 30;
+
+/// The BARs of a device.
+#[derive(Debug)]
+pub struct Bars {
+    // Dropped in this order: mappings before the device.
+    mapped: [Vec<MappedArea>; 7],
+    failed: Vec<UnmappedArea>,
+    path: RegisterPath,
+    device: Arc<Device>,
+}
+
+/// How a register that is mapped in this process is accessed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum RegisterPath {
+    /// By `pread` and `pwrite`: a device that is gone or asleep gives an error.
+    #[default]
+    Kernel,
+    /// Through the mapping: an aligned access of 8 bytes stays one, but where the device is gone or asleep
+    /// the access kills the process with SIGBUS, unless the process handles that.
+    Mapping,
+}
+
+/// An area that the kernel offered and then did not map. Its registers are accessed through the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{bar}: {:#x} bytes at {:#x} cannot be mapped: {errno}", area.size, area.offset)]
+pub struct UnmappedArea {
+    /// The BAR.
+    pub bar: BarIndex,
+    /// The area.
+    pub area: MmapArea,
+    /// What the kernel said.
+    pub errno: Errno,
+}
+
+#[derive(Debug)]
+struct MappedArea {
+    area: MmapArea,
+    mapping: Arc<Mapping>,
+}
+
+/// A part of a mapped BAR, for a guest to see. It keeps the mapping.
+#[derive(Clone, Debug)]
+pub struct WindowMemory {
+    range: HostRange,
+    writable: bool,
+    _mapping: Arc<Mapping>,
+}
+
+impl WindowMemory {
+    /// The address in this process.
+    pub fn address(&self) -> usize {
+        self.range.address()
+    }
+
+    /// How many bytes.
+    pub fn length(&self) -> usize {
+        self.range.length()
+    }
+
+    /// Whether the guest may write.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    #[cfg(feature = "kvm")]
+    pub(crate) fn range(&self) -> HostRange {
+        self.range
+    }
+}
+
+impl Bars {
+    /// Maps every area that the kernel offers, exactly as it is offered. BARs in `excluded` are not mapped.
+    ///
+    /// An area that cannot be mapped is no error: see [`Self::failed`].
+    pub fn map(device: Arc<Device>, path: RegisterPath, excluded: &[BarIndex]) -> Self {
+        let mut bars = Self { mapped: Default::default(), failed: Vec::new(), path, device };
+        for bar in BarIndex::BARS.into_iter().filter(|bar| !excluded.contains(bar)) {
+            bars.map_bar(bar);
+        }
+        bars
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// The areas of a BAR that are mapped.
+    pub fn areas(&self, bar: BarIndex) -> Vec<MmapArea> {
+        self.mapped[bar.position()].iter().map(|mapped| mapped.area).collect()
+    }
+
+    /// The areas that the kernel offered and did not map.
+    pub fn failed(&self) -> &[UnmappedArea] {
+        &self.failed
+    }
+
+    /// A part of a BAR for the guest to see, if it lies in one mapped area.
+    pub fn window(&self, bar: BarIndex, part: Span<PhysBarOffset>) -> Option<WindowMemory> {
+        let size = usize::try_from(part.size()).ok()?;
+        let (mapped, offset) = self.find(bar, part.first(), size)?;
+        let range = mapped.mapping.range(offset, size)?;
+        let writable = self.device.region(RegionIndex::bar(bar))?.writable;
+        Some(WindowMemory { range, writable, _mapping: mapped.mapping.clone() })
+    }
+
+    /// Reads a register.
+    ///
+    /// # Errors
+    ///
+    /// There is no such BAR, or the device does not answer.
+    pub fn read(&self, bar: BarIndex, offset: PhysBarOffset, width: Width) -> Result<u64, RegionError> {
+        let mut data = [0; 8];
+        let bytes = &mut data[..width.bytes()];
+        let through = self.through(bar, offset, width.bytes());
+        if !through.is_some_and(|(mapped, offset)| mapped.mapping.read(offset, bytes)) {
+            self.device.read(RegionIndex::bar(bar), offset.get(), bytes)?;
+        }
+        Ok(u64::from_le_bytes(data))
+    }
+
+    /// Writes a register.
+    ///
+    /// # Errors
+    ///
+    /// There is no such BAR, or the device does not answer.
+    pub fn write(
+        &self,
+        bar: BarIndex,
+        offset: PhysBarOffset,
+        width: Width,
+        value: u64,
+    ) -> Result<(), RegionError> {
+        let data = value.to_le_bytes();
+        let bytes = &data[..width.bytes()];
+        let through = self.through(bar, offset, width.bytes());
+        if !through.is_some_and(|(mapped, offset)| mapped.mapping.write(offset, bytes)) {
+            self.device.write(RegionIndex::bar(bar), offset.get(), bytes)?;
+        }
+        Ok(())
+    }
+
+    fn map_bar(&mut self, bar: BarIndex) {
+        let Some(region) = self.device.region(RegionIndex::bar(bar)) else {
+            return;
+        };
+        for area in usable(region) {
+            match self.device.map_area(place(region, area)) {
+                Ok(mapping) => {
+                    self.mapped[bar.position()].push(MappedArea { area, mapping: Arc::new(mapping) });
+                }
+                Err(errno) => {
+                    let failed = UnmappedArea { bar, area, errno };
+                    log::warn!("{}: {failed}; its registers are trapped", self.device.bdf());
+                    self.failed.push(failed);
+                }
+            }
+        }
+    }
+
+    /// The area to access a register through, if that is the way.
+    fn through(&self, bar: BarIndex, offset: PhysBarOffset, size: usize) -> Option<(&MappedArea, usize)> {
+        match self.path {
+            RegisterPath::Kernel => None,
+            RegisterPath::Mapping => self.find(bar, offset, size),
+        }
+    }
+
+    /// The area that holds `size` bytes from `offset` on, and their place in it.
+    fn find(&self, bar: BarIndex, offset: PhysBarOffset, size: usize) -> Option<(&MappedArea, usize)> {
+        self.mapped[bar.position()].iter().find_map(|mapped| {
+            let within = usize::try_from(offset.get().checked_sub(mapped.area.offset)?).ok()?;
+            (within.checked_add(size)? <= mapped.mapping.length()).then_some((mapped, within))
+        })
+    }
+}
+
+/// The offered areas that are inside the region and can be mapped as they are.
+fn usable(region: &Region) -> impl Iterator<Item = MmapArea> {
+    let page = rustix::param::page_size() as u64;
+    let inside = move |area: &MmapArea| {
+        let end = area.offset.checked_add(area.size);
+        area.size > 0 && area.offset.is_multiple_of(page) && end.is_some_and(|end| end <= region.size)
+    };
+    region.areas.iter().copied().filter(inside)
+}
+
+/// A BAR is aligned to its size in physical memory, so an address that agrees with the offset in the BAR,
+/// modulo a page size, agrees with the physical address.
+fn place(region: &Region, area: MmapArea) -> MapArea {
+    let modulus = region.size.checked_next_power_of_two().unwrap_or(LARGEST_PAGE).min(LARGEST_PAGE);
+    let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    MapArea {
+        offset: region.offset.wrapping_add(area.offset),
+        length: number(area.size),
+        placement: Placement { modulus: number(modulus), remainder: number(area.offset & (modulus - 1)) },
+        writable: region.writable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(size: u64, areas: &[(u64, u64)]) -> Region {
+        let areas = areas.iter().map(|(offset, size)| MmapArea { offset: *offset, size: *size });
+        Region {
+            index: RegionIndex::bar(BarIndex::BARS[0]),
+            size,
+            offset: 0x100_0000_0000,
+            readable: true,
+            writable: true,
+            msix_mappable: false,
+            areas: areas.collect(),
+            finding: None,
+        }
+    }
+
+    #[test]
+    fn areas_that_are_none_are_left_out() {
+        let offered =
+            [(0, 0), (0x800, 0x1000), (0x3000, 0x2000), (u64::MAX - 0xfff, 0x2000), (0x1000, 0x1000)];
+        let found: Vec<_> = usable(&region(0x4000, &offered)).collect();
+        assert_eq!(found, [MmapArea { offset: 0x1000, size: 0x1000 }]);
+    }
+
+    #[test]
+    fn small_bar_is_placed_by_its_size() {
+        let area = place(&region(0x4000, &[]), MmapArea { offset: 0x3000, size: 0x1000 });
+        assert_eq!(area.placement, Placement { modulus: 0x4000, remainder: 0x3000 });
+        assert_eq!(area.offset, 0x100_0000_3000);
+    }
+
+    #[test]
+    fn huge_bar_is_placed_by_1_gib() {
+        let area = MmapArea { offset: 0x4010_0000, size: 0x1000 };
+        let placement = place(&region(1 << 34, &[]), area).placement;
+        assert_eq!(placement, Placement { modulus: 1 << 30, remainder: 0x10_0000 });
+    }
+}

@@ -1,0 +1,58 @@
+//! A VFIO container of kind Type1v2: one IOMMU address space, on the legacy interface.
+
+use crate::errno::Errno;
+use crate::error::ContainerError;
+use crate::info::InfoError;
+use crate::iommu::IommuInfo;
+use crate::kernel::Host;
+use crate::sys::HostRange;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use vfio_bindings::bindings::vfio as v;
+
+/// An open container. Closing it, after its groups, unmaps everything in it.
+#[derive(Debug)]
+pub(crate) struct Container {
+    host: Host,
+    fd: OwnedFd,
+}
+
+impl Container {
+    /// Opens `vfio` in VFIO's folder of device files, and sees that it can be used.
+    pub(crate) fn open(host: &Host, folder: &Path) -> Result<Self, ContainerError> {
+        let path = folder.join("vfio");
+        let fd = host.open(&path).map_err(|errno| ContainerError::Open { path: path.clone(), errno })?;
+        let stranger = |errno| ContainerError::NotVfio { path, errno };
+        let version = host.api_version(fd.as_fd()).map_err(stranger.clone())?;
+        if version != v::VFIO_API_VERSION {
+            return Err(ContainerError::Version { found: version });
+        }
+        if host.check_extension(fd.as_fd(), v::VFIO_TYPE1v2_IOMMU).map_err(stranger)? == 0 {
+            return Err(ContainerError::NoType1v2);
+        }
+        Ok(Self { host: host.clone(), fd })
+    }
+
+    /// Gives the container its IOMMU; it must have a group by now.
+    pub(crate) fn set_iommu(&self) -> Result<(), Errno> {
+        self.host.set_iommu(self.fd(), v::VFIO_TYPE1v2_IOMMU)
+    }
+
+    pub(crate) fn info(&self) -> Result<IommuInfo, InfoError> {
+        IommuInfo::query(&self.host, self.fd())
+    }
+
+    /// Maps `memory`, which the caller keeps until it has unmapped it or dropped the container.
+    pub(crate) fn map(&self, iova: u64, memory: HostRange) -> Result<(), Errno> {
+        self.host.map_dma(self.fd(), iova, memory)
+    }
+
+    /// Unmaps; gives the number of bytes that were mapped.
+    pub(crate) fn unmap(&self, iova: u64, size: u64) -> Result<u64, Errno> {
+        self.host.unmap_dma(self.fd(), iova, size)
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

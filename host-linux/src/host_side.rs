@@ -1,0 +1,196 @@
+//! One function's host, as the core asks for it: VFIO for the device, a [`GuestSide`] for the guest.
+
+use crate::bar::Bars;
+use crate::device::{RegionError, ResetError};
+use crate::guest::GuestSide;
+use crate::irq::IrqError;
+use crate::region::RegionIndex;
+use crate::vectors::IrqVectors;
+use std::error::Error;
+use std::sync::{Arc, PoisonError, RwLock};
+use vfio_assign_core::host::{
+    Events, GuestRange, GuestWindows, HostError, InterruptHost, MappedWindow, Message, PhysicalFunction, Step,
+};
+use vfio_assign_core::{BarIndex, ConfigOffset, Decoder, PhysBarOffset, VectorIndex, Width};
+
+/// What drives an [`AssignedFunction`](vfio_assign_core::AssignedFunction)'s steps.
+#[derive(Debug)]
+pub(crate) struct HostSide<G: GuestSide> {
+    // Dropped in this order: the guest loses windows and interrupts before the events and the device go.
+    pub(crate) guest: G,
+    pub(crate) vectors: IrqVectors,
+    pub(crate) bars: Arc<Bars>,
+    /// Where vCPUs read what the function decodes.
+    pub(crate) decoder: Arc<RwLock<Decoder>>,
+    pub(crate) last_failure: Option<Failure<G::Error>>,
+}
+
+/// A step that failed, and why.
+#[derive(Clone, Debug)]
+pub struct Failure<E: Error + 'static> {
+    /// The step.
+    pub step: Step,
+    /// Why it failed.
+    pub error: HostSideError<E>,
+}
+
+/// Why a step failed. `E` is the hypervisor's error.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostSideError<E: Error + 'static> {
+    /// The device did not answer.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// The device was not reset.
+    #[error(transparent)]
+    Reset(#[from] ResetError),
+    /// The device's interrupts were not changed.
+    #[error(transparent)]
+    Irq(#[from] IrqError),
+    /// A window is not, or not wholly, in an area that is mapped in this process.
+    #[error("{bar}: no mapped area holds all of {first:#x} to {last:#x}")]
+    NoArea {
+        /// The BAR.
+        bar: BarIndex,
+        /// The first byte.
+        first: PhysBarOffset,
+        /// The last byte.
+        last: PhysBarOffset,
+    },
+    /// The vector has no event.
+    #[error("vector {vector} has no event")]
+    NoEvent {
+        /// The vector.
+        vector: VectorIndex,
+    },
+    /// The hypervisor.
+    #[error(transparent)]
+    Guest(E),
+}
+
+impl<G: GuestSide> HostSide<G> {
+    fn publish(&self, decoder: &Decoder) {
+        // Waits for every vCPU that still uses the old one.
+        *self.decoder.write().unwrap_or_else(PoisonError::into_inner) = *decoder;
+    }
+}
+
+impl<G: GuestSide> HostError for HostSide<G> {
+    type Error = HostSideError<G::Error>;
+}
+
+impl<G: GuestSide> PhysicalFunction for HostSide<G> {
+    fn config_read(&mut self, offset: ConfigOffset, width: Width) -> Result<u32, Self::Error> {
+        let mut data = [0; 4];
+        let bytes = data.get_mut(..width.bytes()).unwrap_or_default();
+        self.bars.device().read(RegionIndex::CONFIG, u64::from(offset.get()), bytes)?;
+        Ok(u32::from_le_bytes(data))
+    }
+
+    fn config_write(&mut self, offset: ConfigOffset, width: Width, value: u32) -> Result<(), Self::Error> {
+        let data = value.to_le_bytes();
+        let bytes = data.get(..width.bytes()).unwrap_or_default();
+        Ok(self.bars.device().write(RegionIndex::CONFIG, u64::from(offset.get()), bytes)?)
+    }
+
+    fn bar_read(&mut self, bar: BarIndex, offset: PhysBarOffset, width: Width) -> Result<u64, Self::Error> {
+        Ok(self.bars.read(bar, offset, width)?)
+    }
+
+    fn bar_write(
+        &mut self,
+        bar: BarIndex,
+        offset: PhysBarOffset,
+        width: Width,
+        value: u64,
+    ) -> Result<(), Self::Error> {
+        Ok(self.bars.write(bar, offset, width, value)?)
+    }
+
+    fn reset(&mut self) -> Result<(), Self::Error> {
+        Ok(self.bars.device().reset()?)
+    }
+}
+
+impl<G: GuestSide> GuestWindows for HostSide<G> {
+    fn map(&mut self, window: MappedWindow) -> Result<(), Self::Error> {
+        let MappedWindow { index, bar, device, guest } = window;
+        let missing = HostSideError::NoArea { bar, first: device.first(), last: device.last() };
+        let memory = self.bars.window(bar, device).ok_or(missing)?;
+        self.guest.map(index, guest, memory).map_err(HostSideError::Guest)
+    }
+
+    fn unmap(&mut self, window: MappedWindow) -> Result<(), Self::Error> {
+        self.guest.unmap(window.index).map_err(HostSideError::Guest)
+    }
+
+    fn trap(&mut self, _: BarIndex, _: GuestRange, decoder: &Decoder) -> Result<(), Self::Error> {
+        self.publish(decoder);
+        Ok(())
+    }
+
+    fn untrap(&mut self, _: BarIndex, _: GuestRange, decoder: &Decoder) -> Result<(), Self::Error> {
+        self.publish(decoder);
+        Ok(())
+    }
+}
+
+impl<G: GuestSide> InterruptHost for HostSide<G> {
+    fn enable(&mut self) -> Result<(), Self::Error> {
+        Ok(self.vectors.enable()?)
+    }
+
+    fn wire(
+        &mut self,
+        first: VectorIndex,
+        last: VectorIndex,
+        wanted: &dyn Fn(VectorIndex) -> bool,
+    ) -> Result<(), Self::Error> {
+        Ok(self.vectors.wire(first, last, wanted)?)
+    }
+
+    fn disable(&mut self) -> Result<(), Self::Error> {
+        Ok(self.vectors.disable()?)
+    }
+
+    fn release(&mut self) -> Result<(), Self::Error> {
+        self.vectors.release();
+        self.guest.release_routes().map_err(HostSideError::Guest)
+    }
+
+    fn route(&mut self, vector: VectorIndex, message: Message) -> Result<(), Self::Error> {
+        self.guest.route(vector, message).map_err(HostSideError::Guest)
+    }
+
+    fn commit_routes(&mut self) -> Result<(), Self::Error> {
+        self.guest.commit_routes().map_err(HostSideError::Guest)
+    }
+
+    fn arm(&mut self, vector: VectorIndex) -> Result<(), Self::Error> {
+        let event = self.vectors.event(vector).ok_or(HostSideError::NoEvent { vector })?;
+        self.guest.arm(vector, event).map_err(HostSideError::Guest)
+    }
+
+    fn disarm(&mut self, vector: VectorIndex) -> Result<(), Self::Error> {
+        let event = self.vectors.event(vector).ok_or(HostSideError::NoEvent { vector })?;
+        self.guest.disarm(vector, event).map_err(HostSideError::Guest)
+    }
+
+    fn signal(&mut self, vector: VectorIndex) -> Result<(), Self::Error> {
+        Ok(self.vectors.signal(vector)?)
+    }
+
+    fn poll_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, Self::Error> {
+        Ok(self.vectors.poll(first, mask)?)
+    }
+
+    fn take_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, Self::Error> {
+        Ok(self.vectors.take(first, mask)?)
+    }
+}
+
+impl<G: GuestSide> Events for HostSide<G> {
+    fn step_failed(&mut self, step: Step, error: &Self::Error) {
+        self.last_failure = Some(Failure { step, error: error.clone() });
+    }
+}

@@ -1,0 +1,283 @@
+//! What one VM has of VFIO: its groups, its address spaces, and the memory that is mapped in each of them.
+//!
+//! Devices of one VM share a group where the hardware wants it, and an address space where the kernel allows
+//! it. Two VMs never share either. The last device out closes its group, the last group its address space.
+
+use crate::container::Container;
+use crate::device::Device;
+use crate::dma::{AddressSpace, DmaError, GuestRegion};
+use crate::error::{GroupAction, GroupError, OpenError};
+use crate::group::{Group, LooseGroup, VfioFiles};
+use crate::kernel::Host;
+use crate::retry::RetryPolicy;
+use crate::sysfs::Sysfs;
+use std::ffi::CString;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use vfio_assign_core::{Bdf, GuestAddr, Span};
+
+/// The devices and the memory of one VM. Clones are the same VM.
+#[derive(Clone, Debug)]
+pub struct Vm(Arc<Shared>);
+
+/// What a VM is made with.
+#[derive(Clone, Debug)]
+pub struct VmOptions {
+    /// Where functions are looked up.
+    pub sysfs: Sysfs,
+    /// The folder with VFIO's device files.
+    pub dev_vfio: PathBuf,
+    /// Who must know which VFIO files the VM uses; on KVM, the VM's KVM-VFIO device.
+    pub files: Option<Arc<dyn VfioFiles>>,
+    /// When an opening is tried again.
+    pub retry: RetryPolicy,
+}
+
+impl Default for VmOptions {
+    fn default() -> Self {
+        Self {
+            sysfs: Sysfs::default(),
+            dev_vfio: "/dev/vfio".into(),
+            files: None,
+            retry: RetryPolicy::default(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    host: Host,
+    options: VmOptions,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    memory: Vec<GuestRegion>,
+    spaces: Vec<Weak<AddressSpace>>,
+    groups: Vec<Weak<Group>>,
+    devices: Vec<Bdf>,
+}
+
+impl Vm {
+    /// A VM without devices and without memory.
+    pub fn new(host: Host, options: VmOptions) -> Self {
+        Self(Arc::new(Shared { host, options, state: Mutex::default() }))
+    }
+
+    /// Opens a device. The guest's memory is mapped for it, as it is now and as it will be.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]; what was done on the way is undone.
+    pub fn open(&self, bdf: Bdf) -> Result<Device, OpenError> {
+        let function = self.0.options.sysfs.function(bdf)?;
+        if !function.vfio {
+            return Err(OpenError::NotVfio { bdf, driver: function.driver });
+        }
+        let number = function.group.ok_or(OpenError::NoIommu { bdf })?;
+        if self.0.options.sysfs.is_no_iommu(number)? {
+            return Err(OpenError::NoIommuMode { bdf });
+        }
+        let claim = Claim::new(&self.0, bdf)?;
+        let group = self.group(bdf, number)?;
+        let name = CString::new(bdf.to_string()).expect("an address has no zero byte");
+        let fd = self
+            .0
+            .options
+            .retry
+            .run(&bdf, || group.device(&name))
+            .map_err(|errno| OpenError::Device { bdf, errno })?;
+        let device = Device::new(&self.0.host, fd, bdf, group, claim)?;
+        log::info!("{bdf}: opened, IOMMU group {number}");
+        Ok(device)
+    }
+
+    /// Maps memory for the devices that there are and those to come, or for none.
+    ///
+    /// # Errors
+    ///
+    /// See [`DmaError`].
+    pub fn add_memory(&self, regions: &[GuestRegion]) -> Result<(), DmaError> {
+        let mut state = self.0.lock();
+        let spaces: Vec<_> = state.spaces.iter().filter_map(Weak::upgrade).collect();
+        for (done, space) in spaces.iter().enumerate() {
+            if let Err(error) = space.map(regions) {
+                spaces[..done].iter().for_each(|space| space.roll_back(regions));
+                return Err(error);
+            }
+        }
+        state.memory.extend_from_slice(regions);
+        Ok(())
+    }
+
+    /// Unmaps what was added as one region.
+    ///
+    /// # Errors
+    ///
+    /// See [`DmaError`]; the region then still counts as mapped, and may be removed again.
+    pub fn remove_memory(&self, guest: Span<GuestAddr>) -> Result<(), DmaError> {
+        let mut state = self.0.lock();
+        let place = state.memory.iter().position(|region| region.guest == guest);
+        let missing = DmaError::NotMapped { span: GuestRegion::iova_of(guest) };
+        let region = place.map(|place| state.memory[place].clone()).ok_or(missing)?;
+        for space in state.spaces.iter().filter_map(Weak::upgrade) {
+            match space.unmap(region.iova()) {
+                // An earlier removal may have come as far as this one.
+                Ok(()) | Err(DmaError::NotMapped { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        state.memory.retain(|region| region.guest != guest);
+        Ok(())
+    }
+
+    /// How many groups and how many address spaces the VM has open.
+    pub fn open_groups_and_spaces(&self) -> (usize, usize) {
+        let state = self.0.lock();
+        let groups = state.groups.iter().filter(|group| group.strong_count() > 0).count();
+        let spaces = state.spaces.iter().filter(|space| space.strong_count() > 0).count();
+        (groups, spaces)
+    }
+
+    /// The group, opened if the VM does not have it yet.
+    fn group(&self, bdf: Bdf, number: u32) -> Result<Arc<Group>, OpenError> {
+        let mut state = self.0.lock();
+        state.groups.retain(|group| group.strong_count() > 0);
+        state.spaces.retain(|space| space.strong_count() > 0);
+        let known = state.groups.iter().filter_map(Weak::upgrade).find(|group| group.number() == number);
+        if let Some(group) = known {
+            return Ok(group);
+        }
+        let VmOptions { sysfs, dev_vfio, files, retry } = &self.0.options;
+        // The container first: a host without VFIO says so at once.
+        let spare = match state.spaces.is_empty() {
+            true => Some(Container::open(&self.0.host, dev_vfio)?),
+            false => None,
+        };
+        let loose = LooseGroup::open(&self.0.host, sysfs, dev_vfio, number, retry)?;
+        for space in state.spaces.iter().filter_map(Weak::upgrade) {
+            if loose.join(space.container())? {
+                return Ok(Self::settled(&mut state, Group::new(space, files.clone(), loose)?));
+            }
+        }
+        let container = match spare {
+            Some(container) => container,
+            None => Container::open(&self.0.host, dev_vfio)?,
+        };
+        let space = Arc::new(Self::space(bdf, &state, &loose, container)?);
+        state.spaces.push(Arc::downgrade(&space));
+        Ok(Self::settled(&mut state, Group::new(space, files.clone(), loose)?))
+    }
+
+    /// A new address space for the group, with all of the VM's memory in it.
+    fn space(
+        bdf: Bdf,
+        state: &State,
+        group: &LooseGroup,
+        container: Container,
+    ) -> Result<AddressSpace, OpenError> {
+        if !group.join(&container)? {
+            return Err(group.refused(GroupAction::SetContainer, crate::Errno::EINVAL).into());
+        }
+        let refused = |errno| -> GroupError { group.refused(GroupAction::SetIommu, errno) };
+        container.set_iommu().map_err(refused)?;
+        let space = AddressSpace::new(container);
+        space.map(&state.memory).map_err(|error| OpenError::Memory { bdf, error })?;
+        Ok(space)
+    }
+
+    fn settled(state: &mut State, group: Group) -> Arc<Group> {
+        let group = Arc::new(group);
+        state.groups.push(Arc::downgrade(&group));
+        group
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A device's place among those of its VM: while it exists the VM does not open the device again.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    vm: Weak<Shared>,
+    bdf: Bdf,
+}
+
+impl Claim {
+    fn new(vm: &Arc<Shared>, bdf: Bdf) -> Result<Self, OpenError> {
+        let mut state = vm.lock();
+        if state.devices.contains(&bdf) {
+            return Err(OpenError::Twice { bdf });
+        }
+        state.devices.push(bdf);
+        Ok(Self { vm: Arc::downgrade(vm), bdf })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(vm) = self.vm.upgrade() {
+            vm.lock().devices.retain(|bdf| *bdf != self.bdf);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::errno::Errno;
+    use crate::error::ContainerError;
+    use crate::sysfs::tests::FakeSysfs;
+
+    fn bdf() -> Bdf {
+        Bdf::new(0, 0, 4, 0).unwrap()
+    }
+
+    /// Opens the device on a host with this sysfs and without VFIO's device files.
+    fn open(sysfs: &FakeSysfs) -> OpenError {
+        let options = VmOptions {
+            sysfs: sysfs.sysfs(),
+            dev_vfio: "/nowhere/vfio".into(),
+            retry: RetryPolicy::once(),
+            ..VmOptions::default()
+        };
+        Vm::new(Host::linux(), options).open(bdf()).unwrap_err()
+    }
+
+    #[test]
+    fn device_of_another_driver_is_refused() {
+        let host = FakeSysfs::new().add("0000:00:04.0", Some("nvme"), Some(7));
+        assert_eq!(open(&host), OpenError::NotVfio { bdf: bdf(), driver: Some("nvme".into()) });
+    }
+
+    #[test]
+    fn device_without_iommu_is_refused() {
+        let host = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), None);
+        assert_eq!(open(&host), OpenError::NoIommu { bdf: bdf() });
+    }
+
+    #[test]
+    fn host_without_vfio_is_named() {
+        let host = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(7));
+        let error = ContainerError::Open { path: "/nowhere/vfio/vfio".into(), errno: Errno::ENOENT };
+        assert_eq!(open(&host), OpenError::Container(error));
+    }
+
+    #[test]
+    fn claim_is_given_back() {
+        let vm = Vm::new(Host::linux(), VmOptions::default());
+        drop(Claim::new(&vm.0, bdf()).unwrap());
+        assert!(Claim::new(&vm.0, bdf()).is_ok());
+    }
+
+    #[test]
+    fn second_claim_is_refused() {
+        let vm = Vm::new(Host::linux(), VmOptions::default());
+        let _first = Claim::new(&vm.0, bdf()).unwrap();
+        assert_eq!(Claim::new(&vm.0, bdf()).unwrap_err(), OpenError::Twice { bdf: bdf() });
+    }
+}

@@ -1,0 +1,281 @@
+//! Memory that belongs to the guest, and host addresses that are fit to be handed to devices and KVM.
+//!
+//! The guest and its devices change this memory at any time, so no Rust reference to it ever exists: it is
+//! copied from and to.
+
+use crate::errno::Errno;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// Memory for a guest: zeroed, shared by all clones, unmapped when the last is dropped.
+///
+/// A DMA mapping and a memory slot made from it each keep a clone, so the memory outlives them. It is not
+/// inherited by child processes (`MADV_DONTFORK`): a child's copy-on-write would leave the parent, the guest
+/// and the device with different pages.
+#[derive(Clone, Debug)]
+pub struct GuestMemory(Arc<Owned>);
+
+/// What [`GuestMemory`] is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum MemoryBacking {
+    /// Anonymous memory of this process.
+    Anonymous,
+    /// A file in memory, which other processes or other mappings can share.
+    Memfd,
+}
+
+/// Bytes outside the memory were asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{length:#x} bytes at offset {offset:#x} are not all inside guest memory of {size:#x} bytes")]
+pub struct MemoryAccessError {
+    /// The first byte asked for.
+    pub offset: u64,
+    /// How many bytes.
+    pub length: u64,
+    /// The size of the memory.
+    pub size: u64,
+}
+
+#[derive(Debug)]
+struct Owned {
+    address: NonNull<u8>,
+    size: usize,
+    file: Option<OwnedFd>,
+    /// Whether this crate mapped the memory, and so unmaps it.
+    ours: bool,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and goes away only on drop.
+unsafe impl Send for Owned {}
+// SAFETY: all access is by volatile copies; there are no Rust references into the memory.
+unsafe impl Sync for Owned {}
+
+impl GuestMemory {
+    /// New memory of `size` bytes, rounded up to whole pages.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a size of 0 or one that no address space holds, else what `mmap` gave.
+    pub fn new(size: u64, backing: MemoryBacking) -> Result<Self, Errno> {
+        let size = usize::try_from(size).ok().filter(|size| *size > 0).ok_or(Errno::EINVAL)?;
+        let size = size.checked_next_multiple_of(rustix::param::page_size()).ok_or(Errno::EINVAL)?;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let file = match backing {
+            MemoryBacking::Anonymous => None,
+            MemoryBacking::Memfd => {
+                let file = memfd_create("guest-memory", MemfdFlags::CLOEXEC)?;
+                ftruncate(&file, size as u64)?;
+                Some(file)
+            }
+        };
+        let none = std::ptr::null_mut();
+        let address = match &file {
+            None => {
+                let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+                // SAFETY: no address is asked for, so nothing that exists is touched.
+                unsafe { mmap_anonymous(none, size, access, flags) }?
+            }
+            Some(file) => {
+                let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+                // SAFETY: no address is asked for, so nothing that exists is touched.
+                unsafe { mmap(none, size, access, flags, file, 0) }?
+            }
+        };
+        let address = NonNull::new(address.cast::<u8>()).ok_or(Errno::ENOMEM)?;
+        let memory = Owned { address, size, file, ours: true };
+        // SAFETY: the pages are our own; the advice changes what a child process sees, nothing here.
+        unsafe { madvise(memory.address.as_ptr().cast(), memory.size, Advice::LinuxDontFork) }?;
+        Ok(Self(Arc::new(memory)))
+    }
+
+    /// Memory that somebody else has mapped: `size` bytes from `address` on.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where the address or the size is no multiple of the page size, or the size is 0.
+    ///
+    /// # Safety
+    ///
+    /// The memory must be readable and writable, stay mapped until the value, its clones and everything
+    /// made from them is gone, and be free of Rust references, since a guest and devices will change it.
+    /// It should be `MADV_DONTFORK`.
+    pub unsafe fn from_raw(address: NonNull<u8>, size: usize) -> Result<Self, Errno> {
+        let page = rustix::param::page_size();
+        if size == 0 || !size.is_multiple_of(page) || !address.addr().get().is_multiple_of(page) {
+            return Err(Errno::EINVAL);
+        }
+        Ok(Self(Arc::new(Owned { address, size, file: None, ours: false })))
+    }
+
+    /// The size in bytes.
+    pub fn size(&self) -> u64 {
+        self.0.size as u64
+    }
+
+    /// The file behind [`MemoryBacking::Memfd`], which can be mapped a second time.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.0.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Copies bytes out, from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// Where they are not all inside.
+    pub fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), MemoryAccessError> {
+        let start = self.locate(offset, data.len())?;
+        for (n, byte) in data.iter_mut().enumerate() {
+            // SAFETY: `locate` checked that `data.len()` bytes from `start` on are inside.
+            let source = unsafe { start.add(n) };
+            // SAFETY: mapped while `self` lives; any byte is valid; no references exist.
+            *byte = unsafe { source.read_volatile() };
+        }
+        Ok(())
+    }
+
+    /// Copies bytes in, from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// Where they would not all be inside.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), MemoryAccessError> {
+        let start = self.locate(offset, data.len())?;
+        for (n, byte) in data.iter().enumerate() {
+            // SAFETY: `locate` checked that `data.len()` bytes from `start` on are inside.
+            let target = unsafe { start.add(n) };
+            // SAFETY: mapped while `self` lives; no references exist.
+            unsafe { target.write_volatile(*byte) };
+        }
+        Ok(())
+    }
+
+    /// The host addresses of `length` bytes from `offset` on.
+    ///
+    /// Whoever has them keeps a clone of the memory until device and guest no longer use them.
+    pub(crate) fn range(&self, offset: u64, length: u64) -> Option<HostRange> {
+        let length = usize::try_from(length).ok().filter(|length| *length > 0)?;
+        let start = self.locate(offset, length).ok()?;
+        Some(HostRange::new(start.addr().get(), length))
+    }
+
+    fn locate(&self, offset: u64, length: usize) -> Result<NonNull<u8>, MemoryAccessError> {
+        let refused = MemoryAccessError { offset, length: length as u64, size: self.size() };
+        let start = usize::try_from(offset).map_err(|_| refused)?;
+        let end = start.checked_add(length).ok_or(refused)?;
+        if end > self.0.size {
+            return Err(refused);
+        }
+        // SAFETY: `start` is at most the memory's size.
+        Ok(unsafe { self.0.address.add(start) })
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if !self.ours {
+            return;
+        }
+        // SAFETY: mapped by `GuestMemory::new`; the last owner is going, so nothing uses it any more.
+        let unmapped = unsafe { munmap(self.address.as_ptr().cast(), self.size) };
+        if let Err(errno) = unmapped {
+            log::error!("cannot unmap {:#x} bytes of guest memory: {}", self.size, Errno::from(errno));
+        }
+    }
+}
+
+/// Host addresses of guest memory or of a mapped device.
+///
+/// Only this folder makes one, and only of memory that has no Rust references into it. It does not keep the
+/// memory alive: whoever hands it to the kernel keeps its owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct HostRange {
+    address: usize,
+    length: usize,
+}
+
+impl HostRange {
+    pub(super) fn new(address: usize, length: usize) -> Self {
+        Self { address, length }
+    }
+
+    pub(crate) fn address(self) -> usize {
+        self.address
+    }
+
+    pub(crate) fn length(self) -> usize {
+        self.length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_memory_is_zero() {
+        let memory = GuestMemory::new(0x2000, MemoryBacking::Anonymous).unwrap();
+        let mut data = [0xff; 2];
+        memory.read(0x1fff - 1, &mut data).unwrap();
+        assert_eq!(data, [0, 0]);
+    }
+
+    #[test]
+    fn size_is_whole_pages() {
+        let memory = GuestMemory::new(1, MemoryBacking::Anonymous).unwrap();
+        assert_eq!(memory.size(), rustix::param::page_size() as u64);
+    }
+
+    #[test]
+    fn size_of_nothing_is_refused() {
+        assert_eq!(GuestMemory::new(0, MemoryBacking::Anonymous).map(drop), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn memfd_sees_what_was_written() {
+        let memory = GuestMemory::new(0x1000, MemoryBacking::Memfd).unwrap();
+        memory.write(3, b"abc").unwrap();
+        let mut data = [0; 3];
+        rustix::io::pread(memory.file().unwrap(), &mut data, 3).unwrap();
+        assert_eq!(&data, b"abc");
+    }
+
+    #[test]
+    fn write_across_the_end_is_refused() {
+        let memory = GuestMemory::new(0x1000, MemoryBacking::Anonymous).unwrap();
+        let refused = MemoryAccessError { offset: 0xfff, length: 2, size: 0x1000 };
+        assert_eq!(memory.write(0xfff, &[0; 2]), Err(refused));
+    }
+
+    #[test]
+    fn clone_keeps_the_memory() {
+        let memory = GuestMemory::new(0x1000, MemoryBacking::Anonymous).unwrap();
+        let clone = memory.clone();
+        clone.write(0, b"x").unwrap();
+        drop(clone);
+        let mut data = [0];
+        memory.read(0, &mut data).unwrap();
+        assert_eq!(&data, b"x");
+    }
+
+    #[test]
+    fn memory_is_not_inherited() {
+        let memory = GuestMemory::new(0x7000, MemoryBacking::Anonymous).unwrap();
+        let start = format!("{:x}-", memory.range(0, 1).unwrap().address());
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let entry = smaps.split_once(&start).unwrap().1;
+        let flags = entry.lines().find(|line| line.starts_with("VmFlags:")).unwrap();
+        assert!(flags.contains(" dc"), "{flags}");
+    }
+
+    #[test]
+    fn borrowed_memory_must_be_whole_pages() {
+        let address = NonNull::<u8>::dangling();
+        // SAFETY: refused before anything is touched.
+        let refused = unsafe { GuestMemory::from_raw(address, 0x1000) };
+        assert_eq!(refused.map(drop), Err(Errno::EINVAL));
+    }
+}

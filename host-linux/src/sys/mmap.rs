@@ -1,0 +1,282 @@
+//! A part of a device, mapped into this process, and access through it.
+//!
+//! The address is chosen so that the kernel can use large pages: a device's memory is aligned to its size,
+//! so a mapping whose address agrees with the offset modulo 1 GiB can be mapped by 1 GiB pages.
+
+use super::memory::HostRange;
+use crate::errno::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+
+/// Where in the process's address space a mapping goes: at an address that leaves `remainder` when divided
+/// by `modulus`, a power of two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Placement {
+    pub(crate) modulus: usize,
+    pub(crate) remainder: usize,
+}
+
+/// A mapping of a device's registers. Unmapped when dropped.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    address: NonNull<u8>,
+    length: usize,
+    writable: bool,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and goes away only on drop.
+unsafe impl Send for Mapping {}
+// SAFETY: access is volatile and of device memory; there are no Rust references into it.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `length` bytes of `file` from `offset` on, as exactly one area.
+    ///
+    /// Some drivers refuse an area of another size than they offered, so nothing is rounded here.
+    pub(crate) fn new(
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: usize,
+        placement: Placement,
+        writable: bool,
+    ) -> Result<Self, Errno> {
+        let reserved = Reservation::new(length, placement)?;
+        let access = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: MAP_FIXED replaces pages of `reserved`, which covers `length` bytes from its address on
+        // and which nobody else uses.
+        let mapped = unsafe { mmap(reserved.address.as_ptr().cast(), length, access, flags, file, offset) };
+        mapped?;
+        Ok(Self { address: reserved.release(), length, writable })
+    }
+
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The host memory of `length` bytes from `offset` on, to be shown to a guest.
+    ///
+    /// Whoever has it keeps the mapping until the guest no longer sees it.
+    pub(crate) fn range(&self, offset: usize, length: usize) -> Option<HostRange> {
+        let end = offset.checked_add(length)?;
+        if length == 0 || end > self.length {
+            return None;
+        }
+        Some(HostRange::new(self.address.addr().get() + offset, length))
+    }
+
+    /// Reads 1, 2, 4 or 8 bytes at a multiple of as many, as one access; `false` where that is not so or
+    /// the bytes are outside.
+    pub(crate) fn read(&self, offset: usize, data: &mut [u8]) -> bool {
+        let Some(at) = self.locate(offset, data.len()) else {
+            return false;
+        };
+        match data.len() {
+            1 => data.copy_from_slice(&self.load::<u8>(at).to_ne_bytes()),
+            2 => data.copy_from_slice(&self.load::<u16>(at).to_ne_bytes()),
+            4 => data.copy_from_slice(&self.load::<u32>(at).to_ne_bytes()),
+            8 => data.copy_from_slice(&self.load::<u64>(at).to_ne_bytes()),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Writes 1, 2, 4 or 8 bytes at a multiple of as many, as one access; `false` where that is not so, the
+    /// bytes are outside, or the mapping is for reading only.
+    pub(crate) fn write(&self, offset: usize, data: &[u8]) -> bool {
+        let Some(at) = self.locate(offset, data.len()).filter(|_| self.writable) else {
+            return false;
+        };
+        match *data {
+            [a] => self.store(at, a),
+            [a, b] => self.store(at, u16::from_ne_bytes([a, b])),
+            [a, b, c, d] => self.store(at, u32::from_ne_bytes([a, b, c, d])),
+            [a, b, c, d, e, f, g, h] => self.store(at, u64::from_ne_bytes([a, b, c, d, e, f, g, h])),
+            _ => return false,
+        }
+        true
+    }
+
+    /// The offset, if an aligned access of `width` bytes there is wholly inside.
+    fn locate(&self, offset: usize, width: usize) -> Option<Aligned> {
+        let end = offset.checked_add(width)?;
+        let fits = width.is_power_of_two() && width <= 8 && offset.is_multiple_of(width);
+        (fits && end <= self.length).then_some(Aligned(offset))
+    }
+
+    fn load<T: Copy>(&self, at: Aligned) -> T {
+        // SAFETY: `at` was checked to be inside, for an access of this size.
+        let register = unsafe { self.address.add(at.0) }.cast::<T>();
+        // SAFETY: the mapping starts at a page, so an aligned offset is an aligned address; any bytes are
+        // a valid integer; the pages stay mapped while `self` lives.
+        unsafe { register.read_volatile() }
+    }
+
+    fn store<T: Copy>(&self, at: Aligned, value: T) {
+        // SAFETY: `at` was checked to be inside, for an access of this size.
+        let register = unsafe { self.address.add(at.0) }.cast::<T>();
+        // SAFETY: as in `load`, and the mapping is writable.
+        unsafe { register.write_volatile(value) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        unmap(self.address, self.length);
+    }
+}
+
+/// An offset that was checked against the mapping's length and the access's width.
+#[derive(Clone, Copy)]
+struct Aligned(usize);
+
+/// Address space with nothing in it, taken so that nobody else gets it. Given back when dropped.
+struct Reservation {
+    address: NonNull<u8>,
+    length: usize,
+}
+
+impl Reservation {
+    fn new(length: usize, placement: Placement) -> Result<Self, Errno> {
+        let page = rustix::param::page_size();
+        // mmap hands out whole pages; what is cut off at both ends below must be whole pages, too.
+        let modulus = placement.modulus.max(page);
+        if length == 0 || !modulus.is_power_of_two() || !placement.remainder.is_multiple_of(page) {
+            return Err(Errno::EINVAL);
+        }
+        let length = length.checked_next_multiple_of(page).ok_or(Errno::EINVAL)?;
+        let slack = modulus - page;
+        let total = length.checked_add(slack).ok_or(Errno::EINVAL)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: no address is asked for, so nothing that exists is touched.
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), total, ProtFlags::empty(), flags) }?;
+        let start = NonNull::new(start.cast::<u8>()).ok_or(Errno::ENOMEM)?;
+        let skip = placement.remainder.wrapping_sub(start.addr().get()) & (modulus - 1);
+        // SAFETY: `skip` is at most `slack`, and the reservation is `slack` longer than `length`.
+        let address = unsafe { start.add(skip) };
+        if skip > 0 {
+            unmap(start, skip);
+        }
+        if skip < slack {
+            // SAFETY: `skip + length` is below the reservation's length.
+            unmap(unsafe { address.add(length) }, slack - skip);
+        }
+        Ok(Self { address, length })
+    }
+
+    /// Leaves the address space to a mapping that has taken its place.
+    fn release(self) -> NonNull<u8> {
+        let address = self.address;
+        std::mem::forget(self);
+        address
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        unmap(self.address, self.length);
+    }
+}
+
+/// Unmaps pages of a mapping that this file made.
+fn unmap(address: NonNull<u8>, length: usize) {
+    // SAFETY: only called for pages of our own mappings that nothing uses any more.
+    let unmapped = unsafe { munmap(address.as_ptr().cast(), length) };
+    if let Err(errno) = unmapped {
+        log::error!("cannot unmap {length:#x} bytes at {address:p}: {}", Errno::from(errno));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    const PAGE: Placement = Placement { modulus: 0x1000, remainder: 0 };
+
+    /// A file in memory that holds `pages` pages; byte n is the low byte of n.
+    fn region(pages: usize) -> std::fs::File {
+        let mut file = tempfile::tempfile().unwrap();
+        let content: Vec<u8> = (0..pages * 0x1000).map(|n| n as u8).collect();
+        file.write_all(&content).unwrap();
+        file
+    }
+
+    #[test]
+    fn address_agrees_with_the_offset_modulo_2_mib() {
+        let place = Placement { modulus: 0x20_0000, remainder: 0x3000 };
+        let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, place, true).unwrap();
+        assert_eq!(mapping.address.addr().get() % 0x20_0000, 0x3000);
+    }
+
+    #[test]
+    fn read_sees_the_file_from_its_offset_on() {
+        let mapping = Mapping::new(region(2).as_fd(), 0x1000, 0x1000, PAGE, false).unwrap();
+        let mut data = [0; 4];
+        assert!(mapping.read(4, &mut data));
+        assert_eq!(data, [4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn eight_bytes_are_written_and_read_back() {
+        let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
+        let mut data = [0; 8];
+        assert!(mapping.write(0xff8, &[8, 7, 6, 5, 4, 3, 2, 1]));
+        assert!(mapping.read(0xff8, &mut data));
+        assert_eq!(data, [8, 7, 6, 5, 4, 3, 2, 1]);
+    }
+
+    #[test]
+    fn access_across_the_end_is_refused() {
+        let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
+        assert!(!mapping.read(0x1000, &mut [0; 1]));
+    }
+
+    #[test]
+    fn access_that_wraps_is_refused() {
+        let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
+        assert!(!mapping.read(usize::MAX - 3, &mut [0; 4]));
+    }
+
+    #[test]
+    fn unaligned_access_is_refused() {
+        let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
+        assert!(!mapping.write(2, &[0; 4]));
+    }
+
+    #[test]
+    fn width_of_three_is_refused() {
+        let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
+        assert!(!mapping.read(0, &mut [0; 3]));
+    }
+
+    #[test]
+    fn write_to_a_mapping_for_reading_is_refused() {
+        let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, false).unwrap();
+        assert!(!mapping.write(0, &[1]));
+    }
+
+    #[test]
+    fn range_past_the_end_is_none() {
+        let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
+        assert!(mapping.range(0x800, 0x801).is_none());
+    }
+
+    #[test]
+    fn failed_mapping_leaves_no_reservation() {
+        // A length that no other test's mapping has.
+        const LENGTH: usize = 0x4000_3000;
+        let file = tempfile::tempfile().unwrap();
+        // An offset that is no multiple of the page is refused.
+        let failed = Mapping::new(file.as_fd(), 0x10, LENGTH, PAGE, true).map(drop);
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let mut lengths = maps.lines().map(|line| {
+            let (first, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+            usize::from_str_radix(end, 16).unwrap() - usize::from_str_radix(first, 16).unwrap()
+        });
+        assert_eq!(failed, Err(Errno::EINVAL));
+        assert!(lengths.all(|length| length != LENGTH), "{maps}");
+    }
+}

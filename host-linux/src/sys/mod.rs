@@ -1,0 +1,20 @@
+//! What cannot be said in safe Rust: `ioctl`, `mmap`, and access through mappings.
+//!
+//! Every function here is safe to call unless it says otherwise; the rest of the crate has no `unsafe`.
+//! Nothing in this folder decides anything: it makes one system call and gives back what the kernel said.
+
+#![expect(unsafe_code, reason = "system calls that take memory, and accesses through mappings, need it")]
+
+mod eventfd;
+mod ioctl;
+#[cfg(feature = "kvm")]
+pub(crate) mod kvm;
+mod memory;
+mod mmap;
+mod uapi;
+pub(crate) mod vfio;
+
+pub use eventfd::EventFd;
+pub(crate) use memory::HostRange;
+pub use memory::{GuestMemory, MemoryAccessError, MemoryBacking};
+pub(crate) use mmap::{Mapping, Placement};

@@ -1,0 +1,51 @@
+//! The layouts that this crate relies on, checked when it is compiled.
+//!
+//! The bindings come from another project; where bytes are read or written at offsets, those offsets are
+//! stated here once and compared with the bindings' structures. Linux `include/uapi/linux/vfio.h`, `kvm.h`.
+
+use vfio_bindings::bindings::vfio as v;
+
+/// Offset of `vfio_region_info::index`.
+pub(crate) const REGION_INFO_INDEX: usize = 8;
+
+/// States the size of a structure and the offsets of its fields; a difference does not compile.
+macro_rules! layout {
+    ($name:path, $size:literal, { $($field:ident: $offset:literal),* $(,)? }) => {
+        const _: () = {
+            assert!(size_of::<$name>() == $size);
+            $(assert!(std::mem::offset_of!($name, $field) == $offset);)*
+        };
+    };
+}
+
+layout!(v::vfio_info_cap_header, 8, { id: 0, version: 2, next: 4 });
+layout!(v::vfio_group_status, 8, { argsz: 0, flags: 4 });
+layout!(v::vfio_device_info, 24, { argsz: 0, flags: 4, num_regions: 8, num_irqs: 12, cap_offset: 16 });
+layout!(v::vfio_region_info, 32, { argsz: 0, flags: 4, index: 8, cap_offset: 12, size: 16, offset: 24 });
+layout!(v::vfio_region_info_cap_sparse_mmap, 16, { header: 0, nr_areas: 8, areas: 16 });
+layout!(v::vfio_region_sparse_mmap_area, 16, { offset: 0, size: 8 });
+layout!(v::vfio_region_info_cap_type, 16, { header: 0, type_: 8, subtype: 12 });
+layout!(v::vfio_irq_info, 16, { argsz: 0, flags: 4, index: 8, count: 12 });
+layout!(v::vfio_irq_set, 20, { argsz: 0, flags: 4, index: 8, start: 12, count: 16, data: 20 });
+layout!(v::vfio_iommu_type1_info, 24, { argsz: 0, flags: 4, iova_pgsizes: 8, cap_offset: 16 });
+layout!(v::vfio_iommu_type1_info_cap_iova_range, 16, { header: 0, nr_iovas: 8, iova_ranges: 16 });
+layout!(v::vfio_iova_range, 16, { start: 0, end: 8 });
+layout!(v::vfio_iommu_type1_info_dma_avail, 12, { header: 0, avail: 8 });
+layout!(v::vfio_iommu_type1_dma_map, 32, { argsz: 0, flags: 4, vaddr: 8, iova: 16, size: 24 });
+layout!(v::vfio_iommu_type1_dma_unmap, 24, { argsz: 0, flags: 4, iova: 8, size: 16 });
+
+#[cfg(feature = "kvm")]
+mod kvm {
+    use kvm_bindings as k;
+
+    layout!(k::kvm_irq_routing, 8, { nr: 0, flags: 4, entries: 8 });
+    layout!(k::kvm_irq_routing_entry, 48, { gsi: 0, type_: 4, flags: 8, u: 16 });
+    layout!(k::kvm_irq_routing_irqchip, 8, { irqchip: 0, pin: 4 });
+    layout!(k::kvm_irq_routing_msi, 16, { address_lo: 0, address_hi: 4, data: 8 });
+    layout!(k::kvm_irqfd, 32, { fd: 0, gsi: 4, flags: 8, resamplefd: 12 });
+    layout!(k::kvm_userspace_memory_region, 32, {
+        slot: 0, flags: 4, guest_phys_addr: 8, memory_size: 16, userspace_addr: 24,
+    });
+    layout!(k::kvm_create_device, 12, { type_: 0, fd: 4, flags: 8 });
+    layout!(k::kvm_device_attr, 24, { flags: 0, group: 4, attr: 8, addr: 16 });
+}

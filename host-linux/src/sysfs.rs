@@ -1,0 +1,374 @@
+//! PCI functions as the host's sysfs shows them: their drivers, their IOMMU groups, and moving a function from
+//! one driver to another.
+//!
+//! Everything is looked up below a folder that is normally `/sys`, so that a test can use one of its own.
+
+use crate::errno::Errno;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use vfio_assign_core::Bdf;
+
+/// A host's sysfs.
+#[derive(Clone, Debug)]
+pub struct Sysfs {
+    root: PathBuf,
+}
+
+/// Why sysfs did not give or take something.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SysfsError {
+    /// There is no such function.
+    #[error("there is no PCI function {bdf} on this host; `lspci -D` lists those there are")]
+    NoFunction {
+        /// The function that was asked for.
+        bdf: Bdf,
+    },
+    /// A file could not be read, or has no useful content.
+    #[error("cannot read {}: {errno}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said; `EINVAL` where the content is not what belongs there.
+        errno: Errno,
+    },
+    /// A file could not be written.
+    #[error("cannot write {value:?} to {}: {errno}{}", path.display(), write_remedy(*errno))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What was to be written.
+        value: Box<str>,
+        /// What the kernel said.
+        errno: Errno,
+    },
+}
+
+fn write_remedy(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EACCES | Errno::EPERM => "; only root may change drivers",
+        _ => "",
+    }
+}
+
+/// A PCI function of the host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostFunction {
+    /// Its address.
+    pub bdf: Bdf,
+    /// The driver that is bound to it.
+    pub driver: Option<Box<str>>,
+    /// Whether that driver is one of VFIO's.
+    pub vfio: bool,
+    /// The number of its IOMMU group; none where the host has no IOMMU, or it is switched off.
+    pub group: Option<u32>,
+}
+
+/// A device of an IOMMU group: a PCI function, or what else sits behind the same IOMMU.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupMember {
+    /// Its name in sysfs; of a PCI function, its address.
+    pub name: Box<str>,
+    /// The driver that is bound to it.
+    pub driver: Option<Box<str>>,
+    /// Whether that driver keeps the group from being given to a guest.
+    pub in_the_way: bool,
+}
+
+impl Default for Sysfs {
+    fn default() -> Self {
+        Self::at("/sys")
+    }
+}
+
+impl Sysfs {
+    /// The sysfs that is mounted, or imitated, at `root`.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Looks a function up.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or its entry cannot be read.
+    pub fn function(&self, bdf: Bdf) -> Result<HostFunction, SysfsError> {
+        let folder = self.function_folder(bdf);
+        if !folder.is_dir() {
+            return Err(SysfsError::NoFunction { bdf });
+        }
+        let driver = link_name(&folder.join("driver"))?;
+        let vfio = driver.as_deref().is_some_and(|driver| self.is_vfio(&folder, driver));
+        let group = folder.join("iommu_group");
+        let group = match link_name(&group)? {
+            None => None,
+            Some(number) => Some(number.parse().map_err(|_| malformed(&group))?),
+        };
+        Ok(HostFunction { bdf, driver, vfio, group })
+    }
+
+    /// The devices of a group, in order of their names.
+    ///
+    /// # Errors
+    ///
+    /// The group's folder, or a driver's link, cannot be read.
+    pub fn group_members(&self, group: u32) -> Result<Vec<GroupMember>, SysfsError> {
+        let folder = self.group_folder(group).join("devices");
+        let unreadable = |error| read_error(&folder, &error);
+        let mut members = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(unreadable)? {
+            let device = entry.map_err(unreadable)?;
+            let driver = link_name(&device.path().join("driver"))?;
+            let in_the_way =
+                driver.as_deref().is_some_and(|driver| !self.leaves_dma_alone(&device.path(), driver));
+            let name = device.file_name().to_string_lossy().into();
+            members.push(GroupMember { name, driver, in_the_way });
+        }
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(members)
+    }
+
+    /// Whether a group was only made up by VFIO for devices without an IOMMU.
+    ///
+    /// # Errors
+    ///
+    /// The group's name is there and cannot be read.
+    pub fn is_no_iommu(&self, group: u32) -> Result<bool, SysfsError> {
+        let path = self.group_folder(group).join("name");
+        match fs::read_to_string(&path) {
+            Ok(name) => Ok(name.trim() == "vfio-noiommu"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(read_error(&path, &error)),
+        }
+    }
+
+    /// Says which driver alone may bind to a function; none lets any.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn set_driver_override(&self, bdf: Bdf, driver: Option<&str>) -> Result<(), SysfsError> {
+        // An empty line takes the override away.
+        write(self.function_folder(bdf).join("driver_override"), driver.unwrap_or("\n"))
+    }
+
+    /// Takes a function away from its driver; one without a driver stays so.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn unbind(&self, bdf: Bdf) -> Result<(), SysfsError> {
+        let driver = self.function_folder(bdf).join("driver");
+        if link_name(&driver)?.is_none() {
+            return Ok(());
+        }
+        write(driver.join("unbind"), &bdf.to_string())
+    }
+
+    /// Lets the kernel look for a driver for a function.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused. Finding no driver is no error.
+    pub fn probe(&self, bdf: Bdf) -> Result<(), SysfsError> {
+        write(self.root.join("bus/pci/drivers_probe"), &bdf.to_string())
+    }
+
+    fn function_folder(&self, bdf: Bdf) -> PathBuf {
+        self.root.join("bus/pci/devices").join(bdf.to_string())
+    }
+
+    fn group_folder(&self, group: u32) -> PathBuf {
+        self.root.join("kernel/iommu_groups").join(group.to_string())
+    }
+
+    /// A driver of VFIO's has made a `vfio-dev` entry since Linux 6.1; before, names are all there is.
+    fn is_vfio(&self, device: &Path, driver: &str) -> bool {
+        device.join("vfio-dev").is_dir() || driver == "vfio-pci" || driver.ends_with("-vfio-pci")
+    }
+
+    /// The drivers beside VFIO's that the kernel lets stay in a viable group: they start no DMA.
+    fn leaves_dma_alone(&self, device: &Path, driver: &str) -> bool {
+        matches!(driver, "pci-stub" | "pcieport") || self.is_vfio(device, driver)
+    }
+}
+
+/// The last part of what a link leads to; none where there is no link.
+fn link_name(path: &Path) -> Result<Option<Box<str>>, SysfsError> {
+    match fs::read_link(path) {
+        Ok(target) => match target.file_name() {
+            Some(name) => Ok(Some(name.to_string_lossy().into())),
+            None => Err(malformed(path)),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(read_error(path, &error)),
+    }
+}
+
+fn write(path: PathBuf, value: &str) -> Result<(), SysfsError> {
+    // sysfs takes a value in one write, and has no files to create.
+    let written = fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| {
+        let count = file.write(value.as_bytes())?;
+        if count == value.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    });
+    written.map_err(|error| {
+        let errno = Errno::of(&error).unwrap_or(Errno::EIO);
+        SysfsError::Write { path, value: value.trim().into(), errno }
+    })
+}
+
+fn read_error(path: &Path, error: &io::Error) -> SysfsError {
+    SysfsError::Read { path: path.into(), errno: Errno::of(error).unwrap_or(Errno::EIO) }
+}
+
+fn malformed(path: &Path) -> SysfsError {
+    SysfsError::Read { path: path.into(), errno: Errno::EINVAL }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A sysfs in a folder of its own.
+    pub(crate) struct FakeSysfs(tempfile::TempDir);
+
+    impl FakeSysfs {
+        pub(crate) fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir_all(folder.path().join("bus/pci/devices")).unwrap();
+            fs::write(folder.path().join("bus/pci/drivers_probe"), "").unwrap();
+            Self(folder)
+        }
+
+        pub(crate) fn sysfs(&self) -> Sysfs {
+            Sysfs::at(self.0.path())
+        }
+
+        /// Adds a function with its driver and group, as the kernel would link them.
+        pub(crate) fn add(self, bdf: &str, driver: Option<&str>, group: Option<u32>) -> Self {
+            let root = self.0.path();
+            let device = root.join("bus/pci/devices").join(bdf);
+            fs::create_dir_all(&device).unwrap();
+            fs::write(device.join("driver_override"), "").unwrap();
+            if let Some(driver) = driver {
+                let driver = root.join("bus/pci/drivers").join(driver);
+                fs::create_dir_all(&driver).unwrap();
+                fs::write(driver.join("unbind"), "").unwrap();
+                symlink(&driver, device.join("driver")).unwrap();
+            }
+            if let Some(group) = group {
+                let group = root.join("kernel/iommu_groups").join(group.to_string());
+                fs::create_dir_all(group.join("devices")).unwrap();
+                symlink(&device, group.join("devices").join(bdf)).unwrap();
+                symlink(&group, device.join("iommu_group")).unwrap();
+            }
+            self
+        }
+
+        fn content(&self, path: &str) -> String {
+            fs::read_to_string(self.0.path().join(path)).unwrap()
+        }
+    }
+
+    fn bdf() -> Bdf {
+        Bdf::new(0, 0, 4, 0).unwrap()
+    }
+
+    #[test]
+    fn function_with_driver_and_group() {
+        let host = FakeSysfs::new().add("0000:00:04.0", Some("nvme"), Some(7));
+        let nvme = HostFunction { bdf: bdf(), driver: Some("nvme".into()), vfio: false, group: Some(7) };
+        assert_eq!(host.sysfs().function(bdf()), Ok(nvme));
+    }
+
+    #[test]
+    fn function_without_driver_or_group() {
+        let host = FakeSysfs::new().add("0000:00:04.0", None, None);
+        let bare = HostFunction { bdf: bdf(), driver: None, vfio: false, group: None };
+        assert_eq!(host.sysfs().function(bdf()), Ok(bare));
+    }
+
+    #[test]
+    fn missing_function_is_named() {
+        let missing = SysfsError::NoFunction { bdf: bdf() };
+        assert_eq!(FakeSysfs::new().sysfs().function(bdf()), Err(missing));
+    }
+
+    #[test]
+    fn variant_driver_is_known_by_its_entry() {
+        let host = FakeSysfs::new().add("0000:00:04.0", Some("mlx5_core_assign"), Some(7));
+        fs::create_dir(host.0.path().join("bus/pci/devices/0000:00:04.0/vfio-dev")).unwrap();
+        assert!(host.sysfs().function(bdf()).unwrap().vfio);
+    }
+
+    #[test]
+    fn group_that_is_no_number_is_an_error() {
+        let host = FakeSysfs::new().add("0000:00:04.0", None, None);
+        let link = host.0.path().join("bus/pci/devices/0000:00:04.0/iommu_group");
+        symlink("/somewhere/else", &link).unwrap();
+        let malformed = SysfsError::Read { path: link, errno: Errno::EINVAL };
+        assert_eq!(host.sysfs().function(bdf()), Err(malformed));
+    }
+
+    #[test]
+    fn members_that_are_in_the_way_are_marked() {
+        let host = FakeSysfs::new()
+            .add("0000:00:04.1", Some("e1000e"), Some(7))
+            .add("0000:00:04.0", Some("vfio-pci"), Some(7))
+            .add("0000:00:04.2", None, Some(7))
+            .add("0000:00:1c.0", Some("pcieport"), Some(7));
+        let members = host.sysfs().group_members(7).unwrap();
+        let marked: Vec<_> = members.iter().map(|m| (&*m.name, m.in_the_way)).collect();
+        let expected = [
+            ("0000:00:04.0", false),
+            ("0000:00:04.1", true),
+            ("0000:00:04.2", false),
+            ("0000:00:1c.0", false),
+        ];
+        assert_eq!(marked, expected);
+    }
+
+    #[test]
+    fn group_without_iommu_is_known_by_its_name() {
+        let host = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(0));
+        fs::write(host.0.path().join("kernel/iommu_groups/0/name"), "vfio-noiommu\n").unwrap();
+        assert_eq!(host.sysfs().is_no_iommu(0), Ok(true));
+    }
+
+    #[test]
+    fn ordinary_group_has_no_name() {
+        let host = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(0));
+        assert_eq!(host.sysfs().is_no_iommu(0), Ok(false));
+    }
+
+    #[test]
+    fn driver_override_is_written() {
+        let host = FakeSysfs::new().add("0000:00:04.0", None, None);
+        host.sysfs().set_driver_override(bdf(), Some("vfio-pci")).unwrap();
+        assert_eq!(host.content("bus/pci/devices/0000:00:04.0/driver_override"), "vfio-pci");
+    }
+
+    #[test]
+    fn unbind_writes_to_the_driver() {
+        let host = FakeSysfs::new().add("0000:00:04.0", Some("nvme"), None);
+        host.sysfs().unbind(bdf()).unwrap();
+        assert_eq!(host.content("bus/pci/drivers/nvme/unbind"), "0000:00:04.0");
+    }
+
+    #[test]
+    fn unbind_without_driver_is_done_already() {
+        let host = FakeSysfs::new().add("0000:00:04.0", None, None);
+        assert_eq!(host.sysfs().unbind(bdf()), Ok(()));
+    }
+
+    #[test]
+    fn write_that_fails_names_file_and_value() {
+        let host = FakeSysfs::new();
+        let error = host.sysfs().set_driver_override(bdf(), Some("vfio-pci")).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("cannot write \"vfio-pci\" to "), "{text}");
+        assert!(text.ends_with("driver_override: ENOENT, No such file or directory"), "{text}");
+    }
+}

@@ -1,0 +1,165 @@
+//! The MSI-X vectors of a device as eventfds, made as they are first wanted.
+
+use crate::device::Device;
+use crate::irq::{IrqError, IrqKind};
+use crate::sys::EventFd;
+use std::sync::Arc;
+use vfio_assign_core::VectorIndex;
+
+/// The interrupt vectors of a device.
+///
+/// An event outlives its wiring: what it holds when interrupts are switched off is still to be delivered.
+#[derive(Debug)]
+pub struct IrqVectors {
+    // Dropped in this order: the eventfds before the device.
+    events: Vec<Option<EventFd>>,
+    on: bool,
+    kind: IrqKind,
+    device: Arc<Device>,
+}
+
+impl IrqVectors {
+    /// The vectors of this kind, as many as the device has, all off.
+    pub fn new(device: Arc<Device>, kind: IrqKind) -> Self {
+        let count = device.irq(kind).map_or(0, |irq| irq.count as usize);
+        Self { events: (0..count).map(|_| None).collect(), on: false, kind, device }
+    }
+
+    /// How many vectors the device has.
+    pub fn count(&self) -> usize {
+        self.events.len()
+    }
+
+    /// How many vectors have an event.
+    pub fn events(&self) -> usize {
+        self.events.iter().flatten().count()
+    }
+
+    /// Whether the kind is on in the device.
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// The event of a vector, if it has one.
+    pub fn event(&self, vector: VectorIndex) -> Option<&EventFd> {
+        self.events.get(vector.position())?.as_ref()
+    }
+
+    /// Switches the kind on with no vector that signals anything.
+    ///
+    /// # Errors
+    ///
+    /// The kind stays off.
+    pub fn enable(&mut self) -> Result<(), IrqError> {
+        self.device.irqs(self.kind).wire(0, &[None])?;
+        self.on = true;
+        Ok(())
+    }
+
+    /// Leads those vectors from `first` to `last` that `wanted` names to events, and takes the others of them
+    /// off theirs, in one call to the kernel. Switches the kind on if it is off.
+    ///
+    /// # Errors
+    ///
+    /// None of the range is wired.
+    pub fn wire(
+        &mut self,
+        first: VectorIndex,
+        last: VectorIndex,
+        wanted: &dyn Fn(VectorIndex) -> bool,
+    ) -> Result<(), IrqError> {
+        let range = (first.get()..=last.get()).filter_map(VectorIndex::new);
+        let chosen: Vec<_> = range.map(|vector| wanted(vector).then_some(vector)).collect();
+        for vector in chosen.iter().flatten() {
+            self.make_event(*vector)?;
+        }
+        let events: Vec<_> = chosen.iter().map(|vector| vector.and_then(|v| self.event(v))).collect();
+        self.device.irqs(self.kind).wire(u32::from(first.get()), &events)?;
+        self.on = true;
+        Ok(())
+    }
+
+    /// Switches the kind off; events are kept, with what they hold.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn disable(&mut self) -> Result<(), IrqError> {
+        if self.on {
+            self.device.irqs(self.kind).off()?;
+            self.on = false;
+        }
+        Ok(())
+    }
+
+    /// Closes every event.
+    pub fn release(&mut self) {
+        self.events.iter_mut().for_each(|event| *event = None);
+    }
+
+    /// Signals a vector's event once.
+    ///
+    /// # Errors
+    ///
+    /// It has none, or the kernel refused.
+    pub fn signal(&self, vector: VectorIndex) -> Result<(), IrqError> {
+        let signalled = self.existing(vector).and_then(|event| self.device.host().signal_event(event));
+        signalled.map_err(|errno| self.no_event(vector, errno))
+    }
+
+    /// Which of the vectors `first` + n, for each bit n of `mask`, have a signalled event. Takes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn poll(&self, first: VectorIndex, mask: u64) -> Result<u64, IrqError> {
+        self.collect(first, mask, |event| self.device.host().poll_event(event))
+    }
+
+    /// The same, and takes the signals.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn take(&self, first: VectorIndex, mask: u64) -> Result<u64, IrqError> {
+        self.collect(first, mask, |event| Ok(self.device.host().take_event(event)? > 0))
+    }
+
+    fn collect(
+        &self,
+        first: VectorIndex,
+        mask: u64,
+        is_set: impl Fn(&EventFd) -> Result<bool, crate::Errno>,
+    ) -> Result<u64, IrqError> {
+        let mut found = 0;
+        for bit in (0..64).filter(|bit| mask & (1 << bit) != 0) {
+            let vector = first.get().checked_add(bit).and_then(VectorIndex::new);
+            let Some((vector, event)) = vector.and_then(|v| Some((v, self.event(v)?))) else {
+                continue;
+            };
+            if is_set(event).map_err(|errno| self.no_event(vector, errno))? {
+                found |= 1 << bit;
+            }
+        }
+        Ok(found)
+    }
+
+    fn make_event(&mut self, vector: VectorIndex) -> Result<(), IrqError> {
+        let missing = self.no_event(vector, crate::Errno::EINVAL);
+        let place = self.events.get_mut(vector.position()).ok_or(missing)?;
+        if place.is_none() {
+            let event = self.device.host().new_event();
+            let (kind, vector) = (self.kind, u32::from(vector.get()));
+            *place = Some(event.map_err(|errno| IrqError::NoEvent { kind, vector, errno })?);
+        }
+        Ok(())
+    }
+
+    fn existing(&self, vector: VectorIndex) -> Result<&EventFd, crate::Errno> {
+        self.event(vector).ok_or(crate::Errno::EINVAL)
+    }
+
+    fn no_event(&self, vector: VectorIndex, errno: crate::Errno) -> IrqError {
+        IrqError::NoEvent { kind: self.kind, vector: u32::from(vector.get()), errno }
+    }
+}
