@@ -25,6 +25,14 @@ pub(crate) fn release(l1: &mut L1, device: &str) -> Result<(), L1Error> {
     }
 }
 
+/// The number of a device's IOMMU group.
+pub(crate) fn group_of(l1: &mut L1, device: &str) -> Result<String, L1Error> {
+    match l1.ask(Request::LinkName { path: format!("/sys/bus/pci/devices/{device}/iommu_group") })? {
+        Answer::Name(name) => Ok(name),
+        answer => Err(L1Error::WrongAnswer { wanted: "name", answer }),
+    }
+}
+
 /// The driver a device is bound to.
 pub(crate) fn driver_of(l1: &mut L1, device: &str) -> Result<Option<String>, L1Error> {
     const ENOENT: i32 = 2;

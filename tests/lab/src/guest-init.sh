@@ -8,7 +8,8 @@ mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 
-say() { echo "lab: $*" >/dev/kmsg; }
+# Level 3: shown even by a guest that is told to be quiet.
+say() { echo "<3>lab: $*" >/dev/kmsg; }
 uptime_now() { cut -d' ' -f1 /proc/uptime; }
 disk=/dev/nvme0n1
 digest() { sha256sum "$disk" | cut -d' ' -f1; }
@@ -80,7 +81,6 @@ shell)
 	echo "  This is the guest. Its disk is $disk. Try:"
 	echo "    sha256sum $disk      grep nvme /proc/interrupts      dmesg | grep nvme"
 	echo "  Leave with 'exit' (the guest switches itself off) or with Ctrl-A x (the monitor ends at once)."
-	echo
 	setsid cttyhack sh
 	leave
 	;;

@@ -37,7 +37,11 @@ impl Work {
 
 /// The kernel's command line for a guest that is to do this work.
 pub(crate) fn command_line(work: Work) -> String {
-    format!("console=ttyS0 earlyprintk=serial panic=-1 printk.devkmsg=on lab.work={}", work.word())
+    let talk = match work {
+        Work::Shell => "quiet",
+        _ => "earlyprintk=serial",
+    };
+    format!("console=ttyS0 {talk} panic=-1 printk.devkmsg=on lab.work={}", work.word())
 }
 
 /// The guest's initial file system.

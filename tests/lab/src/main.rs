@@ -54,7 +54,7 @@ enum Scenario {
     /// vfio-assign boots a guest without a device.
     Boot,
     /// Leaves you in the guest's shell.
-    Shell(demo::Options),
+    Shell(shell::Options),
     /// A guest's life under vfio-assign against the same guest's under QEMU.
     VersusQemu(versus::Options),
 }

@@ -202,11 +202,7 @@ impl Life {
             {
                 Stream::Out => self.printed(microseconds, &bytes.0),
                 Stream::Err => {
-                    let text = String::from_utf8_lossy(&bytes.0).into_owned();
-                    text.lines().for_each(|line| {
-                        self.progress.console(Console::L2, &format!("({}) {line}", self.monitor))
-                    });
-                    self.stderr.push_str(&text);
+                    self.complained(&bytes.0);
                     Ok(())
                 }
             },
@@ -218,6 +214,17 @@ impl Life {
             // Another process of L1's, or one of an earlier life that was not waited for.
             _ => Ok(()),
         }
+    }
+
+    fn complained(&mut self, bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        let start = self.stderr.rfind('\n').map_or(0, |last| last + 1);
+        self.stderr.push_str(&text);
+        let fresh = &self.stderr[start..];
+        let whole = fresh.rfind('\n').map_or("", |last| &fresh[..last]);
+        whole
+            .lines()
+            .for_each(|line| self.progress.console(Console::L2, &format!("({}) {line}", self.monitor)));
     }
 
     fn printed(&mut self, at: u64, bytes: &[u8]) -> Result<(), LifeError> {

@@ -2,8 +2,7 @@
 //!
 //! Keys go to the monitor as they are: no QEMU on the way has a console of its own, so Ctrl-A is the monitor's.
 
-use super::demo::Options;
-use super::{Cause, Choice, Failure, check_kernel_log, named, read_in_l1};
+use super::{Cause, Choice, Failure, check_kernel_log, demo, named, read_in_l1};
 use crate::bench::Bench;
 use crate::disk::Disk;
 use crate::driver::{self, VFIO};
@@ -17,15 +16,26 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 use std::io::{self, Read, Write};
 use std::rc::Rc;
 
+/// Which guest.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    disk: demo::Options,
+    /// Which monitor runs the guest.
+    #[arg(long, value_enum, default_value_t = Choice::Ours)]
+    monitor: Choice,
+}
+
 /// Runs until the guest is off or the person leaves.
 pub(crate) fn run(options: &Options, progress: &Rc<Progress>) -> Result<Report, Failure> {
     named("shell", carry_through(options, progress))
 }
 
 fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, Cause> {
-    let bench = Bench::prepare(progress, true)?;
+    let bench = Bench::prepare(progress, options.monitor == Choice::Ours)?;
     let mut disk = Disk::random()?;
-    let (monitor, machine) = Choice::Ours.monitor(&bench, Machine::new().nvme(&disk, options.vectors()));
+    let (monitor, machine) =
+        options.monitor.monitor(&bench, Machine::new().nvme(&disk, options.disk.vectors()));
     let mut l1 = bench.boot(&machine, Watch::patient())?;
     driver::bind(&mut l1, DISK_BDF, VFIO)?;
     progress.clear();
