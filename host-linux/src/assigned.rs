@@ -1,6 +1,6 @@
 //! A VFIO device behind the core's [`AssignedFunction`]: what a monitor holds for each device of its guest.
 
-use crate::bar::{Bars, RegisterPath};
+use crate::bar::{MappedBars, RegisterPath};
 use crate::device::{Device, RegionError};
 use crate::guest::GuestSide;
 use crate::host_side::{Failure, HostSide};
@@ -27,7 +27,7 @@ pub struct Assigned<G: GuestSide> {
     // Dropped in this order: the guest's side before the BARs and the device.
     driven: Mutex<Driven<G>>,
     decoder: Arc<RwLock<Decoder>>,
-    bars: Arc<Bars>,
+    bars: Arc<MappedBars>,
     findings: Vec<Finding>,
     failures: PassthroughFailures,
 }
@@ -103,7 +103,7 @@ impl<G: GuestSide> Assigned<G> {
         let device = Arc::new(device);
         let bdf = device.bdf();
         let config = device.read_config().map_err(|error| AssignError::Config { bdf, error })?;
-        let bars = Arc::new(Bars::map(device.clone(), options.registers, &options.unmapped));
+        let bars = Arc::new(MappedBars::map(device.clone(), options.registers, &options.unmapped));
         let bytes = rustix::param::page_size();
         let page_size = PageSize::new(bytes as u64).ok_or(AssignError::PageSize { bytes })?;
         let vectors = IrqVectors::new(device.clone(), IrqKind::Msix);
@@ -235,7 +235,7 @@ impl<G: GuestSide> Assigned<G> {
     }
 
     /// The device's BARs in this process.
-    pub fn bars(&self) -> &Bars {
+    pub fn bars(&self) -> &MappedBars {
         &self.bars
     }
 

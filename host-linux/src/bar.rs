@@ -4,7 +4,7 @@
 use crate::device::{Device, RegionError};
 use crate::errno::Errno;
 use crate::kernel::MapArea;
-use crate::region::{Region, RegionIndex};
+use crate::region::{RegionIndex, RegionInfo};
 use crate::sys::{HostRange, Mapping, Placement};
 use std::sync::Arc;
 use vfio_assign_core::{BarIndex, MmapArea, PhysBarOffset, Span, Width};
@@ -14,7 +14,7 @@ const LARGEST_PAGE: u64 = 1 << 30;
 
 /// The BARs of a device.
 #[derive(Debug)]
-pub struct Bars {
+pub struct MappedBars {
     // Dropped in this order: mappings before the device.
     mapped: [Vec<MappedArea>; 7],
     failed: Vec<UnmappedArea>,
@@ -82,7 +82,7 @@ impl WindowMemory {
     }
 }
 
-impl Bars {
+impl MappedBars {
     /// Maps every area that the kernel offers, exactly as it is offered. BARs in `excluded` are not mapped.
     ///
     /// An area that cannot be mapped is no error: see [`Self::failed`].
@@ -190,7 +190,7 @@ impl Bars {
 }
 
 /// The offered areas that are inside the region and can be mapped as they are.
-fn usable(region: &Region) -> impl Iterator<Item = MmapArea> {
+fn usable(region: &RegionInfo) -> impl Iterator<Item = MmapArea> {
     let page = rustix::param::page_size() as u64;
     let inside = move |area: &MmapArea| {
         let end = area.offset.checked_add(area.size);
@@ -201,7 +201,7 @@ fn usable(region: &Region) -> impl Iterator<Item = MmapArea> {
 
 /// A BAR is aligned to its size in physical memory, so an address that agrees with the offset in the BAR,
 /// modulo a page size, agrees with the physical address.
-fn place(region: &Region, area: MmapArea) -> MapArea {
+fn place(region: &RegionInfo, area: MmapArea) -> MapArea {
     let modulus = region.size.checked_next_power_of_two().unwrap_or(LARGEST_PAGE).min(LARGEST_PAGE);
     let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     MapArea {
@@ -216,9 +216,9 @@ fn place(region: &Region, area: MmapArea) -> MapArea {
 mod tests {
     use super::*;
 
-    fn region(size: u64, areas: &[(u64, u64)]) -> Region {
+    fn region(size: u64, areas: &[(u64, u64)]) -> RegionInfo {
         let areas = areas.iter().map(|(offset, size)| MmapArea { offset: *offset, size: *size });
-        Region {
+        RegionInfo {
             index: RegionIndex::bar(BarIndex::BARS[0]),
             size,
             offset: 0x100_0000_0000,

@@ -7,7 +7,7 @@ use crate::info::{self, InfoError};
 use crate::irq::{IrqInfo, IrqKind, Irqs};
 use crate::kernel::{Host, MapArea};
 use crate::manager::Claim;
-use crate::region::{Region, RegionIndex};
+use crate::region::{RegionIndex, RegionInfo};
 use crate::sys::Mapping;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub struct Device {
     group: Arc<Group>,
     bdf: Bdf,
     resettable: bool,
-    regions: [Option<Region>; RegionIndex::COUNT],
+    regions: [Option<RegionInfo>; RegionIndex::COUNT],
     irqs: [Option<IrqInfo>; IrqKind::ALL.len()],
     _claim: Claim,
 }
@@ -115,7 +115,7 @@ impl Device {
         }
         let mut regions = [const { None }; RegionIndex::COUNT];
         for index in RegionIndex::all().filter(|index| index.get() < count) {
-            let region = Region::query(host, fd.as_fd(), index);
+            let region = RegionInfo::query(host, fd.as_fd(), index);
             regions[index.position()] =
                 region.map_err(|error: InfoError| OpenError::Region { bdf, region: index, error })?;
         }
@@ -149,12 +149,12 @@ impl Device {
     }
 
     /// A region, if the device has it.
-    pub fn region(&self, index: RegionIndex) -> Option<&Region> {
+    pub fn region(&self, index: RegionIndex) -> Option<&RegionInfo> {
         self.regions.get(index.position())?.as_ref()
     }
 
     /// All regions that the device has.
-    pub fn regions(&self) -> impl Iterator<Item = &Region> {
+    pub fn regions(&self) -> impl Iterator<Item = &RegionInfo> {
         self.regions.iter().flatten()
     }
 

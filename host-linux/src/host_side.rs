@@ -1,6 +1,6 @@
 //! One function's host, as the core asks for it: VFIO for the device, a [`GuestSide`] for the guest.
 
-use crate::bar::Bars;
+use crate::bar::MappedBars;
 use crate::device::{RegionError, ResetError};
 use crate::guest::GuestSide;
 use crate::irq::IrqError;
@@ -19,7 +19,7 @@ pub(crate) struct HostSide<G: GuestSide> {
     // Dropped in this order: the guest loses windows and interrupts before the events and the device go.
     pub(crate) guest: G,
     pub(crate) vectors: IrqVectors,
-    pub(crate) bars: Arc<Bars>,
+    pub(crate) bars: Arc<MappedBars>,
     /// Where vCPUs read what the function decodes.
     pub(crate) decoder: Arc<RwLock<Decoder>>,
     pub(crate) last_failure: Option<Failure<G::Error>>,

@@ -39,7 +39,7 @@ mod sysfs;
 mod vectors;
 
 pub use assigned::{AccessFailures, AssignError, AssignOptions, Assigned, Function};
-pub use bar::{Bars, RegisterPath, UnmappedArea, WindowMemory};
+pub use bar::{MappedBars, RegisterPath, UnmappedArea, WindowMemory};
 pub use device::{Device, RegionError, ResetError};
 pub use dma::{DmaError, GuestRegion};
 pub use errno::Errno;
@@ -52,7 +52,7 @@ pub use iommu::IommuInfo;
 pub use irq::{IrqChange, IrqError, IrqInfo, IrqKind};
 pub use kernel::Host;
 pub use manager::{Vm, VmOptions};
-pub use region::{Region, RegionIndex};
+pub use region::{RegionIndex, RegionInfo};
 pub use retry::{Clock, RetryPolicy};
 pub use sys::{EventFd, GuestMemory, MemoryAccessError, MemoryBacking};
 pub use sysfs::{GroupMember, HostFunction, Sysfs, SysfsError};

@@ -57,7 +57,7 @@ impl fmt::Debug for RegionIndex {
 
 /// What the kernel says of a region.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Region {
+pub struct RegionInfo {
     /// Which region it is.
     pub index: RegionIndex,
     /// Its size in bytes, never 0.
@@ -76,7 +76,7 @@ pub struct Region {
     pub finding: Option<ChainFinding>,
 }
 
-impl Region {
+impl RegionInfo {
     /// Asks for a region. A region that the device does not have (`EINVAL`, or size 0) is `None`; any other
     /// error is an error, since a BAR that is there must not be lost to a passing failure.
     pub(crate) fn query(
@@ -178,8 +178,8 @@ mod tests {
         bytes
     }
 
-    fn parse(info: &[u8]) -> Option<Region> {
-        Region::parse(RegionIndex(0), info)
+    fn parse(info: &[u8]) -> Option<RegionInfo> {
+        RegionInfo::parse(RegionIndex(0), info)
     }
 
     #[test]
