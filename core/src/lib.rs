@@ -16,6 +16,8 @@
     )
 )]
 
+#[cfg(feature = "fake")]
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
@@ -28,6 +30,17 @@ mod decoder;
 mod drive;
 mod events;
 mod explain;
+#[cfg(feature = "fake")]
+#[cfg_attr(
+    not(test),
+    expect(
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        clippy::indexing_slicing,
+        reason = "a test device: a mistake in it is to stop the test"
+    )
+)]
+pub mod fake;
 mod function;
 pub mod host;
 mod interrupts;
