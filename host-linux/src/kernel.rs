@@ -70,20 +70,10 @@ macro_rules! calls {
             const COUNT: usize = Self::NAMES.len();
         }
 
-        /// The kernel's side of this crate.
+        /// The kernel's side of this crate: the real one, where a method is not said otherwise.
         pub(crate) trait Kernel: Send + Sync {
             $(
                 $(#[doc = $doc])*
-                $(#[cfg(feature = $feature)])?
-                fn $method(&self, $($argument: $type),*) -> Result<$result, Errno>;
-            )*
-        }
-
-        /// The kernel that this program runs on.
-        struct RealKernel;
-
-        impl Kernel for RealKernel {
-            $(
                 $(#[cfg(feature = $feature)])?
                 fn $method(&self, $($argument: $type),*) -> Result<$result, Errno> {
                     $real
@@ -221,6 +211,11 @@ calls! {
         kvm::remove_vfio_file(device, file)
     };
 }
+
+/// The kernel that this program runs on.
+struct RealKernel;
+
+impl Kernel for RealKernel {}
 
 /// An area of a device's file that the kernel offered for mapping.
 #[derive(Clone, Copy, Debug)]

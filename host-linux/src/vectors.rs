@@ -61,7 +61,7 @@ impl IrqVectors {
     ///
     /// # Errors
     ///
-    /// None of the range is wired.
+    /// None of the range is wired, and no event is left that was made for it.
     pub fn wire(
         &mut self,
         first: VectorIndex,
@@ -70,13 +70,47 @@ impl IrqVectors {
     ) -> Result<(), IrqError> {
         let range = (first.get()..=last.get()).filter_map(VectorIndex::new);
         let chosen: Vec<_> = range.map(|vector| wanted(vector).then_some(vector)).collect();
-        for vector in chosen.iter().flatten() {
+        let missing = chosen.iter().flatten().filter(|vector| self.event(**vector).is_none());
+        let missing: Vec<_> = missing.copied().collect();
+        let wired = self.wire_chosen(first, &chosen, &missing);
+        if wired.is_err() {
+            let unwired = self.unwire(first, chosen.len());
+            for vector in missing {
+                if let Some(event) = self.events.get_mut(vector.position()) {
+                    // It was never wired, so it holds nothing.
+                    *event = None;
+                }
+            }
+            // Worse than what went wrong first: the range may still signal.
+            unwired?;
+        }
+        wired
+    }
+
+    /// Wires the vectors from `first` on that are chosen, having made an event for each of the `missing`.
+    fn wire_chosen(
+        &mut self,
+        first: VectorIndex,
+        chosen: &[Option<VectorIndex>],
+        missing: &[VectorIndex],
+    ) -> Result<(), IrqError> {
+        for vector in missing {
             self.make_event(*vector)?;
         }
         let events: Vec<_> = chosen.iter().map(|vector| vector.and_then(|v| self.event(v))).collect();
         self.device.irqs(self.kind).wire(u32::from(first.get()), &events)?;
         self.on = true;
         Ok(())
+    }
+
+    /// Takes a range that could not be wired as a whole off its events.
+    ///
+    /// The kernel has done so up to the vector that failed; those after it are still on their old events.
+    fn unwire(&self, first: VectorIndex, count: usize) -> Result<(), IrqError> {
+        if !self.on {
+            return Ok(());
+        }
+        self.device.irqs(self.kind).wire(u32::from(first.get()), &vec![None; count])
     }
 
     /// Switches the kind off; events are kept, with what they hold.
@@ -145,13 +179,11 @@ impl IrqVectors {
     }
 
     fn make_event(&mut self, vector: VectorIndex) -> Result<(), IrqError> {
-        let missing = self.no_event(vector, crate::Errno::EINVAL);
-        let place = self.events.get_mut(vector.position()).ok_or(missing)?;
-        if place.is_none() {
-            let event = self.device.host().new_event();
-            let (kind, vector) = (self.kind, u32::from(vector.get()));
-            *place = Some(event.map_err(|errno| IrqError::NoEvent { kind, vector, errno })?);
-        }
+        let absent = self.no_event(vector, crate::Errno::EINVAL);
+        let place = self.events.get_mut(vector.position()).ok_or(absent)?;
+        let event = self.device.host().new_event();
+        let (kind, vector) = (self.kind, u32::from(vector.get()));
+        *place = Some(event.map_err(|errno| IrqError::NoEvent { kind, vector, errno })?);
         Ok(())
     }
 
