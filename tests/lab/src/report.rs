@@ -18,6 +18,9 @@ pub(crate) struct Check {
     passed: bool,
     expected: String,
     got: String,
+    /// What a person may want to see even where the check passed.
+    #[serde(skip)]
+    detail: String,
 }
 
 impl Report {
@@ -42,6 +45,13 @@ impl Report {
         got: impl Display,
     ) -> bool {
         self.push(name, passed, expected.to_string(), got.to_string())
+    }
+
+    /// Shows this text under the last check, if it passed; a failed one shows what it got.
+    pub(crate) fn detail(&mut self, text: &str) {
+        if let Some(check) = self.checks.last_mut() {
+            check.detail = text.to_owned();
+        }
     }
 
     /// Something worth knowing that nothing depends on.
@@ -95,7 +105,7 @@ impl Report {
     }
 
     fn push(&mut self, name: &str, passed: bool, expected: String, got: String) -> bool {
-        self.checks.push(Check { name: name.to_owned(), passed, expected, got });
+        self.checks.push(Check { name: name.to_owned(), passed, expected, got, detail: String::new() });
         passed
     }
 }

@@ -10,7 +10,7 @@ use crate::machine::{DISK_BDF, Machine};
 use crate::monitor::{GUEST_INITRAMFS, GUEST_KERNEL, Life, Monitor, OURS};
 use crate::progress::Progress;
 use crate::protocol::{End, Launch};
-use crate::report::{Report, mark};
+use crate::report::Report;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -151,7 +151,7 @@ const CASES: &[Case] = &[
         name: "same device twice",
         devices: &[DISK_BDF, DISK_BDF],
         names: &[DISK_BDF],
-        remedies: &["once", "--device"],
+        remedies: &["once", "only one"],
         ..FINE
     },
 ];
@@ -178,10 +178,9 @@ fn carry_through(progress: &Rc<Progress>) -> Result<Report, Cause> {
     let groups = [GROUP_KEPT, GROUP_LENT].map(|device| driver::group_of(&mut l1, device));
     let [kept, lent] = groups;
     report.equal("the lab has two functions in one group", kept?, lent?);
-    let mut shown = Vec::new();
     for case in CASES {
         progress.step(format!("trying: {}", case.name));
-        shown.push(try_case(&mut report, &mut l1, case, progress)?);
+        try_case(&mut report, &mut l1, case, progress)?;
     }
     progress.step("trying: nothing wrong");
     let mut life = Life::start(&mut l1, &Monitor::Ours, launch(&FINE), progress)?;
@@ -191,19 +190,11 @@ fn carry_through(progress: &Rc<Progress>) -> Result<Report, Cause> {
     report.equal("after all these a guest reads the disk", expected, format!("{read} {end:?}"));
     let log = l1.power_off()?;
     check_kernel_log(&mut report, &log);
-    progress.clear();
-    println!();
-    shown.iter().for_each(|(passed, name, text)| println!("  {} {name}\n{text}", mark(*passed)));
     Ok(report)
 }
 
-/// Runs one case; returns whether it passed, its name and the error as the command gave it.
-fn try_case(
-    report: &mut Report,
-    l1: &mut L1,
-    case: &Case,
-    progress: &Rc<Progress>,
-) -> Result<(bool, &'static str, String), Cause> {
+/// Runs one case.
+fn try_case(report: &mut Report, l1: &mut L1, case: &Case, progress: &Rc<Progress>) -> Result<(), Cause> {
     shell(l1, case.wrong, progress)?;
     let before = drivers(l1)?;
     let mut life = Life::start(l1, &Monitor::Ours, launch(case), progress)?;
@@ -228,8 +219,8 @@ fn try_case(
     );
     let passed = refused && missing.is_empty() && remedy && before == after;
     report.holds(case.name, passed, expected, got);
-    let text = said.lines().map(|line| format!("      {line}\n")).collect();
-    Ok((passed, case.name, text))
+    report.detail(&said);
+    Ok(())
 }
 
 /// The command line of a case.
