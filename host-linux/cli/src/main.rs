@@ -4,6 +4,7 @@
 //! a machine together, `machine` is the small KVM monitor.
 
 mod arguments;
+mod assignment;
 mod help;
 mod machine;
 mod report;

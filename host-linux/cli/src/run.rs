@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::arguments::RunArguments;
+use crate::assignment::{AssignmentError, addresses, assign};
 use crate::help::Help;
 use crate::machine::boot::{BootError, BootImages};
 use crate::machine::console::{Console, ConsoleError};
@@ -38,12 +39,9 @@ pub(crate) enum RunError {
     /// Too many devices.
     #[error(transparent)]
     Slots(#[from] NoSlot),
-    /// This build cannot assign devices.
-    #[error("cannot assign {address}: this build boots guests without devices only")]
-    NoAssignment {
-        /// The first device.
-        address: String,
-    },
+    /// The devices.
+    #[error(transparent)]
+    Assignment(#[from] AssignmentError),
     /// Standard output, or the thread that writes it.
     #[error("cannot write the guest's output: {source}")]
     Output {
@@ -61,7 +59,7 @@ impl Help for RunError {
             Self::Console(error) => error.help(),
             Self::Report(error) => error.help(),
             Self::Slots(_) => Some("give fewer --device".into()),
-            Self::NoAssignment { .. } => Some("run without --device".into()),
+            Self::Assignment(error) => error.help(),
             Self::Output { .. } => Some("give the command a standard output, such as `> /dev/null`".into()),
         }
     }
@@ -138,14 +136,17 @@ fn run_machine(
 
 /// The functions of `--device`, in slots from 1 on.
 fn functions(arguments: &RunArguments, vm: &Vm) -> Result<Vec<Box<dyn PciFunction>>, RunError> {
-    for region in vm.ram_regions() {
-        log::debug!("guest RAM: {:#x} bytes at {:#x}, here {:p}", region.size, region.guest, region.host);
-    }
-    log::debug!("memory slots from {} on are free for devices", vm.first_free_slot());
-    match arguments.devices.first() {
-        Some(address) => Err(RunError::NoAssignment { address: address.clone() }),
-        None => Ok(Vec::new()),
-    }
+    let devices = addresses(&arguments.devices)?;
+    let ram = vm.regions().map_err(|errno| AssignmentError::Kvm { what: "give RAM", errno })?;
+    let own = own_descriptor(vm.fd().as_ref()).map_err(|errno| RunError::Output { source: errno.into() })?;
+    Ok(assign(&devices, &own, &ram, vm.first_free_slot())?)
+}
+
+/// A descriptor of our own for a file that is known by its number only.
+fn own_descriptor(file: &impl std::os::fd::AsRawFd) -> rustix::io::Result<std::os::fd::OwnedFd> {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+    let this = pidfd_open(getpid(), PidfdFlags::empty())?;
+    pidfd_getfd(this, file.as_raw_fd(), PidfdGetfdFlags::empty())
 }
 
 /// Runs the machine over all its reboots.

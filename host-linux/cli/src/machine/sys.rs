@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use rustix::mm::Advice;
+use vfio_assign_core::{GuestAddr, Span};
+use vfio_assign_linux::{GuestMemory, GuestRegion};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 use vmm_sys_util::errno::Error as Errno;
 
@@ -46,6 +48,18 @@ impl VmWithRam {
     /// The machine.
     pub(crate) fn vm(&self) -> &Arc<VmFd> {
         &self.vm
+    }
+
+    /// Its RAM, to be mapped for devices.
+    pub(crate) fn regions(&self) -> Result<Vec<GuestRegion>, vfio_assign_linux::Errno> {
+        let region = |region: &GuestRegionMmap| {
+            let address = ptr::NonNull::new(region.as_ptr()).ok_or(vfio_assign_linux::Errno::EINVAL)?;
+            // SAFETY: the mapping is kept by the machine, which outlives its devices.
+            let memory = unsafe { GuestMemory::from_raw(address, region.size()) }?;
+            let guest = Span::from_size(GuestAddr::new(region.start_addr().raw_value()), region.len());
+            Ok(GuestRegion { guest: guest.ok_or(vfio_assign_linux::Errno::EINVAL)?, memory, offset: 0 })
+        };
+        self.ram.iter().map(region).collect()
     }
 
     /// Its RAM.

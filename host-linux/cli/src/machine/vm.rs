@@ -110,17 +110,6 @@ impl<T> KvmCall<T> for Result<T, Errno> {
     }
 }
 
-/// A part of guest RAM, for those who map it for DMA.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RamRegion {
-    /// Guest-physical address.
-    pub(crate) guest: u64,
-    /// Size in bytes.
-    pub(crate) size: u64,
-    /// Address of its mapping in this process.
-    pub(crate) host: *mut u8,
-}
-
 /// A processor and the state in which it was created.
 pub(crate) struct Processor {
     pub(crate) vcpu: Vcpu,
@@ -180,14 +169,9 @@ impl Vm {
         &self.layout
     }
 
-    /// Guest RAM part by part. The machine keeps it mapped; each part has the memory slot of its position here.
-    pub(crate) fn ram_regions(&self) -> Vec<RamRegion> {
-        let region = |region: &vm_memory::GuestRegionMmap| RamRegion {
-            guest: region.start_addr().raw_value(),
-            size: region.len(),
-            host: region.as_ptr(),
-        };
-        self.ram().iter().map(region).collect()
+    /// Guest RAM, to be mapped for devices.
+    pub(crate) fn regions(&self) -> Result<Vec<vfio_assign_linux::GuestRegion>, vfio_assign_linux::Errno> {
+        self.machine.regions()
     }
 
     /// First memory slot that RAM does not take.
