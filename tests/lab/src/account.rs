@@ -12,6 +12,8 @@ pub(crate) struct Account {
     pub(crate) devices: Vec<Device>,
     #[serde(default)]
     pub(crate) exits: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub(crate) milliseconds: BTreeMap<String, Option<f64>>,
 }
 
 /// One assigned device.
@@ -53,8 +55,6 @@ pub(crate) struct Piece {
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Vectors {
     pub(crate) offered: Option<u64>,
-    pub(crate) wired: Option<u64>,
-    pub(crate) armed: Option<u64>,
 }
 
 impl Piece {

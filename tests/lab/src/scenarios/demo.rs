@@ -12,6 +12,7 @@ use crate::monitor::{Life, REPORT};
 use crate::progress::Progress;
 use crate::protocol::End;
 use crate::report::{Report, mark};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -183,13 +184,8 @@ fn check_account(report: &mut Report, account: &Account, seen: &Seen, guest_vect
         format!("{offered:?}"),
         format!("{:?}", device.vectors.offered),
     );
-    let used = Some(guest_vectors as u64);
-    report.equal(
-        "as many vectors are wired as the guest uses",
-        format!("{used:?}"),
-        format!("{:?}", device.vectors.wired),
-    );
-    report.equal("L1 holds as many vectors as the guest uses", guest_vectors, seen.host_vectors);
+    // Counted while the guest lived: when it is off, its driver has given its vectors back.
+    report.equal("the host vectors wired are those that the guest uses", guest_vectors, seen.host_vectors);
     report.holds(
         "the host calls are counted",
         !device.host_calls.is_empty(),
@@ -197,6 +193,7 @@ fn check_account(report: &mut Report, account: &Account, seen: &Seen, guest_vect
         counts(&device.host_calls),
     );
     report.figure("exits", serde_json::json!(account.exits));
+    report.figure("milliseconds", serde_json::json!(account.milliseconds));
     report.figure("host_calls", serde_json::json!(device.host_calls));
 }
 
@@ -242,21 +239,30 @@ fn account_table(account: &Account) -> String {
                 );
             }
         }
-        let count = |value: Option<u64>| value.map_or("?".to_owned(), |value| value.to_string());
-        let (wired, armed) = (count(device.vectors.wired), count(device.vectors.armed));
-        text += &format!("\n  {:<26}{wired} wired, {armed} of them armed\n", "vectors of the account");
-        text += &format!("  {:<26}{}\n", "host calls", counts(&device.host_calls));
+        text += &format!("\n  {:<26}{}\n", "host calls", wrapped(&counts(&device.host_calls)));
     }
-    text + &format!("  {:<26}{}\n", "exits", counts(&account.exits))
+    text + &format!("  {:<26}{}\n", "exits to the monitor", wrapped(&counts(&account.exits)))
 }
 
-fn counts(counts: &std::collections::BTreeMap<String, u64>) -> String {
-    let pairs: Vec<String> = counts
-        .iter()
-        .filter(|(_, count)| **count > 0)
-        .map(|(name, count)| format!("{name} {count}"))
-        .collect();
-    pairs.join(", ")
+/// Counts by name, the largest first, without those that are zero.
+fn counts(counts: &BTreeMap<String, u64>) -> String {
+    let mut pairs: Vec<(&String, &u64)> = counts.iter().filter(|(_, count)| **count > 0).collect();
+    pairs.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    pairs.into_iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+}
+
+/// A list broken into lines that stand under each other in the tables here.
+fn wrapped(list: &str) -> String {
+    const WIDTH: usize = 76;
+    let mut lines = vec![String::new()];
+    for item in list.split_inclusive(", ") {
+        match lines.last_mut() {
+            Some(line) if line.len() + item.trim_end().len() <= WIDTH => line.push_str(item),
+            _ => lines.push(item.to_owned()),
+        }
+    }
+    let lines: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
+    lines.join(&format!("\n  {:<26}", ""))
 }
 
 fn times(life: &Life, first_read: u64, life_time: u64) -> String {
