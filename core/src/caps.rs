@@ -105,11 +105,11 @@ impl Iterator for Capabilities<'_> {
     type Item = Result<Capability, CapabilityFinding>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next == 0 {
-            return None;
-        }
         let at = self.next & capability::POINTER;
         self.next = 0;
+        if at == 0 {
+            return None;
+        }
         let offset = ConfigOffset::low(at);
         if offset < capability::FIRST {
             return Some(Err(CapabilityFinding::BelowFirst(offset.get())));
@@ -142,11 +142,11 @@ impl Iterator for ExtendedCapabilities<'_> {
     type Item = Result<ExtendedCapability, CapabilityFinding>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next == 0 {
-            return None;
-        }
         let at = self.next & 0xffc;
         self.next = 0;
+        if at == 0 {
+            return None;
+        }
         if at < capability::EXTENDED_FIRST {
             return Some(Err(CapabilityFinding::BelowFirst(at)));
         }
@@ -227,6 +227,11 @@ mod tests {
     fn low_two_bits_of_a_pointer_do_not_count() {
         let bytes = image(0x43, &[(0x40, 9, 0)]);
         assert_eq!(last(&bytes).unwrap().offset, ConfigOffset::low(0x40));
+    }
+
+    #[test]
+    fn pointer_of_low_bits_only_is_the_end() {
+        assert_eq!(ConfigImage::new(&image(0x03, &[])).capabilities().count(), 0);
     }
 
     #[test]

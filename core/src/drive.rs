@@ -43,9 +43,12 @@ where
 
     /// [`begin_reset`](Self::begin_reset), driven.
     pub fn reset<H: Host>(&mut self, host: &mut H) -> ResetOutcome {
-        self.last_reset = None;
-        if self.begin_reset() == Begin::Steps {
-            let _ = self.drive(host);
+        match self.begin_reset() {
+            Begin::Steps => {
+                let _ = self.drive(host);
+            }
+            Begin::Done(_) => {}
+            Begin::Busy => return ResetOutcome::NotReset,
         }
         self.last_reset.unwrap_or(ResetOutcome::NotReset)
     }

@@ -96,10 +96,12 @@ pub struct AssignedFunction<V, W> {
     pub(crate) windows: Windows<W>,
     /// What the host traps now.
     pub(crate) decoder: Decoder,
-    /// BARs whose range the host refused to trap, a bit each.
+    /// BARs whose range the host refused to trap, or to give up, a bit each.
     pub(crate) refused_traps: u8,
     /// Hardware did not take the last write to Command: what it decodes is not known.
     pub(crate) decode_unknown: bool,
+    /// Hardware did not take the last write to PowerState: whether it decodes is not known.
+    pub(crate) power_unknown: bool,
     pub(crate) gone: bool,
     pub(crate) quarantined: bool,
     pub(crate) last_reset: Option<ResetOutcome>,
@@ -141,6 +143,7 @@ where
             map.hide_msix();
         }
         let mut windows = Windows::new(windows, description.page_size);
+        let hardware = MsixLayout::hardware_places(image, &bars);
         let emulated = layout.map_or([None, None], |layout| [Some(layout.table), Some(layout.pba)]);
         for (bar, found) in bars.iter() {
             if found.kind == BarKind::Io && found.size > 256 {
@@ -150,11 +153,12 @@ where
                 continue;
             }
             let areas = description.regions.get(bar.position()).map_or(&[][..], |region| region.areas);
-            let holes: heapless::Vec<Span<PhysBarOffset>, 2> = emulated
+            let holes: heapless::Vec<Span<PhysBarOffset>, 4> = emulated
                 .iter()
                 .flatten()
-                .filter(|place| place.bar == bar)
-                .filter_map(|place| place.span.moved_to(physical(place.span.first())))
+                .filter_map(|place| Some((place.bar, place.span.moved_to(physical(place.span.first()))?)))
+                .chain(hardware.into_iter().flatten())
+                .filter_map(|(owner, span)| (owner == bar).then_some(span))
                 .collect();
             windows.plan(bar, found.size, areas, &holes, |found| finding(found.into()));
         }
@@ -168,6 +172,7 @@ where
             decoder: Decoder::new(emulated),
             refused_traps: 0,
             decode_unknown: false,
+            power_unknown: false,
             gone: false,
             quarantined: false,
             last_reset: None,
@@ -255,7 +260,7 @@ where
         bar: BarIndex,
         part: Span<PhysBarOffset>,
     ) -> Option<Span<crate::addr::GuestAddr>> {
-        if self.gone || self.decode_unknown {
+        if self.gone || self.decode_unknown || self.power_unknown {
             return None;
         }
         let Some(GuestRange::Memory(range)) = self.wanted_range(bar) else {
@@ -268,7 +273,7 @@ where
         if hidden { None } else { Some(guest) }
     }
 
-    /// Whether the host has refused to trap `bar`, and decoding has not changed since.
+    /// Whether the host has refused to trap `bar`, or to give it up, and decoding has not changed since.
     pub(crate) fn trap_refused(&self, bar: BarIndex) -> bool {
         self.refused_traps & 1u8.wrapping_shl(u32::from(bar.get())) != 0
     }

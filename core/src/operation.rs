@@ -7,8 +7,7 @@ use crate::addr::{GuestAddr, GuestPort, VectorIndex};
 use crate::function::{AssignedFunction, ResetOutcome};
 use crate::host::{Outcome, Step};
 use crate::interrupts::{Settled, Vector};
-use crate::pieces::Piece;
-use crate::regs::header;
+use crate::pieces::{Piece, QUIET};
 use crate::windows::Window;
 
 /// Where an access of the guest's goes.
@@ -121,9 +120,10 @@ pub(crate) struct Operation {
     pub(crate) resetting: bool,
     /// All pieces are done; what they have led to is being settled.
     pub(crate) settling_all: bool,
+    /// Something could not be taken away from the guest.
+    unknown: bool,
     step: Option<Step>,
     token: u32,
-    taken: bool,
 }
 
 impl Operation {
@@ -137,9 +137,9 @@ impl Operation {
         forwards: heapless::Vec::new(),
         resetting: false,
         settling_all: false,
+        unknown: false,
         step: None,
         token: 0,
-        taken: false,
     };
 
     fn start(&mut self, task: Task, bytes: Bytes, phase: Phase) {
@@ -195,7 +195,8 @@ where
 
     /// The assignment ends: everything that stands in the host is given back.
     ///
-    /// This is also what a quarantined function needs: it goes on after a step that failed.
+    /// This is also what a quarantined function needs: it tries again what could not be taken away, goes on
+    /// after a step that fails, and ends the quarantine if none did. Until then it can be begun again.
     pub fn begin_detach(&mut self) -> Begin {
         self.begin_task(Task::Detach)
     }
@@ -204,13 +205,20 @@ where
         if self.is_busy() {
             return Begin::Busy;
         }
+        if task == Task::Reset {
+            self.last_reset = None;
+        }
         if self.quarantined && task != Task::Detach {
             return Begin::Done(Bytes::EMPTY);
         }
         self.operation.start(task, Bytes::EMPTY, Phase::Revoke);
         self.operation.settling_all = true;
         if task != Task::Settle {
-            self.start_reset(task == Task::Reset);
+            let mut before = heapless::Vec::<Step, 3>::new();
+            let reset = [QUIET, Step::ResetFunction];
+            let reset = reset.into_iter().filter(|_| task == Task::Reset);
+            before.extend(self.wake().into_iter().chain(reset));
+            self.start_reset(&before);
         }
         self.enter_revoke();
         self.begun()
@@ -229,7 +237,9 @@ where
         if self.operation.step.is_some() {
             return Begin::Steps;
         }
-        self.counters.local_accesses = self.counters.local_accesses.wrapping_add(1);
+        if matches!(self.operation.task, Task::Read(_) | Task::Write(_)) {
+            self.counters.local_accesses = self.counters.local_accesses.wrapping_add(1);
+        }
         Begin::Done(self.finish())
     }
 
@@ -276,6 +286,10 @@ where
         let bytes = match self.operation.task {
             Task::Read(_) if self.gone || self.quarantined => Bytes::all_ones(self.operation.bytes.len()),
             Task::Read(_) => self.operation.bytes,
+            Task::Detach => {
+                self.quarantined &= self.operation.unknown;
+                Bytes::EMPTY
+            }
             _ => Bytes::EMPTY,
         };
         self.operation.task = Task::Idle;
@@ -348,6 +362,10 @@ where
     }
 
     fn next_establish(&mut self) -> Option<Step> {
+        if self.gone {
+            self.operation.phase = Phase::Finish;
+            return None;
+        }
         if let Some(step) = self.next_trap() {
             return Some(step);
         }
@@ -369,28 +387,30 @@ where
             Step::ReadConfig { .. } | Step::ReadBar { .. } | Step::PollPending { .. } => {
                 self.read_done(step, outcome);
             }
-            Step::WriteConfig { offset, .. } => {
-                if offset.dword() == header::COMMAND && offset < header::STATUS {
-                    self.decode_unknown = !done;
-                    self.decode_changed();
-                }
-            }
+            Step::WriteConfig { offset, .. } => self.config_written(offset, done),
             Step::WriteBar { .. } => {}
             Step::ResetFunction => {
                 self.last_reset = Some(if done { ResetOutcome::Reset } else { ResetOutcome::NotReset });
+                // A reset ends in D0.
+                self.power_unknown &= !done;
             }
             Step::Unmap(window) => {
-                self.windows.unmapped(window.index);
+                self.windows.unmapped(window.index, done);
                 unknown = !done;
             }
-            Step::Untrap { .. } => unknown = !done,
-            Step::Trap { bar, .. } => self.trap_done(bar, done),
+            Step::Untrap { bar, range } if !done => {
+                self.untrap_failed(bar, range);
+                unknown = true;
+            }
+            Step::Trap { bar, .. } if !done => self.trap_failed(bar),
+            Step::Untrap { .. } | Step::Trap { .. } => {}
             Step::Map(window) => self.windows.mapped(window, done),
             _ => {
                 let settled = self.msix.as_mut().map(|msix| msix.complete(step, outcome));
                 unknown = settled == Some(Settled::Unknown);
             }
         }
+        self.operation.unknown |= unknown;
         self.quarantined |= unknown;
     }
 }

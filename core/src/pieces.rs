@@ -150,8 +150,8 @@ where
             Register::PowerControl if !lanes.and(ByteLanes::touching(PMCSR_STATE)).is_none() => {
                 self.write_power_state(PowerState::from_pmcsr(value));
             }
-            Register::DeviceControl if value & DEVICE_CONTROL_INITIATE_FLR != 0 => self.start_reset(false),
-            Register::AdvancedFeaturesControl if value & AF_INITIATE_FLR != 0 => self.start_reset(false),
+            Register::DeviceControl if value & DEVICE_CONTROL_INITIATE_FLR != 0 => self.start_reset(&[]),
+            Register::AdvancedFeaturesControl if value & AF_INITIATE_FLR != 0 => self.start_reset(&[]),
             _ => {}
         }
         let mut forward = lanes.and(ByteLanes::touching(Policy::of(register).forward));
@@ -185,28 +185,57 @@ where
         }
     }
 
-    /// The guest changes the power state; one that the function does not have is ignored, as hardware does.
+    /// The guest changes the power state; one that the function does not have, and a way out of sleep that does
+    /// not lead to D0, are ignored, as hardware does.
+    ///
+    /// Source: PCI Power Management 1.2, 5.4 Power State Transitions.
     fn write_power_state(&mut self, state: PowerState) {
-        if !self.map.supports(state) || state == self.power {
+        let allowed = state == PowerState::D0 || state > self.power;
+        if !allowed || !self.map.supports(state) || state == self.power {
             return;
         }
-        let wakes = self.power == PowerState::D3Hot && state == PowerState::D0;
+        let wakes = self.power == PowerState::D3Hot;
         if wakes && !self.map.no_soft_reset() {
-            self.start_reset(false);
+            self.start_reset(&[]);
         }
         self.power = state;
         self.decode_changed();
     }
 
     /// The function goes to its state after reset: registers now, the table once nothing stands in the host,
-    /// hardware's Command register last. `device` says that the device itself is to be reset as well.
-    pub(crate) fn start_reset(&mut self, device: bool) {
+    /// hardware's Command register last, after the writes of `before`.
+    pub(crate) fn start_reset(&mut self, before: &[Step]) {
         self.reset_registers();
         self.operation.resetting = true;
-        let quiet = Step::WriteConfig { offset: header::COMMAND, width: Width::Word, value: 0 };
-        let steps: &[Step] = if device { &[quiet, Step::ResetFunction, quiet] } else { &[quiet] };
         self.operation.forwards.clear();
-        let _ = self.operation.forwards.extend_from_slice(steps);
+        let _ = self.operation.forwards.push(QUIET);
+        for step in before.iter().rev() {
+            let _ = self.operation.forwards.push(*step);
+        }
+    }
+
+    /// What puts the device into D0, if it may be in another state: it must answer once it is reset.
+    pub(crate) fn wake(&self) -> Option<Step> {
+        let asleep = self.power != PowerState::D0 || self.power_unknown;
+        let offset = self.map.power_control().filter(|_| asleep)?;
+        Some(Step::WriteConfig { offset, width: Width::Byte, value: 0 })
+    }
+
+    /// A write to configuration space went to hardware, or did not: what the device decodes is known, or not.
+    pub(crate) fn config_written(&mut self, offset: ConfigOffset, done: bool) {
+        let known = if offset == header::COMMAND {
+            &mut self.decode_unknown
+        } else if self.map.power_control() == Some(offset) {
+            &mut self.power_unknown
+        } else {
+            return;
+        };
+        *known = !done;
+        self.decode_changed();
+        if !done {
+            // Windows of a device that may not answer have to go.
+            self.enter_revoke();
+        }
     }
 
     /// The BAR, the offset in it and the width of the access's next naturally aligned piece.
@@ -360,7 +389,7 @@ where
     /// A range that the host traps and should not, or not there.
     pub(crate) fn next_untrap(&mut self) -> Option<Step> {
         let (bar, range) = BarIndex::ALL.into_iter().find_map(|bar| {
-            let range = self.decoder.range(bar)?;
+            let range = self.decoder.range(bar).filter(|_| !self.trap_refused(bar))?;
             (self.wanted_range(bar) != Some(range)).then_some((bar, range))
         })?;
         // vCPUs must not find the range in the decoder that the host publishes with this step.
@@ -378,14 +407,21 @@ where
         Some(Step::Trap { bar, range })
     }
 
-    /// The host has tried to trap the range of `bar`.
-    pub(crate) fn trap_done(&mut self, bar: BarIndex, done: bool) {
-        if !done {
-            self.decoder.set(bar, None);
-            self.refused_traps |= 1u8.wrapping_shl(u32::from(bar.get()));
-        }
+    /// The host could not trap the range of `bar`.
+    pub(crate) fn trap_failed(&mut self, bar: BarIndex) {
+        self.decoder.set(bar, None);
+        self.refused_traps |= 1u8.wrapping_shl(u32::from(bar.get()));
+    }
+
+    /// The host could not give up the range of `bar`: it is left for the teardown.
+    pub(crate) fn untrap_failed(&mut self, bar: BarIndex, range: GuestRange) {
+        self.decoder.set(bar, Some(range));
+        self.refused_traps |= 1u8.wrapping_shl(u32::from(bar.get()));
     }
 }
+
+/// Nothing decodes and nothing is a bus master.
+pub(crate) const QUIET: Step = Step::WriteConfig { offset: header::COMMAND, width: Width::Word, value: 0 };
 
 /// The bytes of an access are at most a cache line, so that positions never come near the end of `usize`.
 const _: () = assert!(Bytes::LIMIT == 64);

@@ -40,7 +40,7 @@ pub enum WindowFinding {
 pub struct Window {
     plan: Option<(BarIndex, Span<PhysBarOffset>)>,
     mapped: Option<Span<GuestAddr>>,
-    /// The host could not map it: not tried again before the next change of decoding.
+    /// The host could not map it, or not unmap it: not tried again before the next change of decoding.
     refused: bool,
 }
 
@@ -124,7 +124,7 @@ impl<W: AsRef<[Window]> + AsMut<[Window]>> Windows<W> {
         self.page
     }
 
-    /// Decoding has changed: windows that were refused are worth another try.
+    /// Decoding has changed: what was refused is worth another try.
     pub(crate) fn decode_changed(&mut self) {
         for window in self.slots.as_mut() {
             window.refused = false;
@@ -138,7 +138,7 @@ impl<W: AsRef<[Window]> + AsMut<[Window]>> Windows<W> {
     ) -> Option<MappedWindow> {
         self.slots.as_ref().iter().take(self.count).enumerate().find_map(|(index, window)| {
             let (bar, device) = window.plan?;
-            let guest = window.mapped?;
+            let guest = window.mapped.filter(|_| !window.refused)?;
             (wanted(bar, device) != Some(guest)).then_some(MappedWindow { index, bar, device, guest })
         })
     }
@@ -157,10 +157,11 @@ impl<W: AsRef<[Window]> + AsMut<[Window]>> Windows<W> {
         })
     }
 
-    /// The guest no longer sees this window.
-    pub(crate) fn unmapped(&mut self, index: usize) {
+    /// The host has tried to unmap this window; one that it could not is left for the teardown.
+    pub(crate) fn unmapped(&mut self, index: usize, done: bool) {
         if let Some(window) = self.slots.as_mut().get_mut(index) {
-            window.mapped = None;
+            window.mapped = window.mapped.filter(|_| !done);
+            window.refused = !done;
         }
     }
 

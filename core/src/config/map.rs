@@ -42,6 +42,7 @@ pub struct ConfigMap {
     supports_d1: bool,
     supports_d2: bool,
     no_soft_reset: bool,
+    power_control: Option<ConfigOffset>,
 }
 
 impl ConfigMap {
@@ -73,6 +74,7 @@ impl ConfigMap {
             supports_d1: false,
             supports_d2: false,
             no_soft_reset: false,
+            power_control: None,
         };
         map.put(header::COMMAND, Register::Command)?;
         map.put(header::HEADER_TYPE_DWORD, Register::HeaderType)?;
@@ -125,6 +127,11 @@ impl ConfigMap {
         }
     }
 
+    /// Where the Power Management Control/Status register is, if the function has one.
+    pub fn power_control(&self) -> Option<ConfigOffset> {
+        self.power_control
+    }
+
     /// Whether D3hot to D0 keeps the function's state.
     pub fn no_soft_reset(&self) -> bool {
         self.no_soft_reset
@@ -148,13 +155,16 @@ impl ConfigMap {
         offset: ConfigOffset,
     ) -> Result<(), ConfigMapError> {
         match id {
-            capability::POWER_MANAGEMENT => {
-                let first = image.dword(offset);
-                self.supports_d1 = first & power::PMC_D1 != 0;
-                self.supports_d2 = first & power::PMC_D2 != 0;
+            // A function has one power state: a second capability is none.
+            capability::POWER_MANAGEMENT if self.power_control.is_none() => {
                 if let Some(pmcsr) = within(offset, power::PMCSR) {
-                    self.no_soft_reset = image.dword(pmcsr) & power::PMCSR_NO_SOFT_RESET != 0;
                     self.put(pmcsr, Register::PowerControl)?;
+                    self.power_control =
+                        Some(pmcsr).filter(|at| self.register(*at) == Some(Register::PowerControl));
+                    let first = image.dword(offset);
+                    self.supports_d1 = first & power::PMC_D1 != 0;
+                    self.supports_d2 = first & power::PMC_D2 != 0;
+                    self.no_soft_reset = image.dword(pmcsr) & power::PMCSR_NO_SOFT_RESET != 0;
                 }
             }
             capability::MSI => {

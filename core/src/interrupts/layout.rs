@@ -91,27 +91,17 @@ impl MsixLayout {
     ///
     /// Source: PCI Local Bus 3.0, 6.8.2.
     pub fn new(image: ConfigImage<'_>, bars: &Bars, mut finding: impl FnMut(MsixFinding)) -> Option<Self> {
-        let mut found = None;
-        for capability in image.capabilities().flatten() {
-            if capability.id == crate::regs::capability::MSIX {
-                if found.is_some() {
-                    finding(MsixFinding::SecondCapability(capability.offset.get()));
-                } else {
-                    found = Some(capability.offset);
-                }
-            }
+        let mut all = capabilities(image);
+        let capability = all.next()?;
+        for second in all {
+            finding(MsixFinding::SecondCapability(second.get()));
         }
-        let capability = found?;
-        if capability.get() > 0xf4 {
-            finding(MsixFinding::CapabilityTruncated(capability.get()));
-            return None;
-        }
-        let Ok((raw, _)) = MsixCapability::read_from_prefix(image.tail(capability)) else {
+        let Some(raw) = read(image, capability) else {
             finding(MsixFinding::CapabilityTruncated(capability.get()));
             return None;
         };
-        let vectors = (raw.message_control.get() & msix::TABLE_SIZE).saturating_add(1);
-        let table = match place(bars, raw.table.get(), u64::from(vectors).saturating_mul(msix::ENTRY_SIZE)) {
+        let vectors = raw.vectors();
+        let table = match place(bars, raw.table.get(), table_size(vectors)) {
             Ok(place) => place,
             Err(Misplaced::Bir(bir)) => {
                 finding(MsixFinding::TableBir(bir));
@@ -142,6 +132,27 @@ impl MsixLayout {
         Some(Self { capability, vectors, table, pba, hardware_pba: None })
     }
 
+    /// The bytes of memory BARs that hardware's table and Pending Bit Array take, offered to the guest or not: it
+    /// must not reach them.
+    pub(crate) fn hardware_places(
+        image: ConfigImage<'_>,
+        bars: &Bars,
+    ) -> [Option<(BarIndex, Span<PhysBarOffset>)>; 2] {
+        let Some(raw) = capabilities(image).next().and_then(|capability| read(image, capability)) else {
+            return [None; 2];
+        };
+        let vectors = raw.vectors();
+        [(raw.table.get(), table_size(vectors)), (raw.pba.get(), pba_size(vectors))].map(
+            |(register, size)| {
+                let [bir, ..] = (register & msix::BIR).to_le_bytes();
+                let bar = BarIndex::new(bir)?;
+                let whole = Span::from_size(PhysBarOffset::new(0), bars.get(bar)?.size)?;
+                let first = PhysBarOffset::new(u64::from(register & !msix::BIR));
+                Some((bar, Span::from_size(first, size)?.intersect(whole)?))
+            },
+        )
+    }
+
     /// The dword of the capability that says where the table is, as the guest reads it.
     pub(crate) fn table_register(&self) -> u32 {
         register(self.table)
@@ -151,6 +162,32 @@ impl MsixLayout {
     pub(crate) fn pba_register(&self) -> u32 {
         register(self.pba)
     }
+}
+
+/// Where MSI-X capabilities are.
+fn capabilities(image: ConfigImage<'_>) -> impl Iterator<Item = ConfigOffset> {
+    let all = image.capabilities().flatten();
+    all.filter(|found| found.id == crate::regs::capability::MSIX).map(|found| found.offset)
+}
+
+/// The capability at `offset`, if it fits into the 256-byte area.
+fn read(image: ConfigImage<'_>, offset: ConfigOffset) -> Option<MsixCapability> {
+    if offset.get() > 0xf4 {
+        return None;
+    }
+    MsixCapability::read_from_prefix(image.tail(offset)).ok().map(|(raw, _)| raw)
+}
+
+impl MsixCapability {
+    /// The number of vectors, 1 to 2048.
+    fn vectors(self) -> u16 {
+        (self.message_control.get() & msix::TABLE_SIZE).saturating_add(1)
+    }
+}
+
+/// The size in bytes of the table for so many vectors.
+fn table_size(vectors: u16) -> u64 {
+    u64::from(vectors).saturating_mul(msix::ENTRY_SIZE)
 }
 
 /// The size in bytes of the Pending Bit Array for so many vectors: a qword for each 64.

@@ -3,7 +3,8 @@
 mod layout;
 mod msix;
 mod settle;
+mod settled;
 
 pub use layout::{MsixFinding, MsixLayout, TablePlace};
 pub use msix::{Msix, PendingQuery, Vector};
-pub(crate) use settle::Settled;
+pub(crate) use settled::Settled;

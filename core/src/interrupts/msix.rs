@@ -154,13 +154,14 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
         if (enable, function_mask) == (self.enable, self.function_mask) {
             return;
         }
-        // A vector that was refused is worth another try when the guest turns MSI-X on again.
-        if enable && !self.enable {
+        let was_able = self.is_able();
+        (self.enable, self.function_mask) = (enable, function_mask);
+        // A vector that was refused is worth another try when the guest unmasks it, be it with all the others.
+        if self.is_able() && !was_able {
             for vector in self.table_mut() {
                 vector.state.remove(VectorState::REFUSED);
             }
         }
-        (self.enable, self.function_mask) = (enable, function_mask);
         self.touch_all();
     }
 
@@ -221,9 +222,14 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
         true
     }
 
+    /// Whether vectors that are not masked themselves can deliver.
+    pub(super) fn is_able(&self) -> bool {
+        self.enable && !self.function_mask
+    }
+
     /// Whether the guest wants interrupts of this vector delivered now.
     pub(super) fn wants(&self, vector: Vector) -> bool {
-        self.enable && !self.function_mask && !vector.state.contains(VectorState::MASKED)
+        self.is_able() && !vector.state.contains(VectorState::MASKED)
     }
 
     /// Whether the host is to give an event to this vector: the guest wants it now, or has it already.

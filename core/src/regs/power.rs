@@ -30,8 +30,8 @@ pub const AF_CONTROL: u16 = 4;
 /// AF Control: Initiate FLR.
 pub const AF_INITIATE_FLR: u32 = 0x1;
 
-/// A power state of the function.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+/// A power state of the function; a deeper sleep is the greater.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum PowerState {
     /// Fully on.
     #[default]
