@@ -181,6 +181,12 @@ impl AddressSpace {
                 return Err(DmaError::TooMany { span: region.iova() });
             }
         }
+        for region in regions {
+            // Only for speed: what is missing or impossible is found out, and said, by the mapping.
+            if let Err(errno) = region.memory.prefault(region.offset, region.guest.size()) {
+                log::debug!("{} is not prefaulted: {errno}", region.guest);
+            }
+        }
         for (done, region) in regions.iter().enumerate() {
             if let Err(error) = self.map_one(region) {
                 self.roll_back(&regions[..done]);
