@@ -365,3 +365,6 @@ impl Iterator for Steps {
         Some(target)
     }
 }
+
+#[cfg(test)]
+mod tests;

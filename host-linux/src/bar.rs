@@ -215,6 +215,7 @@ fn place(region: &RegionInfo, area: MmapArea) -> MapArea {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TestDevice;
 
     fn region(size: u64, areas: &[(u64, u64)]) -> RegionInfo {
         let areas = areas.iter().map(|(offset, size)| MmapArea { offset: *offset, size: *size });
@@ -250,5 +251,69 @@ mod tests {
         let area = MmapArea { offset: 0x4010_0000, size: 0x1000 };
         let placement = place(&region(1 << 34, &[]), area).placement;
         assert_eq!(placement, Placement { modulus: 1 << 30, remainder: 0x10_0000 });
+    }
+
+    const BAR0: BarIndex = BarIndex::BARS[0];
+
+    fn write_and_read(path: RegisterPath, width: Width) -> u64 {
+        let test = TestDevice::open();
+        let bars = MappedBars::map(test.device.clone(), path, &[]);
+        let offset = PhysBarOffset::new(0x3ff8);
+        bars.write(BAR0, offset, width, 0x8877_6655_4433_2211).unwrap();
+        bars.read(BAR0, offset, Width::Qword).unwrap()
+    }
+
+    #[test]
+    fn kernel_path_writes_the_width_and_no_more() {
+        assert_eq!(write_and_read(RegisterPath::Kernel, Width::Word), 0x2211);
+    }
+
+    #[test]
+    fn mapping_path_writes_the_width_and_no_more() {
+        assert_eq!(write_and_read(RegisterPath::Mapping, Width::Word), 0x2211);
+    }
+
+    #[test]
+    fn mapping_path_makes_no_call() {
+        let test = TestDevice::open();
+        let bars = MappedBars::map(test.device.clone(), RegisterPath::Mapping, &[]);
+        let before = test.device.host().calls();
+        bars.read(BAR0, PhysBarOffset::new(0), Width::Qword).unwrap();
+        assert_eq!(test.device.host().calls(), before);
+    }
+
+    #[test]
+    fn excluded_bar_is_accessed_through_the_kernel() {
+        let test = TestDevice::open();
+        let bars = MappedBars::map(test.device.clone(), RegisterPath::Mapping, &[BAR0]);
+        bars.read(BAR0, PhysBarOffset::new(0), Width::Dword).unwrap();
+        assert_eq!((bars.areas(BAR0), test.device.host().calls()["pread"]), (vec![], 1));
+    }
+
+    #[test]
+    fn area_that_is_not_mapped_is_noted_and_accessed_through_the_kernel() {
+        let test = TestDevice::open();
+        test.kernel.fail("map_area", Errno::ENOMEM);
+        let bars = MappedBars::map(test.device.clone(), RegisterPath::Mapping, &[]);
+        let area = MmapArea { offset: 0, size: 0x4000 };
+        assert_eq!(bars.failed(), [UnmappedArea { bar: BAR0, area, errno: Errno::ENOMEM }]);
+        assert_eq!(bars.read(BAR0, PhysBarOffset::new(0), Width::Dword), Ok(0));
+    }
+
+    #[test]
+    fn window_outside_the_area_is_none() {
+        let test = TestDevice::open();
+        let bars = MappedBars::map(test.device.clone(), RegisterPath::Kernel, &[]);
+        let outside = Span::from_size(PhysBarOffset::new(0x3000), 0x2000).unwrap();
+        assert!(bars.window(BAR0, outside).is_none());
+    }
+
+    #[test]
+    fn access_past_the_bar_is_refused() {
+        let test = TestDevice::open();
+        let bars = MappedBars::map(test.device.clone(), RegisterPath::Mapping, &[]);
+        let region = RegionIndex::bar(BAR0);
+        let outside = RegionError::Outside { region, offset: 0x4000, length: 4, size: 0x4000 };
+        assert_eq!(bars.read(BAR0, PhysBarOffset::new(0x4000), Width::Dword), Err(outside));
     }
 }

@@ -36,6 +36,8 @@ mod region;
 mod retry;
 mod sys;
 mod sysfs;
+#[cfg(test)]
+mod testing;
 mod vectors;
 
 pub use assigned::{AccessFailures, AssignError, AssignOptions, Assigned, Function};

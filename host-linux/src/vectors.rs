@@ -195,3 +195,116 @@ impl IrqVectors {
         IrqError::NoEvent { kind: self.kind, vector: u32::from(vector.get()), errno }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::errno::Errno;
+    use crate::testing::{TestDevice, TestKernel};
+
+    fn vectors() -> (TestKernel, IrqVectors, TestDevice) {
+        let test = TestDevice::open();
+        test.kernel.calls();
+        (test.kernel.clone(), IrqVectors::new(test.device.clone(), IrqKind::Msix), test)
+    }
+
+    fn v(index: u16) -> VectorIndex {
+        VectorIndex::new(index).unwrap()
+    }
+
+    #[test]
+    fn enable_wires_nothing() {
+        let (kernel, mut vectors, _test) = vectors();
+        vectors.enable().unwrap();
+        assert_eq!((kernel.calls(), vectors.events()), (vec!["set_irqs 2 0 fds -".into()], 0));
+    }
+
+    #[test]
+    fn a_range_is_wired_in_one_call_with_holes() {
+        let (kernel, mut vectors, _test) = vectors();
+        vectors.wire(v(2), v(5), &|vector| vector != v(3)).unwrap();
+        let calls = kernel.calls();
+        assert_eq!(calls, ["new_event", "new_event", "new_event", "set_irqs 2 2 fds 1-11"]);
+    }
+
+    #[test]
+    fn an_event_is_made_once() {
+        let (kernel, mut vectors, _test) = vectors();
+        vectors.wire(v(0), v(0), &|_| true).unwrap();
+        kernel.calls();
+        vectors.wire(v(0), v(1), &|_| true).unwrap();
+        assert_eq!(kernel.calls(), ["new_event", "set_irqs 2 0 fds 11"]);
+    }
+
+    #[test]
+    fn failed_wire_detaches_the_whole_range_and_keeps_only_old_events() {
+        let (kernel, mut vectors, _test) = vectors();
+        vectors.wire(v(0), v(0), &|_| true).unwrap();
+        kernel.calls();
+        kernel.fail("set_irqs", Errno::ENOSPC);
+        vectors.wire(v(0), v(2), &|_| true).unwrap_err();
+        let last = kernel.calls().pop();
+        assert_eq!((last.as_deref(), vectors.events()), (Some("set_irqs 2 0 fds ---"), 1));
+    }
+
+    #[test]
+    fn failed_first_wire_leaves_the_kind_off() {
+        let (kernel, mut vectors, _test) = vectors();
+        kernel.fail("set_irqs", Errno::ENOSPC);
+        vectors.wire(v(0), v(2), &|_| true).unwrap_err();
+        assert_eq!((vectors.is_on(), vectors.events()), (false, 0));
+    }
+
+    #[test]
+    fn positive_result_is_a_failure_that_says_how_many_there_are() {
+        let (kernel, mut vectors, _test) = vectors();
+        kernel.answer("set_irqs", 2);
+        let fewer = IrqError::Fewer { kind: IrqKind::Msix, wanted: 8, available: 2 };
+        assert_eq!(vectors.wire(v(0), v(7), &|_| true), Err(fewer));
+    }
+
+    #[test]
+    fn no_eventfd_leaves_none() {
+        let (kernel, mut vectors, _test) = vectors();
+        kernel.fail_after(1, "new_event", Errno::EMFILE);
+        let none = IrqError::NoEvent { kind: IrqKind::Msix, vector: 1, errno: Errno::EMFILE };
+        assert_eq!((vectors.wire(v(0), v(7), &|_| true), vectors.events()), (Err(none), 0));
+    }
+
+    #[test]
+    fn off_is_a_trigger_of_none_and_keeps_events() {
+        let (kernel, mut vectors, _test) = vectors();
+        vectors.wire(v(0), v(0), &|_| true).unwrap();
+        kernel.calls();
+        vectors.disable().unwrap();
+        assert_eq!((kernel.calls(), vectors.events()), (vec!["set_irqs 2 0 none 0".into()], 1));
+    }
+
+    #[test]
+    fn off_twice_asks_the_kernel_once() {
+        let (kernel, mut vectors, _test) = vectors();
+        vectors.enable().unwrap();
+        vectors.disable().unwrap();
+        kernel.calls();
+        vectors.disable().unwrap();
+        assert_eq!(kernel.calls(), [""; 0]);
+    }
+
+    #[test]
+    fn poll_takes_nothing_and_take_does() {
+        let (_kernel, mut vectors, _test) = vectors();
+        vectors.wire(v(0), v(7), &|vector| vector != v(6)).unwrap();
+        vectors.signal(v(5)).unwrap();
+        vectors.signal(v(7)).unwrap();
+        assert_eq!(vectors.poll(v(0), !0), Ok(0xa0));
+        assert_eq!(vectors.take(v(0), 0x7f), Ok(0x20));
+        assert_eq!(vectors.take(v(0), !0), Ok(0x80));
+    }
+
+    #[test]
+    fn vector_past_the_last_is_refused() {
+        let (_kernel, mut vectors, _test) = vectors();
+        let absent = IrqError::NoEvent { kind: IrqKind::Msix, vector: 8, errno: Errno::EINVAL };
+        assert_eq!(vectors.wire(v(7), v(8), &|_| true), Err(absent));
+    }
+}

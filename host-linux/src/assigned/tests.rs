@@ -1,0 +1,232 @@
+//! A device assigned over a kernel and a hypervisor that note what they are asked for.
+
+use super::*;
+use crate::bar::WindowMemory;
+use crate::errno::Errno;
+use crate::sys::EventFd;
+use crate::testing::{TestDevice, TestKernel};
+use vfio_assign_core::host::Message;
+use vfio_assign_core::{Span, VectorIndex};
+
+const BAR_AT: u64 = 0xd000_0000;
+const TABLE: u64 = BAR_AT + 0x2000;
+const COMMAND: u32 = 4;
+const MESSAGE_CONTROL: u32 = 0x42;
+
+/// A hypervisor that notes what it is asked for among the kernel's calls.
+struct TestGuest(TestKernel);
+
+impl TestGuest {
+    fn note(&self, call: String) -> Result<(), Errno> {
+        self.0.note(call).map(drop)
+    }
+}
+
+impl GuestSide for TestGuest {
+    type Error = Errno;
+
+    fn map(&mut self, index: usize, guest: Span<GuestAddr>, memory: WindowMemory) -> Result<(), Errno> {
+        self.note(format!("map {index} {guest} {:#x}", memory.length()))
+    }
+
+    fn unmap(&mut self, index: usize) -> Result<(), Errno> {
+        self.note(format!("unmap {index}"))
+    }
+
+    fn route(&mut self, vector: VectorIndex, message: Message) -> Result<(), Errno> {
+        self.note(format!("route {vector} {:#x} {:#x}", message.address, message.data))
+    }
+
+    fn commit_routes(&mut self) -> Result<(), Errno> {
+        self.note("commit_routes".into())
+    }
+
+    fn arm(&mut self, vector: VectorIndex, _: &EventFd) -> Result<(), Errno> {
+        self.note(format!("arm {vector}"))
+    }
+
+    fn disarm(&mut self, vector: VectorIndex, _: &EventFd) -> Result<(), Errno> {
+        self.note(format!("disarm {vector}"))
+    }
+
+    fn release_routes(&mut self) -> Result<(), Errno> {
+        self.note("release_routes".into())
+    }
+}
+
+/// The test device assigned, nothing noted yet.
+fn assigned() -> (TestKernel, Assigned<TestGuest>) {
+    let TestDevice { kernel, device, .. } = TestDevice::open();
+    let device = Arc::into_inner(device).unwrap();
+    let assigned = Assigned::new(device, TestGuest(kernel.clone()), &AssignOptions::default()).unwrap();
+    kernel.calls();
+    (kernel, assigned)
+}
+
+/// The guest has placed BAR 0 and turned memory decoding on.
+fn decoding() -> (TestKernel, Assigned<TestGuest>) {
+    let (kernel, assigned) = assigned();
+    assigned.config_write(0x10, &(BAR_AT as u32).to_le_bytes());
+    assigned.config_write(COMMAND, &[6, 0]);
+    (kernel, assigned)
+}
+
+/// The guest uses vector 1.
+fn interrupting() -> (TestKernel, Assigned<TestGuest>) {
+    let (kernel, assigned) = decoding();
+    assigned.memory_write(GuestAddr::new(TABLE + 16), &0xfee0_1000u64.to_le_bytes());
+    assigned.memory_write(GuestAddr::new(TABLE + 24), &0x41u32.to_le_bytes());
+    assigned.memory_write(GuestAddr::new(TABLE + 28), &0u32.to_le_bytes());
+    kernel.calls();
+    assigned.config_write(MESSAGE_CONTROL, &[0, 0x80]);
+    (kernel, assigned)
+}
+
+fn read(assigned: &Assigned<TestGuest>, address: u64) -> [u8; 4] {
+    let mut data = [0x55; 4];
+    assert!(assigned.memory_read(GuestAddr::new(address), &mut data));
+    data
+}
+
+#[test]
+fn decode_on_is_written_and_then_mapped() {
+    let (kernel, _assigned) = decoding();
+    let calls = kernel.calls();
+    let expected = ["pwrite 0x10004 [06, 00]", "map 0 0xd0000000..=0xd0001fff 0x2000"];
+    assert_eq!(calls[calls.len() - 2..], expected);
+}
+
+#[test]
+fn decode_off_is_unmapped_and_then_written() {
+    let (kernel, assigned) = decoding();
+    kernel.calls();
+    assigned.config_write(COMMAND, &[0, 0]);
+    assert_eq!(kernel.calls(), ["unmap 0", "pwrite 0x10004 [00, 00]"]);
+}
+
+#[test]
+fn register_passes_through_in_one_call() {
+    let (kernel, assigned) = decoding();
+    kernel.calls();
+    assigned.memory_write(GuestAddr::new(BAR_AT + 8), &[1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(kernel.calls(), ["pwrite 0x8 [01, 02, 03, 04, 05, 06, 07, 08]"]);
+}
+
+#[test]
+fn msix_table_is_answered_without_a_call() {
+    let (kernel, assigned) = decoding();
+    kernel.calls();
+    assert_eq!(read(&assigned, TABLE + 12), [1, 0, 0, 0]);
+    assert_eq!(kernel.calls(), [""; 0]);
+}
+
+#[test]
+fn address_of_nobody_is_a_miss() {
+    let (_kernel, assigned) = decoding();
+    assert!(!assigned.memory_read(GuestAddr::new(BAR_AT + 0x4000), &mut [0; 4]));
+}
+
+#[test]
+fn interrupt_is_wired_routed_and_armed() {
+    let (kernel, _assigned) = interrupting();
+    let expected = ["new_event", "set_irqs 2 1 fds 1", "route 1 0xfee01000 0x41", "commit_routes", "arm 1"];
+    let calls = kernel.calls();
+    assert_eq!(calls[calls.len() - expected.len()..], expected);
+}
+
+#[test]
+fn mask_and_unmask_touch_neither_vfio_nor_routes() {
+    let (kernel, assigned) = interrupting();
+    kernel.calls();
+    assigned.memory_write(GuestAddr::new(TABLE + 28), &1u32.to_le_bytes());
+    assigned.memory_write(GuestAddr::new(TABLE + 28), &0u32.to_le_bytes());
+    assert_eq!(kernel.calls(), ["disarm 1", "arm 1"]);
+}
+
+#[test]
+fn drop_gives_everything_back_in_order() {
+    let (kernel, assigned) = interrupting();
+    kernel.calls();
+    drop(assigned);
+    let calls = kernel.calls();
+    let place = |start: &str| calls.iter().position(|call| call.starts_with(start)).unwrap();
+    let order = ["disarm 1", "set_irqs 2 0 none 0", "release_routes", "unmap 0"].map(place);
+    assert!(order.is_sorted(), "{calls:?}");
+}
+
+#[test]
+fn register_that_fails_reads_all_ones_and_is_counted() {
+    let (kernel, assigned) = decoding();
+    kernel.fail("pread 0x0", Errno::EIO);
+    assert_eq!(read(&assigned, BAR_AT), [0xff; 4]);
+    let failures = assigned.access_failures();
+    let last = RegionError::Failed {
+        region: RegionIndex::bar(BarIndex::BARS[0]),
+        offset: 0,
+        length: 4,
+        errno: Errno::EIO,
+    };
+    assert_eq!(failures, AccessFailures { reads: 1, writes: 0, last: Some(last) });
+}
+
+#[test]
+fn register_that_answers_short_reads_all_ones() {
+    let (kernel, assigned) = decoding();
+    kernel.answer("pread 0x0", 2);
+    assert_eq!(read(&assigned, BAR_AT), [0xff; 4]);
+}
+
+#[test]
+fn device_that_is_gone_loses_its_windows_and_reads_all_ones() {
+    let (kernel, assigned) = decoding();
+    assigned.device().write(RegionIndex::CONFIG, 0, &[0xff; 4]).unwrap();
+    kernel.calls();
+    assert!(!assigned.check_health());
+    assert!(kernel.calls().contains(&"unmap 0".into()));
+    let mut id = [0; 4];
+    assigned.config_read(0, &mut id);
+    assert_eq!(id, [0xff; 4]);
+}
+
+#[test]
+fn device_that_answers_is_healthy() {
+    let (_kernel, assigned) = decoding();
+    assert!(assigned.check_health());
+}
+
+#[test]
+fn window_that_cannot_be_taken_away_quarantines() {
+    let (kernel, assigned) = decoding();
+    kernel.fail("unmap 0", Errno::EINVAL);
+    assigned.config_write(COMMAND, &[0, 0]);
+    assert!(assigned.is_quarantined());
+}
+
+#[test]
+fn window_that_cannot_be_mapped_stays_trapped() {
+    let (kernel, assigned) = assigned();
+    kernel.fail("map 0", Errno::ENOMEM);
+    assigned.config_write(0x10, &(BAR_AT as u32).to_le_bytes());
+    assigned.config_write(COMMAND, &[6, 0]);
+    assert_eq!(read(&assigned, BAR_AT), [0; 4]);
+    let error = assigned.inspect(|_, _, _, failure| failure.map(|failure| failure.error.to_string()));
+    assert_eq!(error.unwrap(), "ENOMEM, Cannot allocate memory");
+}
+
+#[test]
+fn reset_goes_to_the_device() {
+    let (kernel, assigned) = interrupting();
+    kernel.calls();
+    assert_eq!(assigned.reset(), ResetOutcome::Reset);
+    let calls = kernel.calls();
+    let place = |start: &str| calls.iter().position(|call| call.starts_with(start)).unwrap();
+    assert!(place("set_irqs 2 0 none 0") < place("reset"), "{calls:?}");
+}
+
+#[test]
+fn config_read_of_any_length_is_answered() {
+    let (_kernel, assigned) = assigned();
+    let mut data = [0; 80];
+    assigned.config_read(0, &mut data);
+    assert_eq!((data[..4].to_vec(), data[0x40]), (vec![0x36, 0x1b, 0x10, 0], 0x11));
+}

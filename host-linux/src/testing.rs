@@ -1,0 +1,234 @@
+//! A kernel for unit tests: it lends one device for each group, notes what it is asked for, and fails what it
+//! is told to fail.
+//!
+//! Its files are files in memory, so mappings, reads and eventfds are real ones.
+
+use crate::device::Device;
+use crate::errno::Errno;
+use crate::kernel::{Host, Kernel, MapArea};
+use crate::manager::{Vm, VmOptions};
+use crate::sys::vfio::{IrqData, IrqSet};
+use crate::sys::{HostRange, Mapping};
+use crate::sysfs::tests::FakeSysfs;
+use rustix::fs::MemfdFlags;
+use std::ffi::CStr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use vfio_bindings::bindings::vfio as v;
+
+/// Where configuration space lies in a device's file.
+const CONFIG_OFFSET: u64 = 0x1_0000;
+/// The size of BAR 0, which lies at the file's start.
+const BAR0_SIZE: u64 = 0x4000;
+/// MSI-X vectors of a device.
+const VECTORS: u32 = 8;
+
+/// The kernel. Clones are the same.
+#[derive(Clone, Default)]
+pub(crate) struct TestKernel(Arc<Mutex<Script>>);
+
+#[derive(Default)]
+struct Script {
+    calls: Vec<String>,
+    faults: Vec<Fault>,
+}
+
+struct Fault {
+    call: &'static str,
+    /// How many of these calls go well before.
+    before: u32,
+    result: Result<u32, Errno>,
+}
+
+impl TestKernel {
+    /// A host over this kernel.
+    pub(crate) fn host(&self) -> Host {
+        Host::over(Arc::new(self.clone()))
+    }
+
+    /// The next call whose note starts with `call` fails.
+    pub(crate) fn fail(&self, call: &'static str, errno: Errno) {
+        self.fail_after(0, call, errno);
+    }
+
+    /// The same, after `before` of these calls have gone well.
+    pub(crate) fn fail_after(&self, before: u32, call: &'static str, errno: Errno) {
+        self.0.lock().unwrap().faults.push(Fault { call, before, result: Err(errno) });
+    }
+
+    /// The next call whose note starts with `call` succeeds with this result, and does nothing.
+    pub(crate) fn answer(&self, call: &'static str, result: u32) {
+        self.0.lock().unwrap().faults.push(Fault { call, before: 0, result: Ok(result) });
+    }
+
+    /// What was asked for since the last time, in order.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().calls)
+    }
+
+    /// Notes a call; what it is to give instead of what it would.
+    pub(crate) fn note(&self, call: String) -> Result<Option<u32>, Errno> {
+        let mut script = self.0.lock().unwrap();
+        let place = script.faults.iter().position(|fault| call.starts_with(fault.call));
+        let fault = match place.map(|place| &mut script.faults[place].before) {
+            Some(before) if *before > 0 => {
+                *before -= 1;
+                None
+            }
+            Some(_) => place.map(|place| script.faults.remove(place).result),
+            None => None,
+        };
+        script.calls.push(call);
+        fault.transpose()
+    }
+}
+
+/// A device that the test kernel has lent, with what keeps it.
+pub(crate) struct TestDevice {
+    pub(crate) kernel: TestKernel,
+    pub(crate) device: Arc<Device>,
+    _sysfs: FakeSysfs,
+}
+
+impl TestDevice {
+    pub(crate) fn open() -> Self {
+        let sysfs = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(7));
+        let kernel = TestKernel::default();
+        let options = VmOptions { sysfs: sysfs.sysfs(), ..VmOptions::default() };
+        let device = Vm::new(kernel.host(), options).open("0000:00:04.0".parse().unwrap()).unwrap();
+        Self { kernel, device: Arc::new(device), _sysfs: sysfs }
+    }
+}
+
+fn file() -> Result<OwnedFd, Errno> {
+    Ok(rustix::fs::memfd_create("test-kernel", MemfdFlags::CLOEXEC)?)
+}
+
+/// The configuration space of a function with one BAR and MSI-X, its table at 0x2000 and its PBA at 0x3000.
+fn config() -> [u8; 256] {
+    let mut config = [0; 256];
+    put(&mut config, 0, &[0x36, 0x1b, 0x10, 0]);
+    // Capabilities List in Status, and where the list starts.
+    put(&mut config, 6, &[0x10]);
+    put(&mut config, 0x34, &[0x40]);
+    put(&mut config, 0x40, &[0x11, 0, VECTORS as u8 - 1, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
+    config
+}
+
+fn put(info: &mut [u8], offset: usize, bytes: &[u8]) {
+    info[offset..][..bytes.len()].copy_from_slice(bytes);
+}
+
+impl Kernel for TestKernel {
+    fn open(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        self.note(format!("open {}", path.file_name().unwrap().display()))?;
+        file()
+    }
+
+    fn api_version(&self, _: BorrowedFd<'_>) -> Result<u32, Errno> {
+        Ok(self.note("api_version".into())?.unwrap_or(0))
+    }
+
+    fn check_extension(&self, _: BorrowedFd<'_>, extension: u32) -> Result<u32, Errno> {
+        Ok(self.note(format!("check_extension {extension}"))?.unwrap_or(1))
+    }
+
+    fn set_iommu(&self, _: BorrowedFd<'_>, kind: u32) -> Result<(), Errno> {
+        self.note(format!("set_iommu {kind}")).map(drop)
+    }
+
+    fn iommu_info(&self, _: BorrowedFd<'_>, info: &mut [u8]) -> Result<(), Errno> {
+        put(info, 0, &24u32.to_ne_bytes());
+        self.note("iommu_info".into()).map(drop)
+    }
+
+    fn map_dma(&self, _: BorrowedFd<'_>, iova: u64, memory: HostRange) -> Result<(), Errno> {
+        self.note(format!("map_dma {iova:#x} {:#x}", memory.length())).map(drop)
+    }
+
+    fn unmap_dma(&self, _: BorrowedFd<'_>, iova: u64, size: u64) -> Result<u64, Errno> {
+        let answer = self.note(format!("unmap_dma {iova:#x} {size:#x}"))?;
+        Ok(answer.map_or(size, u64::from))
+    }
+
+    fn group_status(&self, _: BorrowedFd<'_>) -> Result<u32, Errno> {
+        Ok(self.note("group_status".into())?.unwrap_or(v::VFIO_GROUP_FLAGS_VIABLE))
+    }
+
+    fn set_container(&self, _: BorrowedFd<'_>, _: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.note("set_container".into()).map(drop)
+    }
+
+    fn device_fd(&self, _: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+        self.note(format!("device_fd {}", name.to_str().unwrap()))?;
+        let device = file()?;
+        rustix::io::pwrite(&device, &config(), CONFIG_OFFSET)?;
+        Ok(device)
+    }
+
+    fn device_info(&self, _: BorrowedFd<'_>, info: &mut [u8]) -> Result<(), Errno> {
+        let flags = self.note("device_info".into())?;
+        let flags = flags.unwrap_or(v::VFIO_DEVICE_FLAGS_PCI | v::VFIO_DEVICE_FLAGS_RESET);
+        for (place, field) in [24, flags, 9, 5].into_iter().enumerate() {
+            put(info, 4 * place, &field.to_ne_bytes());
+        }
+        Ok(())
+    }
+
+    fn region_info(&self, _: BorrowedFd<'_>, index: u32, info: &mut [u8]) -> Result<(), Errno> {
+        self.note(format!("region_info {index}"))?;
+        let (flags, size, offset) = match index {
+            0 => (7u32, BAR0_SIZE, 0),
+            7 => (3, 256, CONFIG_OFFSET),
+            1..=6 => (0, 0, 0),
+            _ => return Err(Errno::EINVAL),
+        };
+        put(info, 4, &flags.to_ne_bytes());
+        put(info, 16, &size.to_ne_bytes());
+        put(info, 24, &offset.to_ne_bytes());
+        Ok(())
+    }
+
+    fn irq_info(&self, _: BorrowedFd<'_>, index: u32) -> Result<v::vfio_irq_info, Errno> {
+        self.note(format!("irq_info {index}"))?;
+        let count = if index == 2 { VECTORS } else { 0 };
+        Ok(v::vfio_irq_info { argsz: 16, flags: v::VFIO_IRQ_INFO_EVENTFD, index, count })
+    }
+
+    fn set_irqs(&self, _: BorrowedFd<'_>, set: &IrqSet<'_>) -> Result<u32, Errno> {
+        let data = match set.data {
+            IrqData::None { count } => format!("none {count}"),
+            IrqData::EventFds(fds) => {
+                let wired: String = fds.iter().map(|fd| if fd.is_some() { '1' } else { '-' }).collect();
+                format!("fds {wired}")
+            }
+        };
+        Ok(self.note(format!("set_irqs {} {} {data}", set.index, set.start))?.unwrap_or(0))
+    }
+
+    fn reset(&self, _: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.note("reset".into()).map(drop)
+    }
+
+    fn region_read(&self, device: BorrowedFd<'_>, offset: u64, data: &mut [u8]) -> Result<usize, Errno> {
+        let moved = self.note(format!("pread {offset:#x} {}", data.len()))?;
+        let read = rustix::io::pread(device, data, offset)?;
+        Ok(moved.map_or(read, |moved| moved as usize))
+    }
+
+    fn region_write(&self, device: BorrowedFd<'_>, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        self.note(format!("pwrite {offset:#x} {data:02x?}"))?;
+        Ok(rustix::io::pwrite(device, data, offset)?)
+    }
+
+    fn map_area(&self, device: BorrowedFd<'_>, area: MapArea) -> Result<Mapping, Errno> {
+        self.note(format!("map_area {:#x}", area.offset))?;
+        Mapping::new(device, area.offset, area.length, area.placement, area.writable)
+    }
+
+    fn new_event(&self) -> Result<crate::sys::EventFd, Errno> {
+        self.note("new_event".into())?;
+        crate::sys::EventFd::new()
+    }
+}
