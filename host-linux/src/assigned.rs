@@ -10,11 +10,13 @@ use crate::vectors::IrqVectors;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use vfio_assign_core::regs::header;
 use vfio_assign_core::{
     Access, AssignedFunction, BarIndex, Bdf, Bytes, Decoded, Decoder, Description, DescriptionError, Finding,
     GuestAddr, GuestPort, PageSize, PhysBarOffset, Region, ResetOutcome, Target, Vector, Width, Window,
 };
+
+/// Revision ID, Class Code, Cache Line Size, Latency Timer, Header Type and BIST: PCI Local Bus 3.0, 6.1.
+const CLASS_TO_BIST: u64 = 0x08;
 
 /// The machines of a function with their storage.
 pub type Function = AssignedFunction<Box<[Vector]>, Box<[Window]>>;
@@ -212,9 +214,11 @@ impl<G: GuestSide> Assigned<G> {
         if driven.function.is_gone() {
             return false;
         }
-        let mut id = [0xff; 4];
-        let read = self.device().read(RegionIndex::CONFIG, u64::from(header::ID.get()), &mut id);
-        if read.is_ok() && id != [0xff; 4] {
+        // The kernel answers for the ids by itself; these bytes come from the device, and no function has
+        // all of them set.
+        let mut class_to_bist = [0xff; 8];
+        let read = self.device().read(RegionIndex::CONFIG, CLASS_TO_BIST, &mut class_to_bist);
+        if read.is_ok() && class_to_bist != [0xff; 8] {
             return true;
         }
         log::error!("{}: the device is gone", self.bdf());

@@ -7,6 +7,8 @@ use crate::device::Device;
 use crate::errno::Errno;
 use crate::kernel::{Host, Kernel, MapArea};
 use crate::manager::{Vm, VmOptions};
+#[cfg(feature = "kvm")]
+use crate::sys::kvm;
 use crate::sys::vfio::{IrqData, IrqSet};
 use crate::sys::{HostRange, Mapping};
 use crate::sysfs::tests::FakeSysfs;
@@ -230,5 +232,59 @@ impl Kernel for TestKernel {
     fn new_event(&self) -> Result<crate::sys::EventFd, Errno> {
         self.note("new_event".into())?;
         crate::sys::EventFd::new()
+    }
+
+    #[cfg(feature = "kvm")]
+    fn kvm_check_extension(&self, _: BorrowedFd<'_>, capability: u32) -> Result<u32, Errno> {
+        Ok(self.note(format!("kvm_check_extension {capability}"))?.unwrap_or(44))
+    }
+
+    #[cfg(feature = "kvm")]
+    fn kvm_set_memory_region(&self, _: BorrowedFd<'_>, slot: &kvm::Slot) -> Result<(), Errno> {
+        let size = slot.memory.map_or(0, HostRange::length);
+        let access = if slot.read_only { "ro" } else { "rw" };
+        self.note(format!("slot {} {:#x} {size:#x} {access}", slot.slot, slot.guest)).map(drop)
+    }
+
+    #[cfg(feature = "kvm")]
+    fn kvm_set_gsi_routing(&self, _: BorrowedFd<'_>, routes: &[kvm::Route]) -> Result<(), Errno> {
+        let messages = routes.iter().filter_map(|route| match route.target {
+            kvm::RouteTarget::Msi { address, data } => Some(format!(" {}:{address:#x}:{data:#x}", route.gsi)),
+            kvm::RouteTarget::Irqchip { .. } => None,
+        });
+        let messages: String = messages.collect();
+        self.note(format!("routing {}{messages}", routes.len())).map(drop)
+    }
+
+    #[cfg(feature = "kvm")]
+    fn kvm_assign_irqfd(
+        &self,
+        _: BorrowedFd<'_>,
+        gsi: u32,
+        _: BorrowedFd<'_>,
+        _: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Errno> {
+        self.note(format!("assign_irqfd {gsi}")).map(drop)
+    }
+
+    #[cfg(feature = "kvm")]
+    fn kvm_deassign_irqfd(&self, _: BorrowedFd<'_>, gsi: u32, _: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.note(format!("deassign_irqfd {gsi}")).map(drop)
+    }
+
+    #[cfg(feature = "kvm")]
+    fn kvm_create_vfio_device(&self, _: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+        self.note("create_vfio_device".into())?;
+        file()
+    }
+
+    #[cfg(feature = "kvm")]
+    fn kvm_add_vfio_file(&self, _: BorrowedFd<'_>, _: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.note("add_vfio_file".into()).map(drop)
+    }
+
+    #[cfg(feature = "kvm")]
+    fn kvm_remove_vfio_file(&self, _: BorrowedFd<'_>, _: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.note("remove_vfio_file".into()).map(drop)
     }
 }

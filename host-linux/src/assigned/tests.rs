@@ -179,7 +179,7 @@ fn register_that_answers_short_reads_all_ones() {
 #[test]
 fn device_that_is_gone_loses_its_windows_and_reads_all_ones() {
     let (kernel, assigned) = decoding();
-    assigned.device().write(RegionIndex::CONFIG, 0, &[0xff; 4]).unwrap();
+    assigned.device().write(RegionIndex::CONFIG, 0, &[0xff; 256]).unwrap();
     kernel.calls();
     assert!(!assigned.check_health());
     assert!(kernel.calls().contains(&"unmap 0".into()));

@@ -52,3 +52,6 @@ impl KvmVm {
         self.host().kvm_check_extension(self.fd(), capability)
     }
 }
+
+#[cfg(test)]
+mod tests;
