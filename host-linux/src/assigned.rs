@@ -8,7 +8,7 @@ use crate::irq::IrqKind;
 use crate::region::RegionIndex;
 use crate::vectors::IrqVectors;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use vfio_assign_core::{
     Access, AssignedFunction, BarIndex, Bdf, Bytes, Decoded, Decoder, Description, DescriptionError, Finding,
@@ -32,6 +32,8 @@ pub struct Assigned<G: GuestSide> {
     bars: Arc<MappedBars>,
     findings: Vec<Finding>,
     failures: PassthroughFailures,
+    /// The device is gone; whatever its registers would still read is no answer of its.
+    gone: AtomicBool,
 }
 
 /// What a device is assigned with.
@@ -137,7 +139,14 @@ impl<G: GuestSide> Assigned<G> {
         driven.function.attach(&mut driven.host);
         log::info!("{bdf}: assigned");
         let failures = PassthroughFailures::default();
-        Ok(Self { driven: Mutex::new(driven), decoder, bars, findings, failures })
+        Ok(Self {
+            driven: Mutex::new(driven),
+            decoder,
+            bars,
+            findings,
+            failures,
+            gone: AtomicBool::new(false),
+        })
     }
 
     /// The guest reads configuration space from byte `offset` on.
@@ -221,6 +230,7 @@ impl<G: GuestSide> Assigned<G> {
         if read.is_ok() && class_to_bist != [0xff; 8] {
             return true;
         }
+        self.gone.store(true, Ordering::Relaxed);
         log::error!("{}: the device is gone", self.bdf());
         let Driven { function, host } = &mut *driven;
         function.handle_gone();
@@ -294,6 +304,10 @@ impl<G: GuestSide> Assigned<G> {
     }
 
     fn pass_read(&self, bar: BarIndex, offset: PhysBarOffset, data: &mut [u8]) {
+        if self.gone.load(Ordering::Relaxed) {
+            data.fill(0xff);
+            return;
+        }
         let width = Width::natural(offset.get(), data.len() as u64);
         let value = self.bars.read(bar, offset, width).unwrap_or_else(|error| {
             self.failures.count(&self.failures.reads, error);
@@ -305,6 +319,9 @@ impl<G: GuestSide> Assigned<G> {
     }
 
     fn pass_write(&self, bar: BarIndex, offset: PhysBarOffset, data: &[u8]) {
+        if self.gone.load(Ordering::Relaxed) {
+            return;
+        }
         let width = Width::natural(offset.get(), data.len() as u64);
         let mut value = [0; 8];
         for (to, from) in value.iter_mut().zip(data) {

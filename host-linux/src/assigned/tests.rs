@@ -185,7 +185,7 @@ fn device_that_is_gone_loses_its_windows_and_reads_all_ones() {
     assert!(kernel.calls().contains(&"unmap 0".into()));
     let mut id = [0; 4];
     assigned.config_read(0, &mut id);
-    assert_eq!(id, [0xff; 4]);
+    assert_eq!((id, read(&assigned, BAR_AT)), ([0xff; 4], [0xff; 4]));
 }
 
 #[test]
