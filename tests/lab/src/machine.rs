@@ -70,6 +70,8 @@ impl Machine {
         let kernel = files.kernel.display().to_string();
         let socket = format!("socket,id=lab,path={}", files.socket.display());
         let port = format!("virtserialport,chardev=lab,name={PORT_NAME}");
+        // Without `erms` L1 clears and copies memory a word at a time; QEMU emulates the byte-wise instructions byte by
+        // byte, and a guest's memory, pinned before it starts, would take seconds to clear.
         // L1's own devices are high, out of the way of those that scenarios place.
         let fixed = [
             "-M",
@@ -77,7 +79,7 @@ impl Machine {
             "-accel",
             "tcg,thread=multi",
             "-cpu",
-            "max,+svm,+npt",
+            "max,+svm,+npt,-erms",
             "-smp",
             &cpus,
             "-m",

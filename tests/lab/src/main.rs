@@ -23,7 +23,7 @@ mod scenarios;
 
 use clap::{Parser, Subcommand};
 use progress::Progress;
-use scenarios::{Choice, Failure, boot, demo, errors, lifecycle, shell, versus};
+use scenarios::{Choice, Failure, boot, demo, errors, exec, lifecycle, shell, versus};
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -55,6 +55,8 @@ enum Scenario {
     Boot,
     /// Leaves you in the guest's shell.
     Shell(shell::Options),
+    /// Runs a command of your own in L1, with the disk lent to user space.
+    Exec(exec::Options),
     /// A guest's life under vfio-assign against the same guest's under QEMU.
     VersusQemu(versus::Options),
 }
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Scenario::Errors => errors::run(&progress),
         Scenario::Boot => boot::run(&progress),
         Scenario::Shell(options) => shell::run(options, &progress),
+        Scenario::Exec(options) => exec::run(options, &progress),
         Scenario::VersusQemu(options) => versus::run(options, &progress),
     };
     progress.clear();

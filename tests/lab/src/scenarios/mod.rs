@@ -3,6 +3,7 @@
 pub(crate) mod boot;
 pub(crate) mod demo;
 pub(crate) mod errors;
+pub(crate) mod exec;
 pub(crate) mod lifecycle;
 pub(crate) mod shell;
 pub(crate) mod versus;

@@ -56,7 +56,7 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
 }
 
 /// Carries keys and characters until the monitor ends.
-fn converse(l1: &mut L1, process: u32) -> Result<End, Cause> {
+pub(super) fn converse(l1: &mut L1, process: u32) -> Result<End, Cause> {
     let mut keyboard = Some(l1.keyboard(process)?);
     let _raw = if isatty(io::stdin()) {
         let raw = RawTerminal::enter()?;

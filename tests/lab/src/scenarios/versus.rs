@@ -10,7 +10,7 @@ use crate::l1::{L1, Watch};
 use crate::machine::{DISK_BDF, Machine};
 use crate::monitor::{Life, Monitor};
 use crate::progress::Progress;
-use crate::protocol::End;
+use crate::protocol::{End, Launch};
 use crate::report::{Report, mark};
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,6 +19,10 @@ use std::time::Duration;
 const LIFE_LIMIT: f64 = 0.7;
 /// The same from the monitor's start to the first line of the guest's kernel.
 const FIRST_LINE_LIMIT: f64 = 0.2;
+
+/// A page of L1's that was never written costs the emulator several times what it costs later; whoever comes first
+/// must not pay for that.
+const TOUCH_MEMORY: &str = "/bin/busybox dd if=/dev/zero of=/dev/null bs=1280M count=1";
 
 /// How thorough.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -56,6 +60,10 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
         progress.step(format!("loading {}", monitor.name()));
         Life::start(&mut l1, monitor, monitor.warm_up(), progress)?.until_end(&mut l1)?;
     }
+    progress.step("touching L1's memory");
+    let arguments = TOUCH_MEMORY.split_whitespace().map(str::to_owned).collect();
+    let touching = Launch { arguments, user: None };
+    Life::start(&mut l1, &Monitor::Ours, touching, progress)?.until_end(&mut l1)?;
     for run in 1..=options.runs {
         for (monitor, times) in &mut contest {
             progress.step(format!("run {run} of {}: {}", options.runs, monitor.name()));
