@@ -7,7 +7,7 @@ use crate::addr::ConfigOffset;
 use core::fmt;
 
 /// The bytes of one access, 0 to 64 of them.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct Bytes {
     data: [u8; Self::LIMIT],
     len: u8,
@@ -83,6 +83,14 @@ impl Bytes {
 fn clamp(len: usize) -> u8 {
     u8::try_from(len.min(Bytes::LIMIT)).unwrap_or(0)
 }
+
+impl PartialEq for Bytes {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for Bytes {}
 
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -193,9 +201,9 @@ impl ByteLanes {
         const RUNS: [(u8, u8, Width); 7] = [
             (0xf, 0, Width::Dword),
             (0x3, 0, Width::Word),
-            (0xc, 2, Width::Word),
             (0x1, 0, Width::Byte),
             (0x2, 1, Width::Byte),
+            (0xc, 2, Width::Word),
             (0x4, 2, Width::Byte),
             (0x8, 3, Width::Byte),
         ];
@@ -304,11 +312,22 @@ mod tests {
     }
 
     #[test]
+    fn the_lowest_run_comes_first() {
+        let mut lanes = ByteLanes::from_bits(0xe);
+        assert_eq!((lanes.take_run(), lanes.take_run()), (Some((1, Width::Byte)), Some((2, Width::Word))));
+    }
+
+    #[test]
     fn natural_width_needs_alignment_and_room() {
         assert_eq!(
             [(8, 8), (8, 7), (4, 8), (2, 8), (1, 8), (0, 1)].map(|(at, room)| Width::natural(at, room)),
             [Width::Qword, Width::Dword, Width::Dword, Width::Word, Width::Byte, Width::Byte]
         );
+    }
+
+    #[test]
+    fn bytes_past_the_end_do_not_count() {
+        assert_eq!(Bytes::all_ones(1), Bytes::from_slice(&[0xff]));
     }
 
     #[test]

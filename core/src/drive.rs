@@ -63,7 +63,7 @@ where
     /// Takes the steps of the operation under way, to its end; returns what it read.
     pub fn drive<H: Host>(&mut self, host: &mut H) -> Bytes {
         while let Some((token, step)) = self.next_step() {
-            let outcome = match self.take(step, host) {
+            let outcome = match self.perform(step, host) {
                 Ok(outcome) => {
                     host.step_done(step);
                     outcome
@@ -80,7 +80,12 @@ where
         Bytes::EMPTY
     }
 
-    fn take<H: Host>(&self, step: Step, host: &mut H) -> Result<Outcome, <H as HostError>::Error> {
+    /// Has `host` take one step: what [`drive`](Self::drive) does for each, for an embedder with a loop of its own.
+    ///
+    /// # Errors
+    ///
+    /// What the host said. The step is to be [completed](Self::complete) as [`Outcome::Failed`].
+    pub fn perform<H: Host>(&self, step: Step, host: &mut H) -> Result<Outcome, <H as HostError>::Error> {
         let value = match step {
             Step::ReadConfig { offset, width } => u64::from(host.config_read(offset, width)?),
             Step::ReadBar { bar, offset, width } => host.bar_read(bar, offset, width)?,

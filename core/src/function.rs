@@ -100,7 +100,7 @@ pub struct AssignedFunction<V, W> {
     pub(crate) refused_traps: u8,
     /// Hardware did not take the last write to Command: what it decodes is not known.
     pub(crate) decode_unknown: bool,
-    /// Hardware did not take the last write to PowerState: whether it decodes is not known.
+    /// Hardware has not, or not yet, taken the last write to PowerState: whether it decodes is not known.
     pub(crate) power_unknown: bool,
     pub(crate) gone: bool,
     pub(crate) quarantined: bool,
@@ -287,6 +287,8 @@ where
     /// Registers as after reset; what stands in the host follows with the next settling.
     pub(crate) fn reset_registers(&mut self) {
         self.command = Command::empty();
+        // Until hardware is awake as well.
+        self.power_unknown |= self.power != PowerState::D0;
         self.power = PowerState::D0;
         self.bars.reset();
         self.decode_changed();

@@ -150,8 +150,12 @@ where
             Register::PowerControl if !lanes.and(ByteLanes::touching(PMCSR_STATE)).is_none() => {
                 self.write_power_state(PowerState::from_pmcsr(value));
             }
-            Register::DeviceControl if value & DEVICE_CONTROL_INITIATE_FLR != 0 => self.start_reset(&[]),
-            Register::AdvancedFeaturesControl if value & AF_INITIATE_FLR != 0 => self.start_reset(&[]),
+            Register::DeviceControl if value & DEVICE_CONTROL_INITIATE_FLR != 0 => {
+                self.start_reset(self.wake().as_slice());
+            }
+            Register::AdvancedFeaturesControl if value & AF_INITIATE_FLR != 0 => {
+                self.start_reset(self.wake().as_slice());
+            }
             _ => {}
         }
         let mut forward = lanes.and(ByteLanes::touching(Policy::of(register).forward));
@@ -198,6 +202,8 @@ where
         if wakes && !self.map.no_soft_reset() {
             self.start_reset(&[]);
         }
+        // Until hardware has taken the write.
+        self.power_unknown = true;
         self.power = state;
         self.decode_changed();
     }

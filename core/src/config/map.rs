@@ -217,7 +217,7 @@ impl ConfigMap {
             capability::EXTENDED_SRIOV => 64,
             capability::EXTENDED_RESIZABLE_BAR => {
                 // Number of Resizable BARs, 1 to 6, stands in bits 7:5 of the first control register.
-                let bars = within(offset, 8).map_or(1, |at| (image.dword(at) & 0xe0) / 32);
+                let bars = offset.checked_add(8).map_or(1, |at| (image.dword(at) & 0xe0) / 32);
                 u16::try_from(bars.clamp(1, 6)).unwrap_or(6).wrapping_mul(8).wrapping_add(4)
             }
             _ => return Ok(()),
@@ -332,6 +332,15 @@ mod tests {
             (at(&map, 0x100), at(&map, 0x13c), at(&map, 0x140)),
             (Some(Register::HiddenExtendedHeader), Some(Register::Hidden), Some(Register::Hardware))
         );
+    }
+
+    #[test]
+    fn resizable_bar_is_hidden_as_long_as_its_count_says() {
+        let mut bytes = endpoint();
+        bytes[0x100..0x104].copy_from_slice(&0x1501_0015u32.to_le_bytes());
+        bytes[0x108] = 0x40;
+        let map = map(&bytes);
+        assert_eq!((at(&map, 0x110), at(&map, 0x114)), (Some(Register::Hidden), Some(Register::Hardware)));
     }
 
     #[test]

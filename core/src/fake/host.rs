@@ -38,6 +38,7 @@ pub struct FakeHost {
     traps: [Option<GuestRange>; 7],
     decoder: Decoder,
     calls: Vec<Call>,
+    calls_made: u32,
 }
 
 impl FakeHost {
@@ -54,6 +55,7 @@ impl FakeHost {
             traps: [None; 7],
             decoder: Decoder::default(),
             calls: Vec::new(),
+            calls_made: 0,
         }
     }
 
@@ -67,17 +69,22 @@ impl FakeHost {
         self.device.plugged = false;
     }
 
-    /// The calls so far.
+    /// How many calls there ever were, on record or not.
+    pub fn calls_made(&self) -> u32 {
+        self.calls_made
+    }
+
+    /// The calls on record.
     pub fn calls(&self) -> &[Call] {
         &self.calls
     }
 
-    /// The calls since the last time, as the steps that they were.
+    /// The calls on record, as the steps that they were; the record is empty then.
     pub fn take_steps(&mut self) -> Vec<Step> {
         self.calls.drain(..).map(|call| call.step).collect()
     }
 
-    /// How many calls of this kind there were.
+    /// How many calls of this kind are on record.
     pub fn count(&self, kind: CallKind) -> usize {
         self.calls.iter().filter(|call| CallKind::of(call.step) == kind).count()
     }
@@ -164,6 +171,7 @@ impl FakeHost {
     ) -> Result<T, FakeError> {
         let planned = self.faults.strikes(CallKind::of(step));
         let result = if planned { Err(FakeError::Planned) } else { run(self) };
+        self.calls_made += 1;
         self.calls.push(Call { step, failed: result.as_ref().err().copied() });
         result
     }

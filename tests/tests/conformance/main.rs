@@ -1,0 +1,10 @@
+//! One test for each requirement of the behaviour that the core covers, named for its id.
+
+mod access;
+mod bars;
+mod config;
+mod failures;
+mod msix;
+mod operation;
+mod power;
+mod windows;
