@@ -1,5 +1,6 @@
 //! An open VFIO device: its regions, its interrupts, its reset.
 
+use crate::dma::DmaError;
 use crate::errno::Errno;
 use crate::error::OpenError;
 use crate::group::Group;
@@ -25,7 +26,7 @@ pub struct Device {
     resettable: bool,
     regions: [Option<RegionInfo>; RegionIndex::COUNT],
     irqs: [Option<IrqInfo>; IrqKind::ALL.len()],
-    _claim: Claim,
+    claim: Claim,
 }
 
 /// Why a region was not read or written.
@@ -130,7 +131,7 @@ impl Device {
             return Err(OpenError::ConfigSize { bdf, size: config });
         }
         let resettable = flags & v::VFIO_DEVICE_FLAGS_RESET != 0;
-        Ok(Self { fd, host: host.clone(), group, bdf, resettable, regions, irqs, _claim: claim })
+        Ok(Self { fd, host: host.clone(), group, bdf, resettable, regions, irqs, claim })
     }
 
     /// The device's address on the host.
@@ -208,6 +209,15 @@ impl Device {
             return Err(ResetError::Unsupported { bdf });
         }
         self.host.reset(self.fd.as_fd()).map_err(|errno| ResetError::Failed { bdf, errno })
+    }
+
+    /// Waits until the device reaches all of the guest's memory.
+    ///
+    /// # Errors
+    ///
+    /// It never will: the mapping has failed.
+    pub fn wait_for_memory(&self) -> Result<(), DmaError> {
+        self.claim.wait_for_memory()
     }
 
     pub(crate) fn irqs(&self, kind: IrqKind) -> Irqs<'_> {

@@ -2,6 +2,7 @@
 
 use crate::bar::MappedBars;
 use crate::device::{RegionError, ResetError};
+use crate::dma::DmaError;
 use crate::guest::GuestSide;
 use crate::irq::IrqError;
 use crate::region::RegionIndex;
@@ -11,6 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use vfio_assign_core::host::{
     Events, GuestRange, GuestWindows, HostError, InterruptHost, MappedWindow, Message, PhysicalFunction, Step,
 };
+use vfio_assign_core::regs::header::{self, Command};
 use vfio_assign_core::{BarIndex, ConfigOffset, Decoder, PhysBarOffset, VectorIndex, Width};
 
 /// What drives an [`AssignedFunction`](vfio_assign_core::AssignedFunction)'s steps.
@@ -47,6 +49,9 @@ pub enum HostSideError<E: Error + 'static> {
     /// The device's interrupts were not changed.
     #[error(transparent)]
     Irq(#[from] IrqError),
+    /// The device does not reach all of the guest's memory, so bus mastering stays off.
+    #[error("bus mastering stays off: {0}")]
+    Memory(#[from] DmaError),
     /// A window is not, or not wholly, in an area that is mapped in this process.
     #[error("{bar}: no mapped area holds all of {first:#x} to {last:#x}")]
     NoArea {
@@ -90,6 +95,9 @@ impl<G: GuestSide> PhysicalFunction for HostSide<G> {
     fn config_write(&mut self, offset: ConfigOffset, width: Width, value: u32) -> Result<(), Self::Error> {
         let data = value.to_le_bytes();
         let bytes = data.get(..width.bytes()).unwrap_or_default();
+        if offset == header::COMMAND && value & u32::from(Command::BUS_MASTER.bits()) != 0 {
+            self.bars.device().wait_for_memory()?;
+        }
         Ok(self.bars.device().write(RegionIndex::CONFIG, u64::from(offset.get()), bytes)?)
     }
 

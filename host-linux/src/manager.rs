@@ -6,7 +6,9 @@
 use crate::container::Container;
 use crate::device::Device;
 use crate::dma::{AddressSpace, DmaError, GuestRegion};
+use crate::errno::Errno;
 use crate::error::{GroupAction, GroupError, OpenError};
+use crate::gate::{MappingThread, MappingThreadError, MemoryGate};
 use crate::group::{Group, LooseGroup, VfioFiles};
 use crate::kernel::Host;
 use crate::retry::RetryPolicy;
@@ -14,6 +16,7 @@ use crate::sysfs::Sysfs;
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 use vfio_assign_core::{Bdf, GuestAddr, Span};
 
 /// The devices and the memory of one VM. Clones are the same VM.
@@ -49,6 +52,7 @@ struct Shared {
     host: Host,
     options: VmOptions,
     state: Mutex<State>,
+    gate: Arc<MemoryGate>,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +66,7 @@ struct State {
 impl Vm {
     /// A VM without devices and without memory.
     pub fn new(host: Host, options: VmOptions) -> Self {
-        Self(Arc::new(Shared { host, options, state: Mutex::default() }))
+        Self(Arc::new(Shared { host, options, state: Mutex::default(), gate: Arc::default() }))
     }
 
     /// Opens a device. The guest's memory is mapped for it, as it is now and as it will be.
@@ -109,6 +113,35 @@ impl Vm {
         }
         state.memory.extend_from_slice(regions);
         Ok(())
+    }
+
+    /// Maps memory in a thread of its own, as [`add_memory`](Self::add_memory) does, and calls `done` at the end.
+    ///
+    /// Until then a guest that turns bus mastering on waits in that write; if the mapping fails, the write
+    /// is dropped, and the VM is to be given up.
+    ///
+    /// # Errors
+    ///
+    /// The thread was not started.
+    pub fn add_memory_in_background(
+        &self,
+        regions: Vec<GuestRegion>,
+        done: impl FnOnce(Result<(), DmaError>) + Send + 'static,
+    ) -> Result<MappingThread, MappingThreadError> {
+        let vm = self.clone();
+        self.0.gate.begin();
+        let work = move || {
+            let result = vm.add_memory(&regions);
+            vm.0.gate.end(&result);
+            done(result);
+        };
+        match thread::Builder::new().name("dma-map".into()).spawn(work) {
+            Ok(thread) => Ok(MappingThread(Some(thread))),
+            Err(error) => {
+                self.0.gate.end(&Ok(()));
+                Err(MappingThreadError { errno: Errno::of(&error).unwrap_or(Errno::EAGAIN) })
+            }
+        }
     }
 
     /// Unmaps what was added as one region.
@@ -204,6 +237,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Claim {
     vm: Weak<Shared>,
+    gate: Arc<MemoryGate>,
     bdf: Bdf,
 }
 
@@ -214,7 +248,14 @@ impl Claim {
             return Err(OpenError::Twice { bdf });
         }
         state.devices.push(bdf);
-        Ok(Self { vm: Arc::downgrade(vm), bdf })
+        Ok(Self { vm: Arc::downgrade(vm), gate: vm.gate.clone(), bdf })
+    }
+}
+
+impl Claim {
+    /// Waits until all of the VM's memory is mapped for devices.
+    pub(crate) fn wait_for_memory(&self) -> Result<(), DmaError> {
+        self.gate.wait()
     }
 }
 

@@ -13,6 +13,8 @@ pub use routes::{Gsi, IrqchipRoutes, RouteError, RouteTable, Routes};
 pub use slots::{MemorySlot, MemorySlots, SlotAllocator, SlotError, SlotNumbers};
 pub use vfio::KvmVfio;
 
+pub use crate::sys::RunPage;
+
 use crate::errno::Errno;
 use crate::kernel::Host;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

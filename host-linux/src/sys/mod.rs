@@ -11,6 +11,8 @@ mod ioctl;
 pub(crate) mod kvm;
 mod memory;
 mod mmap;
+#[cfg(feature = "kvm")]
+mod run_page;
 mod uapi;
 pub(crate) mod vfio;
 
@@ -18,3 +20,5 @@ pub use eventfd::EventFd;
 pub(crate) use memory::HostRange;
 pub use memory::{GuestMemory, MemoryAccessError, MemoryBacking};
 pub(crate) use mmap::{Mapping, Placement};
+#[cfg(feature = "kvm")]
+pub use run_page::RunPage;
