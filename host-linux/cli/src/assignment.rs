@@ -4,18 +4,21 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use serde::Serialize;
 use vfio_assign_core::{BarIndex, BarPiece, Bdf, BdfError, GuestAddr, ResetOutcome};
-use vfio_assign_linux::kvm::{IrqchipRoutes, KvmGuest, KvmVfio, KvmVm, MemorySlots, Routes, SlotNumbers};
+use vfio_assign_linux::kvm::{IrqchipRoutes, KvmGuest, KvmVfio, Routes};
 use vfio_assign_linux::{
-    AssignError, AssignOptions, Assigned, DmaError, Errno, GuestRegion, Host, OpenError, Vm, VmOptions,
+    AssignError, AssignOptions, Assigned, DmaError, Errno, GuestRegion, Host, MappingThread,
+    MappingThreadError, OpenError, Vm, VmOptions,
 };
 
 use crate::help::Help;
 use crate::machine::pci::PciFunction;
+use crate::machine::power::Stop;
+use crate::machine::vm::Vm as Machine;
 
 /// Why the devices were not assigned.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,9 @@ pub(crate) enum AssignmentError {
     /// The guest's memory.
     #[error("guest memory cannot be mapped for devices: {0}")]
     Memory(#[from] DmaError),
+    /// The thread that maps it.
+    #[error(transparent)]
+    Mapping(#[from] MappingThreadError),
     /// VFIO did not open a device.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -61,7 +67,7 @@ impl Help for AssignmentError {
             Self::Kvm { .. } => "raise the number of open files (`ulimit -n`) if it says EMFILE".into(),
             Self::Memory(_) => "give the guest less with --memory, or do what the message says".into(),
             // The message names the way out itself: it knows the group, the members and their drivers.
-            Self::Open(_) => return None,
+            Self::Open(_) | Self::Mapping(_) => return None,
             Self::Assign(_) => {
                 "this device cannot be assigned as it is; `lspci -vvv` shows what it has".into()
             }
@@ -83,26 +89,17 @@ pub(crate) fn addresses(texts: &[String]) -> Result<Vec<Bdf>, AssignmentError> {
     Ok(found)
 }
 
-/// Opens the devices and maps `ram` for them. `first_slot` is the first memory slot that the monitor leaves.
+/// Opens the devices for a machine. Its memory is yet to be mapped for them: see [`map_memory`].
 pub(crate) fn assign(
     devices: &[Bdf],
-    vm: &impl AsFd,
-    ram: &[GuestRegion],
-    first_slot: u32,
-) -> Result<Vec<Box<dyn PciFunction>>, AssignmentError> {
-    if devices.is_empty() {
-        return Ok(Vec::new());
-    }
+    machine: &Machine,
+) -> Result<(Vm, Vec<Box<dyn PciFunction>>), AssignmentError> {
     let refused = |what| move |errno| AssignmentError::Kvm { what, errno };
-    let host = Host::linux();
-    let kvm = KvmVm::new(host.clone(), vm.as_fd()).map_err(refused("duplicate the machine"))?;
+    let (host, kvm, slots) = machine.for_devices();
     let routes = Routes::new(kvm.clone(), IrqchipRoutes::X86Full).map_err(refused("tell its route limit"))?;
     let routes = Arc::new(routes);
-    let numbers = SlotNumbers::new(&kvm, first_slot).map_err(refused("tell its slot limit"))?;
-    let slots = MemorySlots::new(kvm.clone(), Arc::new(numbers));
     let files = Arc::new(KvmVfio::new(kvm.clone()));
     let vm = Vm::new(host.clone(), VmOptions { files: Some(files), ..VmOptions::default() });
-    vm.add_memory(ram)?;
     let mut functions: Vec<Box<dyn PciFunction>> = Vec::new();
     for bdf in devices {
         let device = vm.open(*bdf)?;
@@ -110,7 +107,22 @@ pub(crate) fn assign(
         let assigned = Assigned::new(device, guest, &AssignOptions::default())?;
         functions.push(Box::new(AssignedDevice { assigned, host: host.clone() }));
     }
-    Ok(functions)
+    Ok((vm, functions))
+}
+
+/// Maps guest memory for the devices while the guest boots; a failure stops the machine.
+pub(crate) fn map_memory(
+    vm: &Vm,
+    ram: &[GuestRegion],
+    stop: Sender<Stop>,
+) -> Result<MappingThread, AssignmentError> {
+    let done = move |result: Result<(), DmaError>| {
+        if let Err(error) = result {
+            // Nobody listens only when the machine is already gone.
+            drop(stop.send(Stop::NoDma(error)));
+        }
+    };
+    Ok(vm.add_memory_in_background(ram.to_vec(), done)?)
 }
 
 /// An assigned device on the guest's PCI bus.

@@ -1,7 +1,9 @@
 //! The command: gives a Linux guest a real PCI device.
 //!
 //! A user of the libraries, with nothing in it that they should hold: `arguments` is what it is told, `run` puts
-//! a machine together, `machine` is the small KVM monitor.
+//! a machine together, `machine` is the small KVM monitor, `assignment` puts devices into it.
+
+#![forbid(unsafe_code)]
 
 mod arguments;
 mod assignment;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::arguments::RunArguments;
-use crate::assignment::{AssignmentError, addresses, assign};
+use crate::assignment::{AssignmentError, addresses, assign, map_memory};
 use crate::help::Help;
 use crate::machine::boot::{BootError, BootImages};
 use crate::machine::console::{Console, ConsoleError};
 use crate::machine::output::{Output, OutputThread};
-use crate::machine::pci::{NoSlot, PciBus, PciFunction};
+use crate::machine::pci::{NoSlot, PciBus};
 use crate::machine::power::Stop;
 use crate::machine::serial::SerialPort;
 use crate::machine::vcpu::Exits;
@@ -116,37 +116,27 @@ fn run_machine(
 ) -> Result<Ending, RunError> {
     let images = BootImages::open(&arguments.kernel, arguments.initrd.as_deref(), &arguments.append)?;
     let vm = Vm::new(arguments.memory, arguments.cpus)?;
-    let functions = functions(arguments, &vm)?;
+    let devices = addresses(&arguments.devices)?;
+    let assignment = if devices.is_empty() { None } else { Some(assign(&devices, &vm)?) };
+    let (vfio, functions) =
+        assignment.map_or((None, Vec::new()), |(vfio, functions)| (Some(vfio), functions));
+    let ram = vm.ram().regions().to_vec();
     let stdout = rustix::io::dup(io::stdout()).map_err(|errno| RunError::Output { source: errno.into() })?;
     let (output, writer) = Output::start(stdout).map_err(|source| RunError::Output { source })?;
     let serial = Arc::new(SerialPort::new(vm.fd(), output.clone())?);
     let pci = PciBus::new(functions)?;
     let mut machine = Machine::new(vm, arguments.cpus, images, Arc::clone(&serial), pci)?;
+    let mapping = vfio.map(|vfio| map_memory(&vfio, &ram, machine.stop_sender())).transpose()?;
     let console = Console::start(serial, machine.stop_sender())?;
     times.ready = Some(Times::between(start, Instant::now()));
     let result = until_end(&mut machine, &mut seen.reboots);
     // The last output comes before the terminal is given back, and before any error.
     finish(writer, &result);
-    drop(console);
+    drop((console, mapping));
     times.first_guest_output = output.first().map(|first| Times::between(start, first));
     seen.exits = machine.exits();
     seen.devices = machine.pci().reports();
     result
-}
-
-/// The functions of `--device`, in slots from 1 on.
-fn functions(arguments: &RunArguments, vm: &Vm) -> Result<Vec<Box<dyn PciFunction>>, RunError> {
-    let devices = addresses(&arguments.devices)?;
-    let ram = vm.regions().map_err(|errno| AssignmentError::Kvm { what: "give RAM", errno })?;
-    let own = own_descriptor(vm.fd().as_ref()).map_err(|errno| RunError::Output { source: errno.into() })?;
-    Ok(assign(&devices, &own, &ram, vm.first_free_slot())?)
-}
-
-/// A descriptor of our own for a file that is known by its number only.
-fn own_descriptor(file: &impl std::os::fd::AsRawFd) -> rustix::io::Result<std::os::fd::OwnedFd> {
-    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
-    let this = pidfd_open(getpid(), PidfdFlags::empty())?;
-    pidfd_getfd(this, file.as_raw_fd(), PidfdGetfdFlags::empty())
 }
 
 /// Runs the machine over all its reboots.
@@ -161,6 +151,7 @@ fn until_end(machine: &mut Machine, reboots: &mut u64) -> Result<Ending, RunErro
             Stop::PowerOff => return Ok(Ending::PoweredOff),
             Stop::Left => return Ok(Ending::Left),
             Stop::Signal(signal) => return Ok(Ending::Signal(signal)),
+            Stop::NoDma(error) => return Err(AssignmentError::Memory(error).into()),
             Stop::Failed(error) => return Err(MachineError::from(error).into()),
         }
     }

@@ -11,12 +11,13 @@ use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use linux_loader::loader::bzimage::{BzImage, Error as BzImageError};
 use linux_loader::loader::{Error as LoaderError, KernelLoader};
-use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap, GuestUsize};
+use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::layout::{
     ACPI_TABLES, ACPI_TABLES_END, BOOT_STACK, COMMAND_LINE, ECAM, ECAM_SIZE, GDT, HIGH_MEMORY, HIGH_RAM,
     LOW_MEMORY_END, MIB, MemoryLayout, PAGE_TABLES, ZERO_PAGE,
 };
+use super::ram::{NoRam, Ram};
 use super::registers::{CodeAndData, long_mode};
 use crate::help::Help;
 
@@ -105,14 +106,20 @@ pub(crate) enum BootError {
         position: usize,
     },
     /// Guest memory could not be written where it must exist.
-    #[error("cannot write {what} to guest address {address:#x}: {source}")]
+    #[error("cannot write {what}: {source}")]
     Write {
         /// What.
         what: &'static str,
-        /// Where.
-        address: u64,
-        /// Why.
-        source: vm_memory::GuestMemoryError,
+        /// Where, and how much.
+        source: NoRam,
+    },
+    /// No memory to unpack the image into.
+    #[error("cannot map {bytes:#x} bytes to load the kernel {}", path.display())]
+    Staging {
+        /// The kernel.
+        path: PathBuf,
+        /// How many bytes.
+        bytes: u64,
     },
 }
 
@@ -137,6 +144,7 @@ impl Help for BootError {
             }
             Self::CommandLineTooLong { limit, .. } => format!("shorten --append to {limit} bytes"),
             Self::CommandLineNul { .. } => "remove the NUL byte from --append".into(),
+            Self::Staging { .. } => "free some memory of this host, or raise `ulimit -v`".into(),
             Self::Write { .. } => "this is a fault of the monitor; please report it".into(),
         })
     }
@@ -197,11 +205,7 @@ impl BootImages {
     }
 
     /// Puts everything into `ram` and says where the first vCPU starts.
-    pub(crate) fn load(
-        &mut self,
-        ram: &GuestMemoryMmap,
-        layout: &MemoryLayout,
-    ) -> Result<EntryPoint, BootError> {
+    pub(crate) fn load(&mut self, ram: &Ram, layout: &MemoryLayout) -> Result<EntryPoint, BootError> {
         let (header, kernel) = self.load_kernel(ram, layout)?;
         let initrd = self.load_initrd(ram, layout, &header, kernel.end)?;
         self.write_command_line(ram, &header)?;
@@ -215,7 +219,7 @@ impl BootImages {
 
     fn load_kernel(
         &mut self,
-        ram: &GuestMemoryMmap,
+        ram: &Ram,
         layout: &MemoryLayout,
     ) -> Result<(setup_header, std::ops::Range<u64>), BootError> {
         let refused = |path: &Path, reason| BootError::NotAKernel { path: path.to_owned(), reason };
@@ -232,12 +236,12 @@ impl BootImages {
             }
             return Err(too_small(&kernel.path, HIGH_MEMORY + kernel.size));
         }
-        let loaded = BzImage::load(
-            ram,
-            Some(GuestAddress(HIGH_MEMORY)),
-            &mut kernel.file,
-            Some(GuestAddress(HIGH_MEMORY)),
-        );
+        // The loader has a memory of its own, of which what it loads is then copied.
+        let no_memory = || BootError::Staging { path: kernel.path.clone(), bytes: kernel.size };
+        let range = (GuestAddress(HIGH_MEMORY), usize::try_from(kernel.size).map_err(|_| no_memory())?);
+        let staging = GuestMemoryMmap::<()>::from_ranges(&[range]).map_err(|_| no_memory())?;
+        let start = Some(GuestAddress(HIGH_MEMORY));
+        let loaded = BzImage::load(&staging, start, &mut kernel.file, start);
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(LoaderError::Bzimage(BzImageError::ReadBzImageCompressedKernel)) => {
@@ -260,12 +264,17 @@ impl BootImages {
         if end > layout.low {
             return Err(too_small(&kernel.path, end));
         }
+        let mut image = vec![0; usize::try_from(loaded.kernel_end - HIGH_MEMORY).unwrap_or(0)];
+        staging
+            .read_slice(&mut image, GuestAddress(HIGH_MEMORY))
+            .map_err(|error| kernel.failed(io::Error::other(error)))?;
+        write(ram, "the kernel", HIGH_MEMORY, &image)?;
         Ok((header, loaded.kernel_load.0..end))
     }
 
     fn load_initrd(
         &mut self,
-        ram: &GuestMemoryMmap,
+        ram: &Ram,
         layout: &MemoryLayout,
         header: &setup_header,
         kernel_end: u64,
@@ -279,12 +288,11 @@ impl BootImages {
             available: limit.saturating_sub(kernel_end) & !(PAGE - 1),
         })?;
         initrd.file.seek(SeekFrom::Start(0)).map_err(|source| initrd.failed(source))?;
-        ram.read_exact_volatile_from(GuestAddress(start), &mut initrd.file, initrd.size as usize)
-            .map_err(|source| initrd.failed(io::Error::other(source)))?;
+        ram.read_from(start, &mut initrd.file, initrd.size).map_err(|source| initrd.failed(source))?;
         Ok(Some((start, initrd.size)))
     }
 
-    fn write_command_line(&self, ram: &GuestMemoryMmap, header: &setup_header) -> Result<(), BootError> {
+    fn write_command_line(&self, ram: &Ram, header: &setup_header) -> Result<(), BootError> {
         let room = u32::try_from(LOW_MEMORY_END - COMMAND_LINE).unwrap_or(u32::MAX) - 1;
         let limit = header.cmdline_size.min(room);
         let length = self.command_line.len();
@@ -376,11 +384,6 @@ fn memory_map(layout: &MemoryLayout) -> Vec<(u64, u64, u32)> {
     map
 }
 
-fn write(
-    ram: &GuestMemoryMmap,
-    what: &'static str,
-    address: GuestUsize,
-    bytes: &[u8],
-) -> Result<(), BootError> {
-    ram.write_slice(bytes, GuestAddress(address)).map_err(|source| BootError::Write { what, address, source })
+fn write(ram: &Ram, what: &'static str, address: u64, bytes: &[u8]) -> Result<(), BootError> {
+    ram.write(address, bytes).map_err(|source| BootError::Write { what, source })
 }

@@ -5,15 +5,17 @@ pub(crate) mod boot;
 mod bus;
 pub(crate) mod console;
 mod cpuid;
+mod descriptor;
 mod event;
 pub(crate) mod layout;
 pub(crate) mod output;
 pub(crate) mod pci;
 pub(crate) mod power;
+mod ram;
 mod registers;
+mod run_loop;
 pub(crate) mod serial;
 mod state;
-mod sys;
 mod terminal;
 pub(crate) mod vcpu;
 pub(crate) mod vm;
@@ -31,7 +33,6 @@ use power::{Power, Stop};
 use serial::SerialPort;
 use vcpu::{Exits, ProcessorThread, Run, VcpuError};
 use vm::{KvmError, Vm};
-use vm_memory::{Bytes, GuestAddress};
 
 use crate::help::Help;
 
@@ -158,10 +159,8 @@ impl Machine {
 
     fn load(&mut self) -> Result<(), MachineError> {
         let entry = self.images.load(self.vm.ram(), self.vm.layout())?;
-        self.vm
-            .ram()
-            .write_slice(&self.acpi, GuestAddress(ACPI_TABLES))
-            .map_err(|source| BootError::Write { what: "the ACPI tables", address: ACPI_TABLES, source })?;
+        let acpi = self.vm.ram().write(ACPI_TABLES, &self.acpi);
+        acpi.map_err(|source| BootError::Write { what: "the ACPI tables", source })?;
         self.vm.enter(&entry)?;
         Ok(())
     }

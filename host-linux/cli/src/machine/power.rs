@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::Sender;
 
 use super::layout::{PM1_CONTROL, PM1_EVENT, RESET_PORT};
+use vfio_assign_linux::DmaError;
+
 use super::vcpu::VcpuError;
 
 /// The sleep type that means off, as the `_S5` object says it.
@@ -34,6 +36,8 @@ pub(crate) enum Stop {
     Signal(i32),
     /// A vCPU cannot go on.
     Failed(VcpuError),
+    /// Devices do not reach the guest's memory.
+    NoDma(DmaError),
 }
 
 impl Stop {
@@ -45,6 +49,7 @@ impl Stop {
             Self::Left => 2,
             Self::Signal(_) => 3,
             Self::Failed(_) => 4,
+            Self::NoDma(_) => 5,
         }
     }
 }

@@ -9,12 +9,13 @@ use std::thread::{Builder, JoinHandle};
 use kvm_ioctls::VcpuExit;
 use rustix::io::Errno;
 use serde::Serialize;
+use vfio_assign_linux::kvm::RunPage;
 use vmm_sys_util::errno::Error as KvmErrno;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::bus::Bus;
 use super::power::Stop;
-use super::sys::{Exit, RunningVcpu, kick};
+use super::run_loop::{Exit, Vcpu};
 use super::vm::Processor;
 use crate::help::Help;
 
@@ -150,27 +151,34 @@ pub(crate) struct Run {
 /// A processor that runs on a thread of its own.
 pub(crate) struct ProcessorThread {
     number: u8,
+    page: Arc<RunPage>,
     thread: JoinHandle<(Processor, Exits)>,
 }
 
+/// The signal only has to be taken: that alone leaves the guest.
+extern "C" fn kicked<I>(_signal: i32, _info: *mut I, _context: *mut std::ffi::c_void) {}
+
 /// Lets [`ProcessorThread::kick`] reach processors; once for a process.
 pub(crate) fn install_kick() -> Result<(), VcpuError> {
-    register_signal_handler(SIGRTMIN(), kick).map_err(|source| VcpuError::Signal { source })
+    register_signal_handler(SIGRTMIN(), kicked).map_err(|source| VcpuError::Signal { source })
 }
 
 impl ProcessorThread {
     /// Starts a processor where its registers say.
     pub(crate) fn start(processor: Processor, run: Run) -> Result<Self, VcpuError> {
         let number = processor.number;
+        let page = Arc::clone(processor.vcpu.page());
         let thread = Builder::new()
             .name(format!("vcpu{number}"))
             .spawn(move || run.processor(processor))
             .map_err(|source| VcpuError::Thread { cpu: number, source })?;
-        Ok(Self { number, thread })
+        Ok(Self { number, page, thread })
     }
 
     /// Makes the processor look at whether it is to leave, whatever it does.
     pub(crate) fn kick(&self) {
+        // In this order: whether the processor is about to enter the guest or in it, one of the two stops it.
+        self.page.set_immediate_exit(true);
         if let Err(errno) = self.thread.kill(SIGRTMIN()) {
             log::debug!("processor {} is gone before its kick: {errno}", self.number);
         }
@@ -184,22 +192,19 @@ impl ProcessorThread {
 
 impl Run {
     fn processor(&self, processor: Processor) -> (Processor, Exits) {
-        let Processor { vcpu, power_on, number } = processor;
+        let Processor { mut vcpu, power_on, number } = processor;
         let _guard = PanicGuard { stops: &self.stops, cpu: number };
-        let (vcpu, exits) = vcpu.on_this_thread(|vcpu| {
-            let mut exits = Exits::default();
-            if let Some(stop) = self.until_stop(number, vcpu, &mut exits) {
-                // Nobody listens only when the machine is already gone.
-                drop(self.stops.send(stop));
-            }
-            vcpu.finish_access();
-            exits
-        });
+        let mut exits = Exits::default();
+        if let Some(stop) = self.until_stop(number, &mut vcpu, &mut exits) {
+            // Nobody listens only when the machine is already gone.
+            drop(self.stops.send(stop));
+        }
+        vcpu.finish_access();
         (Processor { vcpu, power_on, number }, exits)
     }
 
     /// Runs until the machine stops (none) or this processor has a reason to stop it.
-    fn until_stop(&self, cpu: u8, vcpu: &mut RunningVcpu<'_>, exits: &mut Exits) -> Option<Stop> {
+    fn until_stop(&self, cpu: u8, vcpu: &mut Vcpu, exits: &mut Exits) -> Option<Stop> {
         loop {
             // In this order: a kick that comes in between makes the next entry return at once.
             vcpu.forget_kick();

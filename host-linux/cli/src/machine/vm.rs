@@ -1,18 +1,21 @@
 //! The virtual machine before anything is in it: KVM opened, RAM mapped, interrupt controllers, processors.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm, VmFd};
-use vm_memory::mmap::FromRangesError;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vfio_assign_linux::kvm::{KvmVm, MemorySlots, SlotNumbers};
+use vfio_assign_linux::{Errno as LinuxErrno, Host};
 use vmm_sys_util::errno::Error as Errno;
 
 use super::cpuid::CpuModel;
+use super::descriptor::own_descriptor;
 use super::layout::{IDENTITY_MAP, LOW_RAM_LIMIT, LayoutError, MIB, MemoryLayout, TASK_STATE};
+use super::ram::{Ram, RamError};
+use super::run_loop::Vcpu;
 use super::state::{ChipState, ProcessorState, set_memory_types};
-use super::sys::{RamAdvice, Vcpu, VmWithRam, advise};
 use crate::help::Help;
 
 /// What could not be had from KVM.
@@ -42,12 +45,15 @@ pub(crate) enum KvmError {
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// RAM could not be had.
-    #[error("cannot map {} MiB of memory for the guest: {source}", bytes / MIB)]
-    Ram {
-        /// The size that was asked for.
-        bytes: u64,
-        /// The reason.
-        source: FromRangesError,
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// Memory slots and interrupts for devices could not be set up.
+    #[error("KVM does not {what}: {errno}")]
+    Devices {
+        /// What it was asked for.
+        what: &'static str,
+        /// Its answer.
+        errno: LinuxErrno,
     },
     /// A call failed.
     #[error("{call} failed: {source}")]
@@ -91,8 +97,8 @@ impl Help for KvmError {
             Self::Version { .. } => "use Linux 2.6.22 or later".into(),
             Self::Cpus { limit, .. } => format!("give at most --cpus {limit}"),
             Self::Layout(LayoutError::TooLarge { limit, .. }) => format!("give at most --memory {}M", limit / MIB),
-            Self::Ram { .. } => "give the guest less with --memory, or raise the limit on memory (`ulimit -v`)".into(),
-            Self::Event { .. } => "raise the number of open files: `ulimit -n`".into(),
+            Self::Ram(_) => "give the guest less with --memory, or raise the limit on memory (`ulimit -v`)".into(),
+            Self::Event { .. } | Self::Devices { .. } => "raise the number of open files: `ulimit -n`".into(),
             Self::Call { .. } | Self::TooMany { .. } => return None,
         })
     }
@@ -119,7 +125,12 @@ pub(crate) struct Processor {
 
 /// A machine with RAM, interrupt controllers and processors, and without devices.
 pub(crate) struct Vm {
-    machine: VmWithRam,
+    // The guest loses its RAM before the machine goes.
+    ram: Ram,
+    slots: MemorySlots,
+    kvm_vm: KvmVm,
+    host: Host,
+    vm: Arc<VmFd>,
     layout: MemoryLayout,
     chips: ChipState,
     processors: Vec<Processor>,
@@ -149,34 +160,36 @@ impl Vm {
         let timer = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
         vm.create_pit2(timer).during("KVM_CREATE_PIT2")?;
         let chips = ChipState::capture(&vm)?;
-        let machine = VmWithRam::new(vm, map_ram(&layout)?).during("KVM_SET_USER_MEMORY_REGION")?;
-        let processors = processors(&kvm, machine.vm(), &model, cpus)?;
-        Ok(Self { machine, layout, chips, processors, address_bits })
+        let host = Host::linux();
+        let refused = |what| move |errno| KvmError::Devices { what, errno };
+        let own = own_descriptor(vm.as_ref()).map_err(refused("give a descriptor of the machine"))?;
+        let kvm_vm =
+            KvmVm::new(host.clone(), own.as_fd()).map_err(refused("give a descriptor of the machine"))?;
+        let numbers = SlotNumbers::new(&kvm_vm, 0).map_err(refused("tell its limit of memory slots"))?;
+        let slots = MemorySlots::new(kvm_vm.clone(), Arc::new(numbers));
+        let ram = Ram::new(&layout, &slots)?;
+        let processors = processors(&kvm, &vm, &model, cpus)?;
+        Ok(Self { ram, slots, kvm_vm, host, vm, layout, chips, processors, address_bits })
     }
 
-    /// The handle for interrupts and memory slots of devices.
+    /// The machine, for its interrupt controllers.
     pub(crate) fn fd(&self) -> &Arc<VmFd> {
-        self.machine.vm()
+        &self.vm
+    }
+
+    /// The machine and its memory slots, for devices.
+    pub(crate) fn for_devices(&self) -> (&Host, &KvmVm, &MemorySlots) {
+        (&self.host, &self.kvm_vm, &self.slots)
     }
 
     /// Guest RAM.
-    pub(crate) fn ram(&self) -> &GuestMemoryMmap {
-        self.machine.ram()
+    pub(crate) fn ram(&self) -> &Ram {
+        &self.ram
     }
 
     /// Where everything is.
     pub(crate) fn layout(&self) -> &MemoryLayout {
         &self.layout
-    }
-
-    /// Guest RAM, to be mapped for devices.
-    pub(crate) fn regions(&self) -> Result<Vec<vfio_assign_linux::GuestRegion>, vfio_assign_linux::Errno> {
-        self.machine.regions()
-    }
-
-    /// First memory slot that RAM does not take.
-    pub(crate) fn first_free_slot(&self) -> u32 {
-        self.ram().num_regions() as u32
     }
 
     /// The processors, to run them; they come back with [`Self::return_processors`].
@@ -212,22 +225,6 @@ impl Vm {
     }
 }
 
-fn map_ram(layout: &MemoryLayout) -> Result<GuestMemoryMmap, KvmError> {
-    let parts: Vec<_> =
-        layout.ram().into_iter().map(|(start, size)| (GuestAddress(start), size as usize)).collect();
-    let ram = GuestMemoryMmap::from_ranges(&parts)
-        .map_err(|source| KvmError::Ram { bytes: layout.low + layout.high, source })?;
-    for region in ram.iter() {
-        for advice in [RamAdvice::HugePages, RamAdvice::NotInChildren] {
-            // A kernel without huge pages runs the guest as well, only slower.
-            if let Err(errno) = advise(region, advice) {
-                log::debug!("guest RAM: {advice:?} is not to be had: {errno}");
-            }
-        }
-    }
-    Ok(ram)
-}
-
 fn processors(kvm: &Kvm, vm: &VmFd, model: &CpuModel, cpus: u8) -> Result<Vec<Processor>, KvmError> {
     let msrs = kvm.get_msr_index_list().during("KVM_GET_MSR_INDEX_LIST")?;
     let create = |number: u8| {
@@ -237,7 +234,12 @@ fn processors(kvm: &Kvm, vm: &VmFd, model: &CpuModel, cpus: u8) -> Result<Vec<Pr
             .map_err(|_| KvmError::TooMany { what: "CPUID leaves", count: KVM_MAX_CPUID_ENTRIES })?;
         vcpu.set_cpuid2(&leaves).during("KVM_SET_CPUID2")?;
         let power_on = ProcessorState::capture(&vcpu, &msrs)?;
-        Ok(Processor { vcpu: Vcpu::new(vcpu), power_on, number })
+        Ok(Processor {
+            vcpu: Vcpu::new(vcpu)
+                .map_err(|errno| KvmError::Devices { what: "map the run page of a processor", errno })?,
+            power_on,
+            number,
+        })
     };
     (0..cpus).map(create).collect()
 }

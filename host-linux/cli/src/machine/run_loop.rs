@@ -1,0 +1,71 @@
+//! One vCPU: entering the guest, and being kept out of it from another thread.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vfio_assign_linux::Errno;
+use vfio_assign_linux::kvm::RunPage;
+use vmm_sys_util::errno::Error as KvmErrno;
+
+use super::descriptor::own_descriptor;
+
+/// Why the guest was left.
+pub(crate) enum Exit<'a> {
+    /// The guest writes items of `width` bytes to a port.
+    PortWrite { port: u16, width: usize, data: &'a [u8] },
+    /// The guest reads items of `width` bytes from a port.
+    PortRead { port: u16, width: usize, data: &'a mut [u8] },
+    /// Anything else, as KVM says it; never a port exit.
+    Other(VcpuExit<'a>),
+}
+
+/// A vCPU.
+pub(crate) struct Vcpu {
+    fd: VcpuFd,
+    page: Arc<RunPage>,
+}
+
+impl Vcpu {
+    /// Takes a vCPU.
+    pub(crate) fn new(fd: VcpuFd) -> Result<Self, Errno> {
+        let own = own_descriptor(&fd)?;
+        let page = Arc::new(RunPage::map(own.as_fd())?);
+        Ok(Self { fd, page })
+    }
+
+    /// For the calls that get and set its state.
+    pub(crate) fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// What keeps the vCPU out of the guest, from any thread.
+    pub(crate) fn page(&self) -> &Arc<RunPage> {
+        &self.page
+    }
+
+    /// Lets the next [`Self::run`] enter the guest, unless it is told otherwise after this.
+    pub(crate) fn forget_kick(&mut self) {
+        self.page.set_immediate_exit(false);
+    }
+
+    /// Enters the guest until it needs something, or a kick comes.
+    pub(crate) fn run(&mut self) -> Result<Exit<'_>, KvmErrno> {
+        match self.fd.run()? {
+            VcpuExit::IoOut(port, data) => {
+                Ok(Exit::PortWrite { port, width: self.page.port_item_width(), data })
+            }
+            VcpuExit::IoIn(port, data) => {
+                Ok(Exit::PortRead { port, width: self.page.port_item_width(), data })
+            }
+            other => Ok(Exit::Other(other)),
+        }
+    }
+
+    /// Lets KVM complete an access that the guest was left for: registers set before that would be overwritten.
+    pub(crate) fn finish_access(&mut self) {
+        self.page.set_immediate_exit(true);
+        // An access over two pages is completed in two steps; after that the flag makes the call fail.
+        while self.fd.run().is_ok() {}
+    }
+}
