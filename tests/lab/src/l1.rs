@@ -15,8 +15,8 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-/// How many lines of a console an error shows.
-const LAST_LINES: usize = 12;
+/// How many lines of a console an error shows; a kernel's last message is long and says the most in its first lines.
+const LAST_LINES: usize = 60;
 
 /// L1, up and answering.
 pub(crate) struct L1 {

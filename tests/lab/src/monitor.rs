@@ -23,6 +23,8 @@ pub(crate) enum Monitor {
     Ours,
     /// The outer machine's QEMU, seen from L1 through 9p.
     Qemu(PathBuf),
+    /// The same with no device but what the guest needs, which nobody who just starts QEMU gets.
+    LeanQemu(PathBuf),
 }
 
 impl Monitor {
@@ -31,6 +33,7 @@ impl Monitor {
         match self {
             Monitor::Ours => "vfio-assign",
             Monitor::Qemu(_) => "QEMU",
+            Monitor::LeanQemu(_) => "lean QEMU",
         }
     }
 
@@ -43,15 +46,8 @@ impl Monitor {
                 line.extend(words(&format!("--kernel {GUEST_KERNEL} --initrd {GUEST_INITRAMFS} --append")));
                 line
             }
-            Monitor::Qemu(program) => {
-                let mut line = chrooted(program);
-                line.extend(words("-M q35 -accel kvm -cpu host -m 512M -smp 1"));
-                line.extend(words("-nodefaults -display none -serial stdio"));
-                line.extend(words(&format!(
-                    "-kernel /tmp{GUEST_KERNEL} -initrd /tmp{GUEST_INITRAMFS} -append"
-                )));
-                line
-            }
+            Monitor::Qemu(program) => qemu(program, "-nographic"),
+            Monitor::LeanQemu(program) => qemu(program, "-M q35 -nodefaults -display none -serial stdio"),
         };
         arguments.push(guest::command_line(work));
         arguments.extend(device.map(|device| self.assign(device)).unwrap_or_default());
@@ -62,7 +58,7 @@ impl Monitor {
     pub(crate) fn warm_up(&self) -> Launch {
         let mut arguments = match self {
             Monitor::Ours => words(OURS),
-            Monitor::Qemu(program) => chrooted(program),
+            Monitor::Qemu(program) | Monitor::LeanQemu(program) => chrooted(program),
         };
         arguments.push("--version".into());
         Launch { arguments, user: None }
@@ -71,13 +67,22 @@ impl Monitor {
     fn assign(&self, device: &str) -> Vec<String> {
         match self {
             Monitor::Ours => words(&format!("--device {device}")),
-            Monitor::Qemu(_) => words(&format!("-device vfio-pci,host={device}")),
+            Monitor::Qemu(_) | Monitor::LeanQemu(_) => words(&format!("-device vfio-pci,host={device}")),
         }
     }
 }
 
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
+}
+
+/// QEMU's command line up to the kernel's own.
+fn qemu(program: &Path, shape: &str) -> Vec<String> {
+    let mut line = chrooted(program);
+    line.extend(words("-accel kvm -cpu host -m 512M -smp 1"));
+    line.extend(words(shape));
+    line.extend(words(&format!("-kernel /tmp{GUEST_KERNEL} -initrd /tmp{GUEST_INITRAMFS} -append")));
+    line
 }
 
 /// The beginning of a command line that runs a program of the outer machine in L1.

@@ -101,7 +101,7 @@ fn kill(
             second.press(l1, LEAVE)?;
             "Ctrl-A x leaves the second monitor"
         }
-        Monitor::Qemu(_) => {
+        Monitor::Qemu(_) | Monitor::LeanQemu(_) => {
             second.type_line(l1, "leave")?;
             "the second monitor ends with its guest"
         }

@@ -76,7 +76,7 @@ impl Choice {
     fn monitor(self, bench: &Bench, machine: Machine) -> (Monitor, Machine) {
         match self {
             Choice::Ours => (Monitor::Ours, machine),
-            Choice::Qemu => (Monitor::Qemu(bench.qemu.clone()), machine.host_files()),
+            Choice::Qemu => (Monitor::LeanQemu(bench.qemu.clone()), machine.host_files()),
         }
     }
 }
