@@ -153,14 +153,13 @@ where
                 continue;
             }
             let areas = description.regions.get(bar.position()).map_or(&[][..], |region| region.areas);
-            let holes: heapless::Vec<Span<PhysBarOffset>, 4> = emulated
+            let holes = emulated
                 .iter()
                 .flatten()
                 .filter_map(|place| Some((place.bar, place.span.moved_to(physical(place.span.first()))?)))
                 .chain(hardware.into_iter().flatten())
-                .filter_map(|(owner, span)| (owner == bar).then_some(span))
-                .collect();
-            windows.plan(bar, found.size, areas, &holes, |found| finding(found.into()));
+                .filter_map(|(owner, span)| (owner == bar).then_some(span));
+            windows.plan(bar, found.size, areas, holes, |found| finding(found.into()));
         }
         Ok(Self {
             map,

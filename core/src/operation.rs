@@ -214,11 +214,9 @@ where
         self.operation.start(task, Bytes::EMPTY, Phase::Revoke);
         self.operation.settling_all = true;
         if task != Task::Settle {
-            let mut before = heapless::Vec::<Step, 3>::new();
             let reset = [QUIET, Step::ResetFunction];
-            let reset = reset.into_iter().filter(|_| task == Task::Reset);
-            before.extend(self.wake().into_iter().chain(reset));
-            self.start_reset(&before);
+            let reset: &[Step] = if task == Task::Reset { &reset } else { &[] };
+            self.start_reset(self.wake().iter().chain(reset));
         }
         self.enter_revoke();
         self.begun()

@@ -151,10 +151,10 @@ where
                 self.write_power_state(PowerState::from_pmcsr(value));
             }
             Register::DeviceControl if value & DEVICE_CONTROL_INITIATE_FLR != 0 => {
-                self.start_reset(self.wake().as_slice());
+                self.start_reset(self.wake().iter());
             }
             Register::AdvancedFeaturesControl if value & AF_INITIATE_FLR != 0 => {
-                self.start_reset(self.wake().as_slice());
+                self.start_reset(self.wake().iter());
             }
             _ => {}
         }
@@ -200,7 +200,7 @@ where
         }
         let wakes = self.power == PowerState::D3Hot;
         if wakes && !self.map.no_soft_reset() {
-            self.start_reset(&[]);
+            self.start_reset([].iter());
         }
         // Until hardware has taken the write.
         self.power_unknown = true;
@@ -210,12 +210,12 @@ where
 
     /// The function goes to its state after reset: registers now, the table once nothing stands in the host,
     /// hardware's Command register last, after the writes of `before`.
-    pub(crate) fn start_reset(&mut self, before: &[Step]) {
+    pub(crate) fn start_reset<'a>(&mut self, before: impl DoubleEndedIterator<Item = &'a Step>) {
         self.reset_registers();
         self.operation.resetting = true;
         self.operation.forwards.clear();
         let _ = self.operation.forwards.push(QUIET);
-        for step in before.iter().rev() {
+        for step in before.rev() {
             let _ = self.operation.forwards.push(*step);
         }
     }

@@ -65,7 +65,7 @@ impl<W: AsRef<[Window]> + AsMut<[Window]>> Windows<W> {
         bar: BarIndex,
         size: u64,
         areas: &[MmapArea],
-        holes: &[Span<PhysBarOffset>],
+        holes: impl Iterator<Item = Span<PhysBarOffset>> + Clone,
         mut finding: impl FnMut(WindowFinding),
     ) {
         for area in areas {
@@ -78,7 +78,7 @@ impl<W: AsRef<[Window]> + AsMut<[Window]>> Windows<W> {
             let Some(pages) = whole.align_in(self.page) else {
                 continue;
             };
-            if !self.plan_area(bar, pages, holes) {
+            if !self.plan_area(bar, pages, holes.clone()) {
                 finding(WindowFinding::StorageFull(bar));
                 return;
             }
@@ -86,10 +86,15 @@ impl<W: AsRef<[Window]> + AsMut<[Window]>> Windows<W> {
     }
 
     /// Plans what of `area` is in no hole and in no window yet. `false` if the storage is full.
-    fn plan_area(&mut self, bar: BarIndex, area: Span<PhysBarOffset>, holes: &[Span<PhysBarOffset>]) -> bool {
+    fn plan_area(
+        &mut self,
+        bar: BarIndex,
+        area: Span<PhysBarOffset>,
+        holes: impl Iterator<Item = Span<PhysBarOffset>> + Clone,
+    ) -> bool {
         let mut left = Some(area);
         while let Some(rest) = left {
-            let holes = holes.iter().map(|hole| hole.align_out(self.page));
+            let holes = holes.clone().map(|hole| hole.align_out(self.page));
             let first = holes
                 .chain(self.planned(bar))
                 .filter(|hole| hole.overlaps(rest))
@@ -204,7 +209,7 @@ mod tests {
         holes: &[Span<PhysBarOffset>],
     ) -> heapless::Vec<Span<PhysBarOffset>, 8> {
         let mut windows = Windows::new([Window::default(); N], PageSize::SIZE_4K);
-        windows.plan(BAR0, 0x1_0000, areas, holes, |_| {});
+        windows.plan(BAR0, 0x1_0000, areas, holes.iter().copied(), |_| {});
         windows.planned(BAR0).collect()
     }
 
@@ -247,7 +252,7 @@ mod tests {
     fn area_outside_is_a_finding_and_no_window() {
         let mut windows = Windows::new([Window::default(); 4], PageSize::SIZE_4K);
         let mut found = None;
-        windows.plan(BAR0, 0x1000, &[area(0, 0x2000)], &[], |wrong| found = Some(wrong));
+        windows.plan(BAR0, 0x1000, &[area(0, 0x2000)], [].into_iter(), |wrong| found = Some(wrong));
         assert_eq!(found, Some(WindowFinding::AreaOutside { bar: BAR0, offset: 0, size: 0x2000 }));
         assert_eq!(windows.planned(BAR0).count(), 0);
     }
@@ -256,14 +261,16 @@ mod tests {
     fn full_storage_is_a_finding() {
         let mut windows = Windows::new([Window::default(); 1], PageSize::SIZE_4K);
         let mut found = None;
-        windows.plan(BAR0, 0x4000, &[area(0, 0x4000)], &[span(0x1000, 0x1000)], |wrong| found = Some(wrong));
+        windows.plan(BAR0, 0x4000, &[area(0, 0x4000)], [span(0x1000, 0x1000)].into_iter(), |wrong| {
+            found = Some(wrong)
+        });
         assert_eq!(found, Some(WindowFinding::StorageFull(BAR0)));
     }
 
     #[test]
     fn bar_smaller_than_a_page_has_no_window() {
         let mut windows = Windows::new([Window::default(); 1], PageSize::SIZE_4K);
-        windows.plan(BAR0, 0x100, &[area(0, 0x100)], &[], |_| {});
+        windows.plan(BAR0, 0x100, &[area(0, 0x100)], [].into_iter(), |_| {});
         assert_eq!(windows.planned(BAR0).count(), 0);
     }
 }

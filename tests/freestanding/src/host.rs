@@ -1,0 +1,144 @@
+//! A host about which the optimiser knows nothing.
+
+use core::hint::black_box;
+use vfio_assign_core::host::{
+    Events, GuestRange, GuestWindows, HostError, InterruptHost, MappedWindow, Message, PhysicalFunction, Step,
+};
+use vfio_assign_core::{BarIndex, ConfigOffset, Decoder, PhysBarOffset, VectorIndex, Width};
+
+/// Every answer may be any answer.
+pub(crate) struct Opaque;
+
+/// Something went wrong.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wrong;
+
+fn answer<T>(value: T) -> Result<T, Wrong> {
+    black_box(Ok(value))
+}
+
+impl HostError for Opaque {
+    type Error = Wrong;
+}
+
+impl PhysicalFunction for Opaque {
+    fn config_read(&mut self, offset: ConfigOffset, width: Width) -> Result<u32, Wrong> {
+        black_box((offset, width));
+        answer(0)
+    }
+
+    fn config_write(&mut self, offset: ConfigOffset, width: Width, value: u32) -> Result<(), Wrong> {
+        black_box((offset, width, value));
+        answer(())
+    }
+
+    fn bar_read(&mut self, bar: BarIndex, offset: PhysBarOffset, width: Width) -> Result<u64, Wrong> {
+        black_box((bar, offset, width));
+        answer(0)
+    }
+
+    fn bar_write(
+        &mut self,
+        bar: BarIndex,
+        offset: PhysBarOffset,
+        width: Width,
+        value: u64,
+    ) -> Result<(), Wrong> {
+        black_box((bar, offset, width, value));
+        answer(())
+    }
+
+    fn reset(&mut self) -> Result<(), Wrong> {
+        answer(())
+    }
+}
+
+impl GuestWindows for Opaque {
+    fn map(&mut self, window: MappedWindow) -> Result<(), Wrong> {
+        black_box(window);
+        answer(())
+    }
+
+    fn unmap(&mut self, window: MappedWindow) -> Result<(), Wrong> {
+        black_box(window);
+        answer(())
+    }
+
+    fn trap(&mut self, bar: BarIndex, range: GuestRange, decoder: &Decoder) -> Result<(), Wrong> {
+        black_box((bar, range, decoder));
+        answer(())
+    }
+
+    fn untrap(&mut self, bar: BarIndex, range: GuestRange, decoder: &Decoder) -> Result<(), Wrong> {
+        black_box((bar, range, decoder));
+        answer(())
+    }
+}
+
+impl InterruptHost for Opaque {
+    fn enable(&mut self) -> Result<(), Wrong> {
+        answer(())
+    }
+
+    fn wire(
+        &mut self,
+        first: VectorIndex,
+        last: VectorIndex,
+        wanted: &dyn Fn(VectorIndex) -> bool,
+    ) -> Result<(), Wrong> {
+        black_box((wanted(first), wanted(last)));
+        answer(())
+    }
+
+    fn disable(&mut self) -> Result<(), Wrong> {
+        answer(())
+    }
+
+    fn release(&mut self) -> Result<(), Wrong> {
+        answer(())
+    }
+
+    fn route(&mut self, vector: VectorIndex, message: Message) -> Result<(), Wrong> {
+        black_box((vector, message));
+        answer(())
+    }
+
+    fn commit_routes(&mut self) -> Result<(), Wrong> {
+        answer(())
+    }
+
+    fn arm(&mut self, vector: VectorIndex) -> Result<(), Wrong> {
+        black_box(vector);
+        answer(())
+    }
+
+    fn disarm(&mut self, vector: VectorIndex) -> Result<(), Wrong> {
+        black_box(vector);
+        answer(())
+    }
+
+    fn signal(&mut self, vector: VectorIndex) -> Result<(), Wrong> {
+        black_box(vector);
+        answer(())
+    }
+
+    fn poll_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, Wrong> {
+        black_box((first, mask));
+        answer(0)
+    }
+
+    fn take_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, Wrong> {
+        black_box((first, mask));
+        answer(0)
+    }
+}
+
+impl Events for Opaque {
+    fn step_failed(&mut self, step: Step, error: &Wrong) {
+        black_box((step, error));
+    }
+
+    fn step_done(&mut self, step: Step) {
+        black_box(step);
+    }
+}
