@@ -1,6 +1,12 @@
-//! What the tests across crates have in common: a function on a fake host, and the operations that models and
-//! fuzz targets drive it with.
+//! What the tests across crates have in common: a function on a fake host, the operations that models and fuzz
+//! targets drive it with, and what must hold after each.
 
+mod interrupts;
+mod op;
 mod rig;
+mod world;
 
+pub use interrupts::MsixModel;
+pub use op::{Choices, Op};
 pub use rig::{BASE, MESSAGE, Rig, bar, message, vector};
+pub use world::World;

@@ -1,0 +1,196 @@
+//! [`World`]: a function on a fake host that takes [`Op`]s, and says what is wrong after each.
+
+use crate::op::Op;
+use crate::rig::Rig;
+use vfio_assign_core::fake::{CallKind, FakeHost, Shape};
+use vfio_assign_core::host::{GuestRange, Outcome};
+use vfio_assign_core::{
+    Access, AssignedFunction, BarIndex, Begin, Bytes, GuestAddr, GuestPort, PageSize, Target, Vector,
+    VectorIndex, Window,
+};
+
+/// A function, its host, and what is known of what has happened to them.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The function and its host.
+    pub rig: Rig,
+    page_size: PageSize,
+    vectors: u16,
+    /// An interrupt that is to come in the middle of the next operation.
+    interrupt: Option<(VectorIndex, u8)>,
+    /// A call that empties events was told to fail: what they held may be lost.
+    may_lose: bool,
+}
+
+impl World {
+    /// The device of this shape, attached; `None` if it is none that can be assigned.
+    pub fn new(shape: &Shape) -> Option<Self> {
+        let (vectors, windows) = (vec![Vector::RESET; 300], vec![Window::default(); 8]);
+        let function = AssignedFunction::new(&shape.description(), vectors, windows, |_| {}).ok()?;
+        let vectors = function.msix().map_or(0, |msix| msix.count());
+        let mut rig = Rig { function, host: FakeHost::new(shape), findings: Vec::new() };
+        rig.function.attach(&mut rig.host);
+        Some(Self { rig, page_size: shape.page_size, vectors, interrupt: None, may_lose: false })
+    }
+
+    /// Lets it happen, and looks whether everything is as it must be.
+    ///
+    /// # Panics
+    ///
+    /// It is not.
+    pub fn apply(&mut self, op: Op) {
+        self.rig.host.take_steps();
+        let target = |address| Target::Memory(GuestAddr::new(address));
+        match op {
+            Op::ConfigRead { offset, size } => self.read(Target::Config(offset), size),
+            Op::ConfigWrite { offset, size, value } => self.write(Target::Config(offset), size, value),
+            Op::Read { address, size } => self.read(target(address), size),
+            Op::Write { address, size, value } => self.write(target(address), size, value),
+            Op::PortRead { port, size } => self.read(Target::Port(GuestPort::new(u64::from(port))), size),
+            Op::PortWrite { port, size, value } => {
+                self.write(Target::Port(GuestPort::new(u64::from(port))), size, value);
+            }
+            Op::Raise { vector } => {
+                let vector = self.vector(vector);
+                self.rig.host.raise(vector);
+            }
+            Op::Latch { vector } => {
+                let vector = self.vector(vector);
+                self.rig.function.handle_interrupt(vector);
+            }
+            Op::Interrupt { vector, after } => self.interrupt = Some((self.vector(vector), after)),
+            Op::Settle => self.task(AssignedFunction::begin_settle),
+            Op::Reset => self.task(AssignedFunction::begin_reset),
+            Op::Reassign => {
+                self.task(AssignedFunction::begin_detach);
+                self.check_detached();
+                self.task(AssignedFunction::begin_attach);
+            }
+            Op::Fail { kind, after } => {
+                self.may_lose |= kind == CallKind::TakePending;
+                self.rig.host.faults.fail_nth(kind, u32::from(after));
+            }
+            Op::Unplug => {
+                self.rig.host.unplug();
+                self.rig.function.handle_gone();
+                self.task(AssignedFunction::begin_settle);
+            }
+        }
+        self.check();
+    }
+
+    /// One of the function's vectors, or now and then none of them.
+    fn vector(&self, choice: u16) -> VectorIndex {
+        VectorIndex::new(choice % (self.vectors + 1)).unwrap_or_default()
+    }
+
+    fn read(&mut self, target: Target, size: u8) {
+        let size = usize::from(size);
+        let begin = self.rig.function.begin(Access::Read { target, size });
+        let bytes = self.run(begin);
+        assert_eq!(bytes.len(), size.min(Bytes::LIMIT), "the length of what was read");
+    }
+
+    fn write(&mut self, target: Target, size: u8, value: u64) {
+        let data = Bytes::from_slice(&value.to_le_bytes()[..usize::from(size)]);
+        let begin = self.rig.function.begin(Access::Write { target, data });
+        assert!(self.run(begin).is_empty(), "a write read something");
+    }
+
+    fn task(&mut self, begin: fn(&mut AssignedFunction<Vec<Vector>, Vec<Window>>) -> Begin) {
+        let begin = begin(&mut self.rig.function);
+        self.run(begin);
+    }
+
+    /// Takes the steps of an operation, of which there may be only so many.
+    fn run(&mut self, begin: Begin) -> Bytes {
+        let mut bytes = match begin {
+            Begin::Done(bytes) => bytes,
+            Begin::Steps => Bytes::EMPTY,
+            Begin::Busy => panic!("no operation is under way"),
+        };
+        let bound = 10 * usize::from(self.vectors) + 400;
+        let mut taken = 0;
+        while let Some((token, step)) = self.rig.function.next_step() {
+            assert!(taken < bound, "more than {bound} steps");
+            if let Some((vector, _)) = self.interrupt.take_if(|(_, after)| usize::from(*after) == taken) {
+                self.rig.host.raise(vector);
+                self.rig.function.handle_interrupt(vector);
+            }
+            let outcome = self.rig.function.perform(step, &mut self.rig.host).unwrap_or(Outcome::Failed);
+            if let vfio_assign_core::Completion::Done(read) = self.rig.function.complete(token, outcome) {
+                bytes = read;
+            }
+            taken += 1;
+        }
+        bytes
+    }
+
+    /// Nothing that the host did is left, unless it refused to undo it.
+    fn check_detached(&self) {
+        let Rig { function, host, .. } = &self.rig;
+        if function.is_quarantined() {
+            return;
+        }
+        assert_eq!(host.windows(), [], "windows after detach");
+        assert_eq!(host.armed(), [], "armed vectors after detach");
+        assert!(!host.interrupts_on(), "MSI-X after detach");
+        assert!(BarIndex::ALL.iter().all(|bar| host.trapped(*bar).is_none()), "traps after detach");
+    }
+
+    fn check(&self) {
+        let Rig { function, host, .. } = &self.rig;
+        self.check_windows();
+        if function.is_quarantined() {
+            return;
+        }
+        for bar in BarIndex::ALL {
+            assert_eq!(host.trapped(bar), function.decoder().range(bar), "what is trapped for {bar}");
+        }
+        if let Some(msix) = function.msix() {
+            let (wired, armed) = msix.live();
+            assert_eq!(usize::from(armed), host.armed().len(), "armed vectors");
+            assert_eq!(usize::from(wired), host.wired().len(), "wired vectors");
+            assert!(armed <= wired, "an armed vector is not wired");
+            let on = msix.message_control() & 0x8000 != 0;
+            assert!(host.interrupts_on() == on || function.is_gone(), "MSI-X Enable");
+        }
+        if !self.may_lose {
+            assert_eq!(host.lost_interrupts(), 0, "interrupts that an event held");
+        }
+    }
+
+    /// Windows are whole pages of the BAR that they belong to, where the guest has put it, one beside the other,
+    /// and on no page of an MSI-X structure.
+    fn check_windows(&self) {
+        let Rig { function, host, .. } = &self.rig;
+        let windows = host.windows();
+        for (index, window) in windows.iter().enumerate() {
+            let page = self.page_size;
+            assert_eq!(window.device.align_out(page), window.device, "{window:?} is no whole pages");
+            assert_eq!(window.guest.align_out(page), window.guest, "{window:?} is at no page");
+            assert!(
+                windows[..index].iter().all(|other| !other.guest.overlaps(window.guest)),
+                "{window:?} is over another"
+            );
+            if let Some(msix) = function.msix() {
+                let layout = msix.layout();
+                for place in [layout.table, layout.pba].iter().filter(|place| place.bar == window.bar) {
+                    let first = vfio_assign_core::PhysBarOffset::new(place.span.first().get());
+                    let structure = place.span.moved_to(first).expect("a place within the BAR");
+                    assert!(!structure.overlaps(window.device), "{window:?} is over {place:?}");
+                }
+            }
+            if function.is_quarantined() {
+                continue;
+            }
+            assert!(host.decodes_memory(), "{window:?}, and the device does not answer");
+            let Some(GuestRange::Memory(range)) = function.bars().memory(window.bar).map(GuestRange::Memory)
+            else {
+                panic!("{window:?}, and the BAR is nowhere");
+            };
+            let first = range.first().get() + window.device.first().get();
+            assert_eq!(window.guest.first().get(), first, "{window:?} is not where its BAR is");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The machines against naive models and oracles, on operations that proptest makes up and shrinks.
+
+mod msix;
+mod whole;
