@@ -172,8 +172,8 @@ impl AddressSpace {
         Ok(self.container.info()?)
     }
 
-    /// Maps all of `regions`, or none.
-    pub(crate) fn map(&self, regions: &[GuestRegion]) -> Result<(), DmaError> {
+    /// Maps all of `regions`, or none; `threads` find pages for them.
+    pub(crate) fn map(&self, regions: &[GuestRegion], threads: usize) -> Result<(), DmaError> {
         let info = self.info()?;
         for (earlier, region) in regions.iter().enumerate() {
             check(&info, region)?;
@@ -183,7 +183,7 @@ impl AddressSpace {
         }
         for region in regions {
             // Only for speed: what is missing or impossible is found out, and said, by the mapping.
-            if let Err(errno) = region.memory.prefault(region.offset, region.guest.size()) {
+            if let Err(errno) = region.memory.prefault(region.offset, region.guest.size(), threads) {
                 log::debug!("{} is not prefaulted: {errno}", region.guest);
             }
         }

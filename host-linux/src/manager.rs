@@ -14,6 +14,7 @@ use crate::kernel::Host;
 use crate::retry::RetryPolicy;
 use crate::sysfs::Sysfs;
 use std::ffi::CString;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -103,10 +104,14 @@ impl Vm {
     ///
     /// See [`DmaError`].
     pub fn add_memory(&self, regions: &[GuestRegion]) -> Result<(), DmaError> {
+        self.map_memory(regions, processors())
+    }
+
+    fn map_memory(&self, regions: &[GuestRegion], threads: usize) -> Result<(), DmaError> {
         let mut state = self.0.lock();
         let spaces: Vec<_> = state.spaces.iter().filter_map(Weak::upgrade).collect();
         for (done, space) in spaces.iter().enumerate() {
-            if let Err(error) = space.map(regions) {
+            if let Err(error) = space.map(regions, threads) {
                 spaces[..done].iter().for_each(|space| space.roll_back(regions));
                 return Err(error);
             }
@@ -131,7 +136,8 @@ impl Vm {
         let vm = self.clone();
         self.0.gate.begin();
         let work = move || {
-            let result = vm.add_memory(&regions);
+            // One processor is left to the guest.
+            let result = vm.map_memory(&regions, processors().saturating_sub(1).max(1));
             vm.0.gate.end(&result);
             done(result);
         };
@@ -216,7 +222,7 @@ impl Vm {
         let refused = |errno| -> GroupError { group.refused(GroupAction::SetIommu, errno) };
         container.set_iommu().map_err(refused)?;
         let space = AddressSpace::new(container);
-        space.map(&state.memory).map_err(|error| OpenError::Memory { bdf, error })?;
+        space.map(&state.memory, processors()).map_err(|error| OpenError::Memory { bdf, error })?;
         Ok(space)
     }
 
@@ -225,6 +231,11 @@ impl Vm {
         state.groups.push(Arc::downgrade(&group));
         group
     }
+}
+
+/// How many threads can run at a time.
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 impl Shared {

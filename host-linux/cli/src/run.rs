@@ -1,7 +1,9 @@
 //! `vfio-assign run`: puts a machine together, runs it to its end, and reports.
 
 use std::io;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Instant;
 
 use crate::arguments::RunArguments;
@@ -42,6 +44,12 @@ pub(crate) enum RunError {
     /// The devices.
     #[error(transparent)]
     Assignment(#[from] AssignmentError),
+    /// The thread that loads the kernel.
+    #[error("cannot start the thread that loads the kernel: {source}")]
+    Thread {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Standard output, or the thread that writes it.
     #[error("cannot write the guest's output: {source}")]
     Output {
@@ -60,6 +68,7 @@ impl Help for RunError {
             Self::Report(error) => error.help(),
             Self::Slots(_) => Some("give fewer --device".into()),
             Self::Assignment(error) => error.help(),
+            Self::Thread { .. } => Some("raise the number of processes: `ulimit -u`".into()),
             Self::Output { .. } => Some("give the command a standard output, such as `> /dev/null`".into()),
         }
     }
@@ -114,18 +123,26 @@ fn run_machine(
     times: &mut Times,
     seen: &mut Seen,
 ) -> Result<Ending, RunError> {
-    let images = BootImages::open(&arguments.kernel, arguments.initrd.as_deref(), &arguments.append)?;
+    let mut images = BootImages::open(&arguments.kernel, arguments.initrd.as_deref(), &arguments.append)?;
     let vm = Vm::new(arguments.memory, arguments.cpus)?;
     let devices = addresses(&arguments.devices)?;
-    let assignment = if devices.is_empty() { None } else { Some(assign(&devices, &vm)?) };
-    let (vfio, functions) =
-        assignment.map_or((None, Vec::new()), |(vfio, functions)| (Some(vfio), functions));
-    let ram = vm.ram().regions().to_vec();
+    let (ram, layout) = (vm.ram(), vm.layout());
+    let (assigned, loaded) = thread::scope(|scope| {
+        // VFIO resets a device when it is opened, which takes longer than to load a kernel.
+        let load =
+            thread::Builder::new().name("load".into()).spawn_scoped(scope, || images.load(ram, layout));
+        let assigned = (!devices.is_empty()).then(|| assign(&devices, &vm)).transpose();
+        (assigned, load.map(ScopedJoinHandle::join))
+    });
+    let (vfio, functions) = assigned?.map_or((None, Vec::new()), |(vfio, functions)| (Some(vfio), functions));
+    let loaded = loaded.map_err(|source| RunError::Thread { source })?;
+    let entry = loaded.unwrap_or_else(|panic| resume_unwind(panic))?;
+    let ram = ram.regions().to_vec();
     let stdout = rustix::io::dup(io::stdout()).map_err(|errno| RunError::Output { source: errno.into() })?;
     let (output, writer) = Output::start(stdout).map_err(|source| RunError::Output { source })?;
     let serial = Arc::new(SerialPort::new(vm.fd(), output.clone())?);
     let pci = PciBus::new(functions)?;
-    let mut machine = Machine::new(vm, arguments.cpus, images, Arc::clone(&serial), pci)?;
+    let mut machine = Machine::new(vm, arguments.cpus, (images, entry), Arc::clone(&serial), pci)?;
     let mapping = vfio.map(|vfio| map_memory(&vfio, &ram, machine.stop_sender())).transpose()?;
     let console = Console::start(serial, machine.stop_sender())?;
     times.ready = Some(Times::between(start, Instant::now()));

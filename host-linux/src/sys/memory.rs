@@ -7,7 +7,6 @@ use crate::errno::Errno;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::marker::PhantomData;
-use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -174,8 +173,7 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Makes the kernel find pages for `length` bytes from `offset` on, with as many threads as there are
-    /// processors.
+    /// Makes the kernel find pages for `length` bytes from `offset` on, with at most so many threads.
     ///
     /// Mapping memory for devices finds them too, one after the other; clearing them is most of its time.
     ///
@@ -183,10 +181,10 @@ impl GuestMemory {
     ///
     /// `EINVAL` where the bytes are not all inside, or the kernel (before 5.14) cannot do it; `ENOMEM` where
     /// there are not enough pages.
-    pub fn prefault(&self, offset: u64, length: u64) -> Result<(), Errno> {
+    pub fn prefault(&self, offset: u64, length: u64, threads: usize) -> Result<(), Errno> {
         let range = self.range(offset, length).ok_or(Errno::EINVAL)?;
         let pieces = range.length.div_ceil(PREFAULT_PIECE);
-        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(pieces);
+        let threads = threads.min(pieces);
         let next = AtomicUsize::new(0);
         let work = || {
             loop {
@@ -381,7 +379,7 @@ mod tests {
     fn prefault_finds_every_page() {
         let size = 2 * PREFAULT_PIECE as u64 + 0x3000;
         let memory = GuestMemory::new(size, MemoryBacking::Memfd).unwrap();
-        memory.prefault(0, size).unwrap();
+        memory.prefault(0, size, 2).unwrap();
         let start = format!("{:x}-", memory.range(0, 1).unwrap().address());
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let entry = smaps.split_once(&start).unwrap().1;
@@ -392,7 +390,7 @@ mod tests {
     #[test]
     fn prefault_past_the_end_is_refused() {
         let memory = GuestMemory::new(0x1000, MemoryBacking::Anonymous).unwrap();
-        assert_eq!(memory.prefault(0, 0x1001), Err(Errno::EINVAL));
+        assert_eq!(memory.prefault(0, 0x1001, 1), Err(Errno::EINVAL));
     }
 
     #[test]

@@ -35,6 +35,8 @@ const LOADER_UNDEFINED: u8 = 0xff;
 /// First version of the boot protocol with everything used here (the address of the ACPI tables: 2.14).
 const OLDEST_PROTOCOL: u16 = 0x020c;
 const PAGE: u64 = 4096;
+/// Bytes of the kernel that are copied at a time.
+const PIECE: usize = 256 << 10;
 
 /// What cannot be booted, and why.
 #[derive(Debug, thiserror::Error)]
@@ -264,11 +266,16 @@ impl BootImages {
         if end > layout.low {
             return Err(too_small(&kernel.path, end));
         }
-        let mut image = vec![0; usize::try_from(loaded.kernel_end - HIGH_MEMORY).unwrap_or(0)];
-        staging
-            .read_slice(&mut image, GuestAddress(HIGH_MEMORY))
-            .map_err(|error| kernel.failed(io::Error::other(error)))?;
-        write(ram, "the kernel", HIGH_MEMORY, &image)?;
+        let mut piece = vec![0; PIECE];
+        let mut address = HIGH_MEMORY;
+        while address < loaded.kernel_end {
+            let length = PIECE.min(usize::try_from(loaded.kernel_end - address).unwrap_or(PIECE));
+            staging
+                .read_slice(&mut piece[..length], GuestAddress(address))
+                .map_err(|error| kernel.failed(io::Error::other(error)))?;
+            write(ram, "the kernel", address, &piece[..length])?;
+            address += length as u64;
+        }
         Ok((header, loaded.kernel_load.0..end))
     }
 

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use acpi::{AcpiTooLarge, Description};
-use boot::{BootError, BootImages};
+use boot::{BootError, BootImages, EntryPoint};
 use bus::Bus;
 use layout::ACPI_TABLES;
 use pci::PciBus;
@@ -77,11 +77,11 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Puts a machine together and loads what it boots.
+    /// Puts a machine together. `images` are loaded in its RAM, to be entered at `entry`.
     pub(crate) fn new(
         vm: Vm,
         cpus: u8,
-        images: BootImages,
+        (images, entry): (BootImages, EntryPoint),
         serial: Arc<SerialPort>,
         pci: PciBus,
     ) -> Result<Self, MachineError> {
@@ -90,8 +90,8 @@ impl Machine {
         let power = Arc::new(Power::new(sender.clone()));
         let bus = Arc::new(Bus::new(serial, power, pci));
         vcpu::install_kick()?;
-        let mut machine = Self { bus, vm, images, acpi, sender, stops, exits: Exits::default() };
-        machine.load()?;
+        let machine = Self { bus, vm, images, acpi, sender, stops, exits: Exits::default() };
+        machine.enter(&entry)?;
         Ok(machine)
     }
 
@@ -154,14 +154,15 @@ impl Machine {
     pub(crate) fn reset(&mut self) -> Result<(), MachineError> {
         self.bus.reset();
         self.vm.reset()?;
-        self.load()
+        let entry = self.images.load(self.vm.ram(), self.vm.layout())?;
+        self.enter(&entry)
     }
 
-    fn load(&mut self) -> Result<(), MachineError> {
-        let entry = self.images.load(self.vm.ram(), self.vm.layout())?;
+    /// The first processor is to start at `entry`, and finds the firmware's tables.
+    fn enter(&self, entry: &EntryPoint) -> Result<(), MachineError> {
         let acpi = self.vm.ram().write(ACPI_TABLES, &self.acpi);
         acpi.map_err(|source| BootError::Write { what: "the ACPI tables", source })?;
-        self.vm.enter(&entry)?;
+        self.vm.enter(entry)?;
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use vfio_assign_linux::{Errno, GuestMemory, GuestRegion, MemoryBacking};
 use super::layout::MemoryLayout;
 
 /// Bytes of a file that are copied at a time.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 256 << 10;
 
 /// Guest RAM, in memory slots of the machine.
 pub(crate) struct Ram {
