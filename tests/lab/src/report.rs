@@ -69,7 +69,9 @@ impl Report {
         let mut lines = String::new();
         for check in &self.checks {
             lines.push_str(&format!("  {} {}\n", mark(check.passed), check.name));
-            if !check.passed {
+            if check.passed {
+                check.detail.lines().for_each(|line| lines.push_str(&format!("      {line}\n")));
+            } else {
                 lines.push_str(&format!(
                     "      expected  {}\n      got       {}\n",
                     check.expected, check.got
@@ -130,6 +132,14 @@ mod tests {
         report.equal("same", 1, 1);
         report.equal("other", 1, 2);
         assert!(!report.passed());
+    }
+
+    #[test]
+    fn a_detail_stands_under_its_check() {
+        let mut report = Report::new("errors");
+        report.equal("no such device", 1, 1);
+        report.detail("there is none\nhelp: look");
+        assert_eq!(report.lines(), "  ✓ no such device\n      there is none\n      help: look\n");
     }
 
     #[test]
