@@ -65,6 +65,14 @@ pub enum AssignError {
         /// Why.
         error: DescriptionError,
     },
+    /// It has no registers that a guest's driver could reach.
+    #[error(
+        "{bdf} has no BARs, so no driver in a guest could reach it; `lspci -v` shows which other function has them"
+    )]
+    NoBars {
+        /// The device.
+        bdf: Bdf,
+    },
     /// The host has a page size that BARs cannot be mapped by.
     #[error("host pages of {bytes} bytes are not supported")]
     PageSize {
@@ -129,6 +137,9 @@ impl<G: GuestSide> Assigned<G> {
             |finding| findings.push(finding),
         )
         .map_err(|error| AssignError::Description { bdf, error })?;
+        if function.bars().iter().next().is_none() {
+            return Err(AssignError::NoBars { bdf });
+        }
         for finding in &findings {
             log::warn!("{bdf}: {finding}");
         }
