@@ -143,10 +143,16 @@ fn run_machine(
     let serial = Arc::new(SerialPort::new(vm.fd(), output.clone())?);
     let pci = PciBus::new(functions)?;
     let mut machine = Machine::new(vm, arguments.cpus, (images, entry), Arc::clone(&serial), pci)?;
-    let mapping = vfio.map(|vfio| map_memory(&vfio, &ram, machine.stop_sender())).transpose()?;
     let console = Console::start(serial, machine.stop_sender())?;
     times.ready = Some(Times::between(start, Instant::now()));
-    let result = until_end(&mut machine, &mut seen.reboots);
+    // The mapping holds the lock of this process's address space for long, which any new thread would wait for.
+    let stop = machine.stop_sender();
+    let mut mapping = None;
+    let map_memory = || {
+        mapping = vfio.map(|vfio| map_memory(&vfio, &ram, stop)).transpose()?;
+        Ok(())
+    };
+    let result = until_end(&mut machine, map_memory, &mut seen.reboots);
     // The last output comes before the terminal is given back, and before any error.
     finish(writer, &result);
     drop((console, mapping));
@@ -156,14 +162,20 @@ fn run_machine(
     result
 }
 
-/// Runs the machine over all its reboots.
-fn until_end(machine: &mut Machine, reboots: &mut u64) -> Result<Ending, RunError> {
+/// Runs the machine over all its reboots. `ready` is called before the guest is entered for the first time.
+fn until_end(
+    machine: &mut Machine,
+    ready: impl FnOnce() -> Result<(), RunError>,
+    reboots: &mut u64,
+) -> Result<Ending, RunError> {
+    let mut stop = machine.run(ready)?;
     loop {
-        match machine.run()? {
+        match stop {
             Stop::Reset => {
                 *reboots += 1;
                 log::info!("the guest resets the machine");
                 machine.reset()?;
+                stop = machine.run(|| Ok::<_, RunError>(()))?;
             }
             Stop::PowerOff => return Ok(Ending::PoweredOff),
             Stop::Left => return Ok(Ending::Left),

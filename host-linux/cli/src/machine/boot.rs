@@ -4,14 +4,13 @@
 //! opened once and read again at each reset, so that a guest reboots into the kernel it was started with.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
-use linux_loader::loader::bzimage::{BzImage, Error as BzImageError};
-use linux_loader::loader::{Error as LoaderError, KernelLoader};
-use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::ByteValued as _;
 
 use super::layout::{
     ACPI_TABLES, ACPI_TABLES_END, BOOT_STACK, COMMAND_LINE, ECAM, ECAM_SIZE, GDT, HIGH_MEMORY, HIGH_RAM,
@@ -24,6 +23,14 @@ use crate::help::Help;
 /// Types of memory in the map that the kernel gets.
 const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
+/// The setup header's place in the file, and what marks it: `HdrS`.
+const HEADER_OFFSET: u64 = 0x1f1;
+const HEADER_MARK: u32 = 0x5372_6448;
+/// Sizes in the file are in sectors, or in paragraphs.
+const SECTOR: u64 = 512;
+const PARAGRAPH: u64 = 16;
+/// `loadflags`: the image is loaded at 1 MiB.
+const LOADED_HIGH: u8 = 1;
 /// `loadflags`: the command line and the heap end are given.
 const CAN_USE_HEAP: u8 = 0x80;
 /// `xloadflags`: the image has a 64-bit entry point.
@@ -35,8 +42,6 @@ const LOADER_UNDEFINED: u8 = 0xff;
 /// First version of the boot protocol with everything used here (the address of the ACPI tables: 2.14).
 const OLDEST_PROTOCOL: u16 = 0x020c;
 const PAGE: u64 = 4096;
-/// Bytes of the kernel that are copied at a time.
-const PIECE: usize = 256 << 10;
 
 /// What cannot be booted, and why.
 #[derive(Debug, thiserror::Error)]
@@ -115,14 +120,6 @@ pub(crate) enum BootError {
         /// Where, and how much.
         source: NoRam,
     },
-    /// No memory to unpack the image into.
-    #[error("cannot map {bytes:#x} bytes to load the kernel {}", path.display())]
-    Staging {
-        /// The kernel.
-        path: PathBuf,
-        /// How many bytes.
-        bytes: u64,
-    },
 }
 
 impl Help for BootError {
@@ -146,7 +143,6 @@ impl Help for BootError {
             }
             Self::CommandLineTooLong { limit, .. } => format!("shorten --append to {limit} bytes"),
             Self::CommandLineNul { .. } => "remove the NUL byte from --append".into(),
-            Self::Staging { .. } => "free some memory of this host, or raise `ulimit -v`".into(),
             Self::Write { .. } => "this is a fault of the monitor; please report it".into(),
         })
     }
@@ -175,14 +171,10 @@ impl Image {
         BootError::File { what: self.what, path: self.path.clone(), source }
     }
 
-    /// The loader does not keep the system's answer: reads once more to get it.
-    fn why_unreadable(&mut self) -> BootError {
-        let read = self.file.seek(SeekFrom::Start(0)).and_then(|_| io::copy(&mut self.file, &mut io::sink()));
-        match read {
-            Err(source) => self.failed(source),
-            Ok(size) if size != self.size => self.failed(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => self.failed(io::Error::other("it changed while it was read")),
-        }
+    /// Copies the file from `offset` to its end into guest memory.
+    fn copy(&mut self, offset: u64, ram: &Ram, address: u64) -> Result<(), BootError> {
+        self.file.seek(SeekFrom::Start(offset)).map_err(|source| self.failed(source))?;
+        ram.read_from(address, &mut self.file, self.size - offset).map_err(|source| self.failed(source))
     }
 }
 
@@ -219,64 +211,27 @@ impl BootImages {
         Ok(EntryPoint { address: kernel.start + ENTRY_64_OFFSET, segments: tables.segments })
     }
 
+    /// Gives the header, and the memory that the kernel needs to start.
     fn load_kernel(
         &mut self,
         ram: &Ram,
         layout: &MemoryLayout,
-    ) -> Result<(setup_header, std::ops::Range<u64>), BootError> {
-        let refused = |path: &Path, reason| BootError::NotAKernel { path: path.to_owned(), reason };
-        let too_small = |path: &Path, end: u64| BootError::MemoryTooSmall {
-            path: path.to_owned(),
-            needed: end.div_ceil(MIB),
-            available: layout.low / MIB,
-        };
+    ) -> Result<(setup_header, Range<u64>), BootError> {
         let kernel = &mut self.kernel;
-        if HIGH_MEMORY + kernel.size > layout.low {
-            // Too large even before it is unpacked; a file that is no kernel is better called that.
-            if !looks_like_bzimage(kernel)? {
-                return Err(refused(&kernel.path, "it has no setup header of a bzImage"));
-            }
-            return Err(too_small(&kernel.path, HIGH_MEMORY + kernel.size));
-        }
-        // The loader has a memory of its own, of which what it loads is then copied.
-        let no_memory = || BootError::Staging { path: kernel.path.clone(), bytes: kernel.size };
-        let range = (GuestAddress(HIGH_MEMORY), usize::try_from(kernel.size).map_err(|_| no_memory())?);
-        let staging = GuestMemoryMmap::<()>::from_ranges(&[range]).map_err(|_| no_memory())?;
-        let start = Some(GuestAddress(HIGH_MEMORY));
-        let loaded = BzImage::load(&staging, start, &mut kernel.file, start);
-        let loaded = match loaded {
-            Ok(loaded) => loaded,
-            Err(LoaderError::Bzimage(BzImageError::ReadBzImageCompressedKernel)) => {
-                return Err(kernel.why_unreadable());
-            }
-            Err(_) => return Err(refused(&kernel.path, "it has no setup header of a bzImage")),
-        };
-        let Some(header) = loaded.setup_header else {
-            return Err(refused(&kernel.path, "it has no setup header of a bzImage"));
-        };
-        let (version, flags) = (header.version, header.xloadflags);
-        if version < OLDEST_PROTOCOL {
-            return Err(refused(&kernel.path, "its boot protocol is older than 2.12 (Linux 3.8)"));
-        }
-        if flags & HAS_64_BIT_ENTRY == 0 {
-            return Err(refused(&kernel.path, "it has no 64-bit entry point, so it is a 32-bit kernel"));
-        }
+        let header = read_header(kernel)?;
+        let (pref_address, init_size) = (header.pref_address, header.init_size);
         // The kernel unpacks itself to its preferred address or where it was loaded, whichever is higher.
-        let end = HIGH_MEMORY.max(header.pref_address).saturating_add(u64::from(header.init_size));
+        let end = HIGH_MEMORY.max(pref_address).saturating_add(u64::from(init_size));
+        let end = end.max(HIGH_MEMORY + kernel.size);
         if end > layout.low {
-            return Err(too_small(&kernel.path, end));
+            return Err(BootError::MemoryTooSmall {
+                path: kernel.path.clone(),
+                needed: end.div_ceil(MIB),
+                available: layout.low / MIB,
+            });
         }
-        let mut piece = vec![0; PIECE];
-        let mut address = HIGH_MEMORY;
-        while address < loaded.kernel_end {
-            let length = PIECE.min(usize::try_from(loaded.kernel_end - address).unwrap_or(PIECE));
-            staging
-                .read_slice(&mut piece[..length], GuestAddress(address))
-                .map_err(|error| kernel.failed(io::Error::other(error)))?;
-            write(ram, "the kernel", address, &piece[..length])?;
-            address += length as u64;
-        }
-        Ok((header, loaded.kernel_load.0..end))
+        kernel.copy(setup_size(&header), ram, HIGH_MEMORY)?;
+        Ok((header, HIGH_MEMORY..end))
     }
 
     fn load_initrd(
@@ -294,8 +249,7 @@ impl BootImages {
             size: initrd.size,
             available: limit.saturating_sub(kernel_end) & !(PAGE - 1),
         })?;
-        initrd.file.seek(SeekFrom::Start(0)).map_err(|source| initrd.failed(source))?;
-        ram.read_from(start, &mut initrd.file, initrd.size).map_err(|source| initrd.failed(source))?;
+        initrd.copy(0, ram, start)?;
         Ok(Some((start, initrd.size)))
     }
 
@@ -345,12 +299,39 @@ impl EntryPoint {
     }
 }
 
-/// Whether the file has the mark of a setup header; for a better error only.
-fn looks_like_bzimage(kernel: &mut Image) -> Result<bool, BootError> {
-    use std::io::Read as _;
-    let mut mark = [0; 4];
-    kernel.file.seek(SeekFrom::Start(0x202)).map_err(|source| kernel.failed(source))?;
-    Ok(kernel.file.read_exact(&mut mark).is_ok() && &mark == b"HdrS")
+/// The setup header, if it is one of a kernel that can be booted from this file.
+fn read_header(kernel: &mut Image) -> Result<setup_header, BootError> {
+    let refused = |kernel: &Image, reason| Err(BootError::NotAKernel { path: kernel.path.clone(), reason });
+    let mut header = setup_header::default();
+    kernel.file.seek(SeekFrom::Start(HEADER_OFFSET)).map_err(|source| kernel.failed(source))?;
+    match kernel.file.read_exact(header.as_mut_slice()) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return refused(kernel, "it is too short");
+        }
+        other => other.map_err(|source| kernel.failed(source))?,
+    }
+    let (mark, version, flags) = (header.header, header.version, header.xloadflags);
+    if mark != HEADER_MARK || header.loadflags & LOADED_HIGH == 0 {
+        return refused(kernel, "it has no setup header of a bzImage");
+    }
+    if version < OLDEST_PROTOCOL {
+        return refused(kernel, "its boot protocol is older than 2.12 (Linux 3.8)");
+    }
+    if flags & HAS_64_BIT_ENTRY == 0 {
+        return refused(kernel, "it has no 64-bit entry point, so it is a 32-bit kernel");
+    }
+    let paragraphs = header.syssize;
+    if kernel.size < setup_size(&header) + u64::from(paragraphs) * PARAGRAPH {
+        return refused(kernel, "it is cut off: its header says that it is longer");
+    }
+    Ok(header)
+}
+
+/// Bytes of the file before what is loaded: the boot sector, and real-mode code that is not used.
+fn setup_size(header: &setup_header) -> u64 {
+    // Zero stands for four, for ever.
+    let sectors = if header.setup_sects == 0 { 4 } else { header.setup_sects };
+    (u64::from(sectors) + 1) * SECTOR
 }
 
 /// The zero page: the image's own setup header with the loader's fields filled, and the memory map.
@@ -393,4 +374,131 @@ fn memory_map(layout: &MemoryLayout) -> Vec<(u64, u64, u32)> {
 
 fn write(ram: &Ram, what: &'static str, address: u64, bytes: &[u8]) -> Result<(), BootError> {
     ram.write(address, bytes).map_err(|source| BootError::Write { what, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use tempfile::NamedTempFile;
+
+    use super::*;
+
+    /// A file that looks like a kernel with `paragraphs` of code, changed by `change`.
+    fn kernel(paragraphs: u32, change: impl FnOnce(&mut setup_header)) -> NamedTempFile {
+        let mut header = setup_header {
+            setup_sects: 1,
+            syssize: paragraphs,
+            header: HEADER_MARK,
+            version: 0x020f,
+            loadflags: LOADED_HIGH,
+            xloadflags: HAS_64_BIT_ENTRY,
+            initrd_addr_max: 0x7fff_ffff,
+            cmdline_size: 2047,
+            pref_address: 16 * MIB,
+            init_size: 8 << 20,
+            ..setup_header::default()
+        };
+        change(&mut header);
+        let mut bytes = vec![0; HEADER_OFFSET as usize];
+        bytes.extend_from_slice(header.as_slice());
+        bytes.resize(2 * SECTOR as usize, 0);
+        bytes.resize(bytes.len() + (u64::from(paragraphs) * PARAGRAPH) as usize, 0xc3);
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(&bytes).unwrap();
+        file
+    }
+
+    /// Loads a kernel and an initial RAM disk of so many bytes into a guest of `memory` bytes.
+    fn load(kernel: &NamedTempFile, initrd: Option<u64>, memory: u64, line: &str) -> Result<Ram, BootError> {
+        let disk = initrd.map(|size| {
+            let file = NamedTempFile::new().unwrap();
+            file.as_file().set_len(size).unwrap();
+            file
+        });
+        let layout = MemoryLayout::new(memory, 40).unwrap();
+        let ram = Ram::unseen(&layout).unwrap();
+        let disk = disk.as_ref().map(NamedTempFile::path);
+        BootImages::open(kernel.path(), disk, line)?.load(&ram, &layout)?;
+        Ok(ram)
+    }
+
+    fn refusal(kernel: &NamedTempFile) -> String {
+        load(kernel, None, 64 * MIB, "").err().unwrap().to_string()
+    }
+
+    fn bytes<const N: usize>(ram: &Ram, address: u64) -> [u8; N] {
+        let mut data = [0; N];
+        ram.regions()[0].memory.read(address, &mut data).unwrap();
+        data
+    }
+
+    #[test]
+    fn the_kernel_s_code_is_loaded_at_one_mebibyte() {
+        let ram = load(&kernel(4, |_| ()), None, 64 * MIB, "").unwrap();
+        assert_eq!(bytes(&ram, HIGH_MEMORY + 60), [0xc3, 0xc3, 0xc3, 0xc3, 0, 0]);
+    }
+
+    #[test]
+    fn the_command_line_ends_in_zero() {
+        let ram = load(&kernel(4, |_| ()), None, 64 * MIB, "quiet").unwrap();
+        assert_eq!(&bytes::<6>(&ram, COMMAND_LINE), b"quiet\0");
+    }
+
+    #[test]
+    fn the_zero_page_says_where_the_initrd_is() {
+        let ram = load(&kernel(4, |_| ()), Some(5000), 64 * MIB, "").unwrap();
+        let (image, size): ([u8; 4], [u8; 4]) =
+            (bytes(&ram, ZERO_PAGE + 0x218), bytes(&ram, ZERO_PAGE + 0x21c));
+        assert_eq!((u32::from_le_bytes(image), u32::from_le_bytes(size)), (0x3ff_e000, 5000));
+    }
+
+    #[test]
+    fn an_initrd_that_reaches_into_the_kernel_is_refused() {
+        let error = load(&kernel(4, |_| ()), Some(40 * MIB + 1), 64 * MIB, "").err().unwrap();
+        assert!(matches!(error, BootError::InitrdTooLarge { available, .. } if available == 40 * MIB));
+    }
+
+    #[test]
+    fn an_initrd_that_just_fits_is_loaded() {
+        assert!(load(&kernel(4, |_| ()), Some(40 * MIB), 64 * MIB, "").is_ok());
+    }
+
+    #[test]
+    fn a_kernel_that_needs_more_memory_says_how_much() {
+        let error = load(&kernel(4, |_| ()), None, 16 * MIB, "").err().unwrap();
+        assert!(matches!(error, BootError::MemoryTooSmall { needed: 24, available: 16, .. }));
+    }
+
+    #[test]
+    fn a_command_line_that_the_kernel_does_not_take_is_refused() {
+        let error = load(&kernel(4, |_| ()), None, 64 * MIB, &"x".repeat(2048)).err().unwrap();
+        assert!(matches!(error, BootError::CommandLineTooLong { length: 2048, limit: 2047 }));
+    }
+
+    #[test]
+    fn a_file_without_a_header_is_no_kernel() {
+        assert!(refusal(&kernel(4, |header| header.header = 0)).contains("no setup header"));
+    }
+
+    #[test]
+    fn an_empty_file_is_no_kernel() {
+        assert!(refusal(&NamedTempFile::new().unwrap()).contains("too short"));
+    }
+
+    #[test]
+    fn a_32_bit_kernel_is_refused() {
+        assert!(refusal(&kernel(4, |header| header.xloadflags = 0)).contains("32-bit"));
+    }
+
+    #[test]
+    fn a_kernel_that_is_cut_off_is_refused() {
+        assert!(refusal(&kernel(4, |header| header.syssize = 5)).contains("cut off"));
+    }
+
+    #[test]
+    fn ram_above_four_gib_is_in_the_map() {
+        let layout = MemoryLayout::new(4 * 1024 * MIB, 40).unwrap();
+        assert!(memory_map(&layout).contains(&(HIGH_RAM, 1024 * MIB, E820_RAM)));
+    }
 }

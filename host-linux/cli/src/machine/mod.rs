@@ -110,19 +110,34 @@ impl Machine {
         self.exits
     }
 
-    /// Runs until something stops the machine.
-    pub(crate) fn run(&mut self) -> Result<Stop, MachineError> {
-        let stopping = Arc::new(AtomicBool::new(false));
-        let run =
-            Run { bus: Arc::clone(&self.bus), stopping: Arc::clone(&stopping), stops: self.sender.clone() };
+    /// Runs until something stops the machine. `ready` is called when everything is there, and nothing has
+    /// entered the guest; its error keeps the guest from being entered.
+    pub(crate) fn run<E: From<MachineError>>(
+        &mut self,
+        ready: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Stop, E> {
+        let flag = || Arc::new(AtomicBool::new(false));
+        let (entering, stopping) = (flag(), flag());
+        let run = Run {
+            bus: Arc::clone(&self.bus),
+            entering: Arc::clone(&entering),
+            stopping: Arc::clone(&stopping),
+            stops: self.sender.clone(),
+        };
         let mut threads = Vec::new();
         let mut failure = None;
         for processor in self.vm.take_processors() {
             match ProcessorThread::start(processor, run.clone()) {
                 Ok(thread) => threads.push(thread),
-                Err(error) => failure = Some(error),
+                Err(error) => failure = Some(MachineError::from(error).into()),
             }
         }
+        if failure.is_none() {
+            failure = ready().err();
+        }
+        stopping.store(failure.is_some(), Ordering::SeqCst);
+        entering.store(true, Ordering::SeqCst);
+        threads.iter().for_each(ProcessorThread::enter);
         // The machine holds a sender itself, so that an answer always comes.
         let first = if failure.is_none() { self.stops.recv().ok() } else { None };
         stopping.store(true, Ordering::SeqCst);
@@ -134,17 +149,17 @@ impl Machine {
                     self.exits += exits;
                     processors.push(processor);
                 }
-                Err(error) => failure = Some(error),
+                Err(error) => failure = Some(MachineError::from(error).into()),
             }
         }
         self.vm.return_processors(processors);
         if let Some(error) = failure {
-            return Err(error.into());
+            return Err(error);
         }
         // Several may have had a reason at once.
         let stop = first.into_iter().chain(self.stops.try_iter()).max_by_key(Stop::weight);
         match stop {
-            Some(Stop::Failed(error)) => Err(error.into()),
+            Some(Stop::Failed(error)) => Err(MachineError::from(error).into()),
             Some(stop) => Ok(stop),
             None => Ok(Stop::Reset),
         }

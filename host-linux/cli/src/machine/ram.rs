@@ -46,15 +46,22 @@ pub(crate) struct NoRam {
 impl Ram {
     /// RAM where `layout` has it.
     pub(crate) fn new(layout: &MemoryLayout, slots: &MemorySlots) -> Result<Self, RamError> {
+        let mut ram = Self::unseen(layout)?;
+        for region in &ram.regions {
+            ram._slots.push(slots.show_memory(region)?);
+        }
+        Ok(ram)
+    }
+
+    /// RAM that no machine sees.
+    pub(super) fn unseen(layout: &MemoryLayout) -> Result<Self, RamError> {
         let mut ram = Self { _slots: Vec::new(), regions: Vec::new() };
         for (start, bytes) in layout.ram() {
             let refused = |errno| RamError::Memory { bytes, errno };
             let guest =
                 Span::from_size(GuestAddr::new(start), bytes).ok_or(Errno::EINVAL).map_err(refused)?;
             let memory = GuestMemory::new(bytes, MemoryBacking::Anonymous).map_err(refused)?;
-            let region = GuestRegion { guest, memory, offset: 0 };
-            ram._slots.push(slots.show_memory(&region)?);
-            ram.regions.push(region);
+            ram.regions.push(GuestRegion { guest, memory, offset: 0 });
         }
         Ok(ram)
     }

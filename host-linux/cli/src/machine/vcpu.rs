@@ -4,7 +4,7 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
 
 use kvm_ioctls::VcpuExit;
 use rustix::io::Errno;
@@ -142,6 +142,8 @@ impl AddAssign for Exits {
 pub(crate) struct Run {
     /// Where accesses go.
     pub(crate) bus: Arc<Bus>,
+    /// Set when all may enter the guest.
+    pub(crate) entering: Arc<AtomicBool>,
     /// Set when all are to leave.
     pub(crate) stopping: Arc<AtomicBool>,
     /// Who hears why.
@@ -164,7 +166,7 @@ pub(crate) fn install_kick() -> Result<(), VcpuError> {
 }
 
 impl ProcessorThread {
-    /// Starts a processor where its registers say.
+    /// Makes a thread that waits for [`Self::enter`], then starts the processor where its registers say.
     pub(crate) fn start(processor: Processor, run: Run) -> Result<Self, VcpuError> {
         let number = processor.number;
         let page = Arc::clone(processor.vcpu.page());
@@ -173,6 +175,11 @@ impl ProcessorThread {
             .spawn(move || run.processor(processor))
             .map_err(|source| VcpuError::Thread { cpu: number, source })?;
         Ok(Self { number, page, thread })
+    }
+
+    /// Makes the thread look at whether it may enter the guest.
+    pub(crate) fn enter(&self) {
+        self.thread.thread().unpark();
     }
 
     /// Makes the processor look at whether it is to leave, whatever it does.
@@ -194,6 +201,9 @@ impl Run {
     fn processor(&self, processor: Processor) -> (Processor, Exits) {
         let Processor { mut vcpu, power_on, number } = processor;
         let _guard = PanicGuard { stops: &self.stops, cpu: number };
+        while !self.entering.load(Ordering::SeqCst) {
+            thread::park();
+        }
         let mut exits = Exits::default();
         if let Some(stop) = self.until_stop(number, &mut vcpu, &mut exits) {
             // Nobody listens only when the machine is already gone.
@@ -275,7 +285,7 @@ struct PanicGuard<'a> {
 
 impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             drop(self.stops.send(Stop::Failed(VcpuError::Panic { cpu: self.cpu })));
         }
     }
