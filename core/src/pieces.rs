@@ -202,8 +202,6 @@ where
         if wakes && !self.map.no_soft_reset() {
             self.start_reset([].iter());
         }
-        // Until hardware has taken the write.
-        self.power_unknown = true;
         self.power = state;
         self.decode_changed();
     }
