@@ -6,12 +6,15 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 
+/// How long the first byte waits for company, and how many bytes do not wait.
+const GATHER: Duration = Duration::from_millis(2);
+const ENOUGH: usize = 1024;
 /// The guest waits when this much has not been written yet.
 const LIMIT: usize = 256 * 1024;
 
@@ -109,19 +112,30 @@ impl Shared {
         self.emptied.notify_all();
     }
 
-    fn write_to(&self, sink: BorrowedFd<'_>) {
-        let mut batch = Vec::new();
-        let mut broken = false;
-        loop {
-            let mut queue = self.queue();
+    /// Waits for bytes, and a moment more for those that follow; none at the end.
+    fn next(&self) -> Option<MutexGuard<'_, Queue>> {
+        let mut queue = self.queue();
+        if queue.bytes.is_empty() {
             while queue.bytes.is_empty() {
                 if queue.closed {
-                    return;
+                    return None;
                 }
                 queue.idle = true;
                 queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
             queue.idle = false;
+            let more = |queue: &mut Queue| queue.bytes.len() < ENOUGH && !queue.closed;
+            let waited = self.filled.wait_timeout_while(queue, GATHER, more);
+            (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        Some(queue)
+    }
+
+    fn write_to(&self, sink: BorrowedFd<'_>) {
+        let mut batch = Vec::new();
+        let mut broken = false;
+        loop {
+            let Some(mut queue) = self.next() else { return };
             std::mem::swap(&mut batch, &mut queue.bytes);
             self.emptied.notify_all();
             drop(queue);

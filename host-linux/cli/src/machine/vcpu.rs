@@ -96,7 +96,10 @@ impl Help for VcpuError {
                 Self::Entry { .. } => "see `dmesg` of the host; turning nested virtualisation off may help",
                 Self::Thread { .. } => "raise the number of processes: `ulimit -u`",
                 Self::Panic { .. } => "this is a fault of the monitor; please report it with the text above",
-                Self::Run { .. } | Self::Exit { .. } | Self::Signal { .. } => return None,
+                Self::Exit { .. } => {
+                "see `dmesg` of the host; KVM inside a virtual machine may not run every guest that KVM on hardware does"
+            }
+            Self::Run { .. } | Self::Signal { .. } => return None,
             }
             .into(),
         )
