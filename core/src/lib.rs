@@ -1,4 +1,53 @@
-//! What a guest sees of an assigned PCI function.
+//! What a guest sees of an assigned PCI function: its configuration space, its BARs, its interrupts.
+//!
+//! [`AssignedFunction`] is a pure state machine. It is told of an access, names one [`Step`](host::Step) at a time
+//! that it needs of the host, and hears how the step went. It performs no I/O, allocates nothing, and does not
+//! panic: the whole crate is linked into a freestanding binary whose panic handler cannot be linked.
+//!
+//! ```
+//! use vfio_assign_core::host::{Outcome, Step};
+//! use vfio_assign_core::{
+//!     Access, AssignedFunction, Bytes, Description, PageSize, Region, Target, Vector, Window,
+//! };
+//!
+//! // A function with one BAR of 16 KiB and nothing else.
+//! let mut config = [0; 256];
+//! config[..4].copy_from_slice(&[0x36, 0x1b, 0x10, 0x00]);
+//! let mut regions = [Region::default(); 7];
+//! regions[0].size = 0x4000;
+//! let description =
+//!     Description { config: &config, regions, page_size: PageSize::SIZE_4K, vectors_resizable: true };
+//! let mut function =
+//!     AssignedFunction::new(&description, [Vector::RESET; 0], [Window::default(); 0], |_| {})?;
+//!
+//! // The guest writes Command: memory decoding and bus mastering on. Each step is the host's to take.
+//! let write = Access::Write { target: Target::Config(4), data: Bytes::from_slice(&[6, 0]) };
+//! let _ = function.begin(write);
+//! let mut forwarded = None;
+//! while let Some((token, step)) = function.next_step() {
+//!     if let Step::WriteConfig { value, .. } = step {
+//!         forwarded = Some(value);
+//!     }
+//!     let _ = function.complete(token, Outcome::Done);
+//! }
+//! assert_eq!(forwarded, Some(6));
+//! # Ok::<(), vfio_assign_core::DescriptionError>(())
+//! ```
+//!
+//! A host that can answer at once implements the traits of [`host`] and calls
+//! [`access`](AssignedFunction::access), which runs that loop.
+//!
+//! Methods are of four kinds:
+//!
+//! | kind | promise |
+//! |---|---|
+//! | getters | change nothing |
+//! | `begin`, `handle_*` | take any input; no `Result`, no panic |
+//! | `begin_attach`, `begin_reset`, `begin_detach`, `begin_settle` | commands of the embedder |
+//! | `next_step`, `complete`; `drive` and what is built on it | carry an operation through |
+//!
+//! Storage for vectors and windows is the caller's. Every method that changes something takes `&mut self`: locking is
+//! the caller's, too, and most register accesses need none, see [`Decoder`].
 #![no_std]
 #![forbid(unsafe_code)]
 // A panic in here is a guest or a device taking its host down. The link check shows that there is none; these

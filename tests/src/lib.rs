@@ -10,3 +10,8 @@ pub use interrupts::MsixModel;
 pub use op::{Choices, Op};
 pub use rig::{BASE, MESSAGE, Rig, bar, message, vector};
 pub use world::World;
+
+/// The README, so that its example compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
