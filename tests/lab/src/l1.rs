@@ -26,6 +26,8 @@ pub(crate) struct L1 {
     waiting: VecDeque<Event>,
     progress: Rc<Progress>,
     watch: Watch,
+    /// When something last came that was more than the kernel's murmur: a machine that is stuck may complain for ever.
+    last_progress: Instant,
     last_words: VecDeque<String>,
     numbers: u64,
     processes: u32,
@@ -120,6 +122,7 @@ impl L1 {
             waiting: VecDeque::new(),
             progress: progress.clone(),
             watch,
+            last_progress: started,
             last_words: VecDeque::new(),
             numbers: 0,
             processes: 0,
@@ -202,7 +205,10 @@ impl L1 {
                     self.progress.console(Console::L1, &text);
                     self.kernel_log.push((level, text));
                 }
-                Message::Agent(event) => return Ok(event),
+                Message::Agent(event) => {
+                    self.last_progress = Instant::now();
+                    return Ok(event);
+                }
                 Message::Failed(error) => return Err(error),
                 Message::Console(line) => self.heard(line)?,
                 Message::Closed => return Err(self.ended()),
@@ -251,16 +257,17 @@ impl L1 {
     }
 
     fn next_message(&mut self) -> Result<Message, L1Error> {
-        let left = self.watch.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let patience = left.unwrap_or(self.watch.silence).min(self.watch.silence);
-        match self.messages.recv_timeout(patience) {
-            Ok(message) => Ok(message),
+        let now = Instant::now();
+        let silent = self.last_progress + self.watch.silence;
+        let limit = self.watch.deadline.map_or(silent, |deadline| deadline.min(silent));
+        match self.messages.recv_timeout(limit.saturating_duration_since(now)) {
+            Ok(message) if now < limit => Ok(message),
             Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
-            Err(RecvTimeoutError::Timeout) if patience < self.watch.silence => {
+            _ if limit < silent => {
                 Err(L1Error::TooLong { step: self.progress.doing(), console: self.last_words() })
             }
-            Err(RecvTimeoutError::Timeout) => Err(L1Error::Silence {
-                seconds: patience.as_secs(),
+            _ => Err(L1Error::Silence {
+                seconds: self.watch.silence.as_secs(),
                 step: self.progress.doing(),
                 console: self.last_words(),
             }),
@@ -413,8 +420,20 @@ mod tests {
     }
 
     #[test]
+    fn murmur_without_progress_is_silence() {
+        let watch = Watch { silence: Duration::from_millis(200), deadline: None };
+        assert!(matches!(
+            boot("while :; do echo rcu stall; sleep 0.01; done", watch),
+            L1Error::Silence { .. }
+        ));
+    }
+
+    #[test]
     fn talk_without_end_ends_the_wait() {
-        let watch = Watch::total(Duration::from_millis(300));
+        let watch = Watch {
+            silence: Duration::from_secs(60),
+            deadline: Some(Instant::now() + Duration::from_millis(300)),
+        };
         assert!(matches!(
             boot("while :; do echo still here; sleep 0.01; done", watch),
             L1Error::TooLong { .. }

@@ -101,6 +101,8 @@ pub(crate) enum LifeError {
         "{monitor} ended ({end:?}) before the guest said '{wanted}'\n  it complained:\n{stderr}\n  the guest's last words:\n{console}"
     )]
     EndedEarly { monitor: &'static str, end: End, wanted: String, stderr: String, console: String },
+    #[error("{source}  the guest's last words under {monitor}:\n{console}")]
+    Stopped { monitor: &'static str, source: Box<L1Error>, console: String },
     #[error("the guest's kernel panicked under {monitor}; its last words:\n{console}")]
     Panic { monitor: &'static str, console: String },
 }
@@ -202,7 +204,12 @@ impl Life {
     }
 
     fn listen(&mut self, l1: &mut L1) -> Result<(), LifeError> {
-        match l1.next()? {
+        let event = l1.next().map_err(|source| LifeError::Stopped {
+            monitor: self.monitor,
+            source: Box::new(source),
+            console: self.last_words(),
+        })?;
+        match event {
             Event::Output { process, microseconds, stream, bytes } if process == self.process => match stream
             {
                 Stream::Out => self.printed(microseconds, &bytes.0),

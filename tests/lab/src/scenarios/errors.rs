@@ -97,7 +97,7 @@ const CASES: &[Case] = &[
         name: "no permission for /dev/kvm",
         user: Some(NOBODY),
         wrong: "chmod 666 /dev/vfio/*",
-        right: "chmod 600 /dev/vfio/*",
+        right: "chmod 600 /dev/vfio/* && chmod 666 /dev/vfio/vfio",
         names: &["/dev/kvm"],
         remedies: &["group", "chown", "chmod", "root"],
         ..FINE
@@ -107,7 +107,7 @@ const CASES: &[Case] = &[
         user: Some(NOBODY),
         wrong: "chmod 666 /dev/kvm",
         right: "chmod 600 /dev/kvm",
-        names: &["/dev/vfio/"],
+        names: &["/dev/vfio/", "group"],
         remedies: &["chown", "chmod", "root"],
         ..FINE
     },
@@ -115,7 +115,7 @@ const CASES: &[Case] = &[
         name: "not allowed to lock the guest's memory",
         user: Some(NOBODY),
         wrong: "chmod 666 /dev/kvm /dev/vfio/*",
-        right: "chmod 600 /dev/kvm /dev/vfio/*",
+        right: "chmod 600 /dev/kvm /dev/vfio/* && chmod 666 /dev/vfio/vfio",
         names: &["memory", "lock"],
         remedies: &["ulimit -l"],
         ..FINE
