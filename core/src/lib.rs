@@ -95,6 +95,7 @@ pub mod host;
 mod interrupts;
 mod operation;
 mod pieces;
+mod power;
 pub mod regs;
 mod span;
 mod windows;

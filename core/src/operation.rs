@@ -7,7 +7,8 @@ use crate::addr::{GuestAddr, GuestPort, VectorIndex};
 use crate::function::{AssignedFunction, ResetOutcome};
 use crate::host::{Outcome, Step};
 use crate::interrupts::{Settled, Vector};
-use crate::pieces::{Piece, QUIET};
+use crate::pieces::Piece;
+use crate::power::QUIET;
 use crate::windows::Window;
 
 /// Where an access of the guest's goes.

@@ -9,7 +9,7 @@ use crate::function::AssignedFunction;
 use crate::host::{GuestRange, Outcome, Step};
 use crate::interrupts::{PendingQuery, Vector};
 use crate::operation::{Phase, Target, Task, WIDEST_PORT};
-use crate::regs::header::{self, Command};
+use crate::regs::header::Command;
 use crate::regs::power::{AF_INITIATE_FLR, DEVICE_CONTROL_INITIATE_FLR, PMCSR_STATE, PowerState};
 use crate::span::Span;
 use crate::windows::Window;
@@ -186,59 +186,6 @@ where
         self.command = (before & !mask) | (new & mask);
         if (before ^ self.command).intersects(Command::MEMORY_SPACE | Command::IO_SPACE) {
             self.decode_changed();
-        }
-    }
-
-    /// The guest changes the power state; one that the function does not have, and a way out of sleep that does
-    /// not lead to D0, are ignored, as hardware does.
-    ///
-    /// Source: PCI Power Management 1.2, 5.4 Power State Transitions.
-    fn write_power_state(&mut self, state: PowerState) {
-        let allowed = state == PowerState::D0 || state > self.power;
-        if !allowed || !self.map.supports(state) || state == self.power {
-            return;
-        }
-        let wakes = self.power == PowerState::D3Hot;
-        if wakes && !self.map.no_soft_reset() {
-            self.start_reset([].iter());
-        }
-        self.power = state;
-        self.decode_changed();
-    }
-
-    /// The function goes to its state after reset: registers now, the table once nothing stands in the host,
-    /// hardware's Command register last, after the writes of `before`.
-    pub(crate) fn start_reset<'a>(&mut self, before: impl DoubleEndedIterator<Item = &'a Step>) {
-        self.reset_registers();
-        self.operation.resetting = true;
-        self.operation.forwards.clear();
-        let _ = self.operation.forwards.push(QUIET);
-        for step in before.rev() {
-            let _ = self.operation.forwards.push(*step);
-        }
-    }
-
-    /// What puts the device into D0, if it may be in another state: it must answer once it is reset.
-    pub(crate) fn wake(&self) -> Option<Step> {
-        let asleep = self.power != PowerState::D0 || self.power_unknown;
-        let offset = self.map.power_control().filter(|_| asleep)?;
-        Some(Step::WriteConfig { offset, width: Width::Byte, value: 0 })
-    }
-
-    /// A write to configuration space went to hardware, or did not: what the device decodes is known, or not.
-    pub(crate) fn config_written(&mut self, offset: ConfigOffset, done: bool) {
-        let known = if offset == header::COMMAND {
-            &mut self.decode_unknown
-        } else if self.map.power_control() == Some(offset) {
-            &mut self.power_unknown
-        } else {
-            return;
-        };
-        *known = !done;
-        self.decode_changed();
-        if !done {
-            // Windows of a device that may not answer have to go.
-            self.enter_revoke();
         }
     }
 
@@ -423,9 +370,6 @@ where
         self.refused_traps |= 1u8.wrapping_shl(u32::from(bar.get()));
     }
 }
-
-/// Nothing decodes and nothing is a bus master.
-pub(crate) const QUIET: Step = Step::WriteConfig { offset: header::COMMAND, width: Width::Word, value: 0 };
 
 /// The bytes of an access are at most a cache line, so that positions never come near the end of `usize`.
 const _: () = assert!(Bytes::LIMIT == 64);

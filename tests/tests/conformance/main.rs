@@ -7,4 +7,5 @@ mod failures;
 mod msix;
 mod operation;
 mod power;
+mod vectors;
 mod windows;

@@ -1,0 +1,72 @@
+//! Power states and resets: what the guest's registers become, and what is written to hardware to match them.
+
+use crate::access::Width;
+use crate::addr::ConfigOffset;
+use crate::function::AssignedFunction;
+use crate::host::Step;
+use crate::interrupts::Vector;
+use crate::regs::header;
+use crate::regs::power::PowerState;
+use crate::windows::Window;
+
+/// Nothing decodes and nothing is a bus master.
+pub(crate) const QUIET: Step = Step::WriteConfig { offset: header::COMMAND, width: Width::Word, value: 0 };
+
+impl<V, W> AssignedFunction<V, W>
+where
+    V: AsRef<[Vector]> + AsMut<[Vector]>,
+    W: AsRef<[Window]> + AsMut<[Window]>,
+{
+    /// The guest changes the power state; one that the function does not have, and a way out of sleep that does
+    /// not lead to D0, are ignored, as hardware does.
+    ///
+    /// Source: PCI Power Management 1.2, 5.4 Power State Transitions.
+    pub(crate) fn write_power_state(&mut self, state: PowerState) {
+        let allowed = state == PowerState::D0 || state > self.power;
+        if !allowed || !self.map.supports(state) || state == self.power {
+            return;
+        }
+        let wakes = self.power == PowerState::D3Hot;
+        if wakes && !self.map.no_soft_reset() {
+            self.start_reset([].iter());
+        }
+        self.power = state;
+        self.decode_changed();
+    }
+
+    /// The function goes to its state after reset: registers now, the table once nothing stands in the host,
+    /// hardware's Command register last, after the writes of `before`.
+    pub(crate) fn start_reset<'a>(&mut self, before: impl DoubleEndedIterator<Item = &'a Step>) {
+        self.reset_registers();
+        self.operation.resetting = true;
+        self.operation.forwards.clear();
+        let _ = self.operation.forwards.push(QUIET);
+        for step in before.rev() {
+            let _ = self.operation.forwards.push(*step);
+        }
+    }
+
+    /// What puts the device into D0, if it may be in another state: it must answer once it is reset.
+    pub(crate) fn wake(&self) -> Option<Step> {
+        let asleep = self.power != PowerState::D0 || self.power_unknown;
+        let offset = self.map.power_control().filter(|_| asleep)?;
+        Some(Step::WriteConfig { offset, width: Width::Byte, value: 0 })
+    }
+
+    /// A write to configuration space went to hardware, or did not: what the device decodes is known, or not.
+    pub(crate) fn config_written(&mut self, offset: ConfigOffset, done: bool) {
+        let known = if offset == header::COMMAND {
+            &mut self.decode_unknown
+        } else if self.map.power_control() == Some(offset) {
+            &mut self.power_unknown
+        } else {
+            return;
+        };
+        *known = !done;
+        self.decode_changed();
+        if !done {
+            // Windows of a device that may not answer have to go.
+            self.enter_revoke();
+        }
+    }
+}
