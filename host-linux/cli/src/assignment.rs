@@ -4,21 +4,23 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
+use std::thread::{Builder, JoinHandle};
 
 use serde::Serialize;
 use vfio_assign_core::{BarIndex, BarPiece, Bdf, BdfError, GuestAddr, ResetOutcome};
 use vfio_assign_linux::kvm::{IrqchipRoutes, KvmGuest, KvmVfio, Routes};
 use vfio_assign_linux::{
-    AssignError, AssignOptions, Assigned, DmaError, Errno, GuestRegion, Host, MappingThread,
-    MappingThreadError, OpenError, Vm, VmOptions,
+    AssignError, AssignOptions, Assigned, DmaError, Errno, Host, MappingThread, MappingThreadError,
+    OpenError, Vm, VmOptions,
 };
 
 use crate::help::Help;
-use crate::machine::pci::PciFunction;
+use crate::machine::pci::{Attachment, PciFunction};
 use crate::machine::power::Stop;
-use crate::machine::vm::Vm as Machine;
+use crate::machine::vm::ForDevices;
 
 /// Why the devices were not assigned.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,12 @@ pub(crate) enum AssignmentError {
     /// The thread that maps it.
     #[error(transparent)]
     Mapping(#[from] MappingThreadError),
+    /// The thread that opens devices.
+    #[error("cannot start the thread that opens devices: {source}")]
+    Thread {
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
     /// VFIO did not open a device.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -66,6 +74,7 @@ impl Help for AssignmentError {
             Self::Twice { .. } => "give each --device once".into(),
             Self::Kvm { .. } => "raise the number of open files (`ulimit -n`) if it says EMFILE".into(),
             Self::Memory(_) => "give the guest less with --memory, or do what the message says".into(),
+            Self::Thread { .. } => "raise the number of processes: `ulimit -u`".into(),
             // The message names the way out itself: it knows the group, the members and their drivers.
             Self::Open(_) | Self::Mapping(_) => return None,
             Self::Assign(_) => {
@@ -89,13 +98,92 @@ pub(crate) fn addresses(texts: &[String]) -> Result<Vec<Bdf>, AssignmentError> {
     Ok(found)
 }
 
-/// Opens the devices for a machine. Its memory is yet to be mapped for them: see [`map_memory`].
-pub(crate) fn assign(
+/// Opens devices and maps memory for them, on a thread of its own: VFIO resets a device when it is opened, and
+/// finds and pins all of the guest's memory, which together takes longer than the guest needs to look for it.
+/// Dropping it waits for the end of both.
+pub(crate) struct Assignment {
+    thread: Option<JoinHandle<Result<Option<MappingThread>, AssignmentError>>>,
+    map: Option<SyncSender<()>>,
+}
+
+impl Assignment {
+    /// Starts to open `devices`, which then appear at `place`. A failure is told to `stops`.
+    pub(crate) fn start(
+        devices: Vec<Bdf>,
+        machine: ForDevices,
+        place: Attachment,
+        stops: Sender<Stop>,
+    ) -> Result<Self, AssignmentError> {
+        if devices.is_empty() {
+            return Ok(Self { thread: None, map: None });
+        }
+        let (map, may_map) = sync_channel(1);
+        let work = move || {
+            let result = assign(&devices, &machine, place, &may_map, stops.clone());
+            if result.is_err() {
+                // Nobody listens only when the machine is already gone.
+                drop(stops.send(Stop::NoDevices));
+            }
+            result
+        };
+        let thread = Builder::new().name("devices".into()).spawn(work);
+        let thread = thread.map_err(|source| AssignmentError::Thread { source })?;
+        Ok(Self { thread: Some(thread), map: Some(map) })
+    }
+
+    /// Lets memory be mapped. That holds the lock of this process's address space for long, and every new thread
+    /// would wait for it; so this is said when all threads are there.
+    pub(crate) fn map_memory(&mut self) {
+        if let Some(map) = self.map.take() {
+            // Nobody listens only where the devices could not be opened.
+            let _sent = map.send(());
+        }
+    }
+
+    /// Why the devices are not to be had, after [`Stop::NoDevices`].
+    pub(crate) fn failure(&mut self) -> Option<AssignmentError> {
+        self.thread.take()?.join().unwrap_or_else(|panic| resume_unwind(panic)).err()
+    }
+}
+
+impl Drop for Assignment {
+    fn drop(&mut self) {
+        self.map = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the thread that opens the devices ended by a panic");
+        }
+    }
+}
+
+fn assign(
     devices: &[Bdf],
-    machine: &Machine,
-) -> Result<(Vm, Vec<Box<dyn PciFunction>>), AssignmentError> {
+    machine: &ForDevices,
+    place: Attachment,
+    may_map: &Receiver<()>,
+    stops: Sender<Stop>,
+) -> Result<Option<MappingThread>, AssignmentError> {
+    let (vm, functions) = open(devices, machine)?;
+    if may_map.recv().is_err() {
+        // The machine is not even started.
+        return Ok(None);
+    }
+    let done = move |result: Result<(), DmaError>| {
+        if let Err(error) = result {
+            // Nobody listens only when the machine is already gone.
+            drop(stops.send(Stop::NoDma(error)));
+        }
+    };
+    let mapping = vm.add_memory_in_background(machine.ram.clone(), done)?;
+    // Not before: from here on the guest can turn bus mastering on, which waits for a mapping that has begun.
+    place.attach(functions);
+    Ok(Some(mapping))
+}
+
+fn open(devices: &[Bdf], machine: &ForDevices) -> Result<(Vm, Vec<Box<dyn PciFunction>>), AssignmentError> {
     let refused = |what| move |errno| AssignmentError::Kvm { what, errno };
-    let (host, kvm, slots) = machine.for_devices();
+    let ForDevices { host, kvm, slots, .. } = machine;
     let routes = Routes::new(kvm.clone(), IrqchipRoutes::X86Full).map_err(refused("tell its route limit"))?;
     let routes = Arc::new(routes);
     let files = Arc::new(KvmVfio::new(kvm.clone()));
@@ -108,21 +196,6 @@ pub(crate) fn assign(
         functions.push(Box::new(AssignedDevice { assigned, host: host.clone() }));
     }
     Ok((vm, functions))
-}
-
-/// Maps guest memory for the devices while the guest boots; a failure stops the machine.
-pub(crate) fn map_memory(
-    vm: &Vm,
-    ram: &[GuestRegion],
-    stop: Sender<Stop>,
-) -> Result<MappingThread, AssignmentError> {
-    let done = move |result: Result<(), DmaError>| {
-        if let Err(error) = result {
-            // Nobody listens only when the machine is already gone.
-            drop(stop.send(Stop::NoDma(error)));
-        }
-    };
-    Ok(vm.add_memory_in_background(ram.to_vec(), done)?)
 }
 
 /// An assigned device on the guest's PCI bus.

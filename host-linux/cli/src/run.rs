@@ -1,13 +1,12 @@
 //! `vfio-assign run`: puts a machine together, runs it to its end, and reports.
 
 use std::io;
-use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::thread::{self, ScopedJoinHandle};
+use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use crate::arguments::RunArguments;
-use crate::assignment::{AssignmentError, addresses, assign, map_memory};
+use crate::assignment::{Assignment, AssignmentError, addresses};
 use crate::help::Help;
 use crate::machine::boot::{BootError, BootImages};
 use crate::machine::console::{Console, ConsoleError};
@@ -44,12 +43,6 @@ pub(crate) enum RunError {
     /// The devices.
     #[error(transparent)]
     Assignment(#[from] AssignmentError),
-    /// The thread that loads the kernel.
-    #[error("cannot start the thread that loads the kernel: {source}")]
-    Thread {
-        /// The kernel's answer.
-        source: io::Error,
-    },
     /// Standard output, or the thread that writes it.
     #[error("cannot write the guest's output: {source}")]
     Output {
@@ -68,7 +61,6 @@ impl Help for RunError {
             Self::Report(error) => error.help(),
             Self::Slots(_) => Some("give fewer --device".into()),
             Self::Assignment(error) => error.help(),
-            Self::Thread { .. } => Some("raise the number of processes: `ulimit -u`".into()),
             Self::Output { .. } => Some("give the command a standard output, such as `> /dev/null`".into()),
         }
     }
@@ -124,62 +116,51 @@ fn run_machine(
     seen: &mut Seen,
 ) -> Result<Ending, RunError> {
     let mut images = BootImages::open(&arguments.kernel, arguments.initrd.as_deref(), &arguments.append)?;
-    let vm = Vm::new(arguments.memory, arguments.cpus)?;
     let devices = addresses(&arguments.devices)?;
-    let (ram, layout) = (vm.ram(), vm.layout());
-    let (assigned, loaded) = thread::scope(|scope| {
-        // VFIO resets a device when it is opened, which takes longer than to load a kernel.
-        let load =
-            thread::Builder::new().name("load".into()).spawn_scoped(scope, || images.load(ram, layout));
-        let assigned = (!devices.is_empty()).then(|| assign(&devices, &vm)).transpose();
-        (assigned, load.map(ScopedJoinHandle::join))
-    });
-    let (vfio, functions) = assigned?.map_or((None, Vec::new()), |(vfio, functions)| (Some(vfio), functions));
-    let loaded = loaded.map_err(|source| RunError::Thread { source })?;
-    let entry = loaded.unwrap_or_else(|panic| resume_unwind(panic))?;
-    let ram = ram.regions().to_vec();
+    let (pci, place) = PciBus::new(devices.len())?;
+    let stops = channel();
+    let console_stop = stops.0.clone();
+    let vm = Vm::new(arguments.memory, arguments.cpus)?;
+    let mut assignment = Assignment::start(devices, vm.for_devices(), place, stops.0.clone())?;
+    let entry = images.load(vm.ram(), vm.layout())?;
     let stdout = rustix::io::dup(io::stdout()).map_err(|errno| RunError::Output { source: errno.into() })?;
     let (output, writer) = Output::start(stdout).map_err(|source| RunError::Output { source })?;
     let serial = Arc::new(SerialPort::new(vm.fd(), output.clone())?);
-    let pci = PciBus::new(functions)?;
-    let mut machine = Machine::new(vm, arguments.cpus, (images, entry), Arc::clone(&serial), pci)?;
-    let console = Console::start(serial, machine.stop_sender())?;
+    let boot = (images, entry);
+    let mut machine = Machine::new(vm, arguments.cpus, boot, Arc::clone(&serial), pci, stops)?;
+    let console = Console::start(serial, console_stop)?;
     times.ready = Some(Times::between(start, Instant::now()));
-    // The mapping holds the lock of this process's address space for long, which any new thread would wait for.
-    let stop = machine.stop_sender();
-    let mut mapping = None;
-    let map_memory = || {
-        mapping = vfio.map(|vfio| map_memory(&vfio, &ram, stop)).transpose()?;
-        Ok(())
-    };
-    let result = until_end(&mut machine, map_memory, &mut seen.reboots);
+    let result = until_end(&mut machine, &mut assignment, &mut seen.reboots);
     // The last output comes before the terminal is given back, and before any error.
     finish(writer, &result);
-    drop((console, mapping));
+    drop((console, assignment));
     times.first_guest_output = output.first().map(|first| Times::between(start, first));
     seen.exits = machine.exits();
     seen.devices = machine.pci().reports();
     result
 }
 
-/// Runs the machine over all its reboots. `ready` is called before the guest is entered for the first time.
+/// Runs the machine over all its reboots.
 fn until_end(
     machine: &mut Machine,
-    ready: impl FnOnce() -> Result<(), RunError>,
+    assignment: &mut Assignment,
     reboots: &mut u64,
 ) -> Result<Ending, RunError> {
-    let mut stop = machine.run(ready)?;
     loop {
-        match stop {
+        match machine.run(|| assignment.map_memory())? {
             Stop::Reset => {
                 *reboots += 1;
                 log::info!("the guest resets the machine");
                 machine.reset()?;
-                stop = machine.run(|| Ok::<_, RunError>(()))?;
             }
             Stop::PowerOff => return Ok(Ending::PoweredOff),
             Stop::Left => return Ok(Ending::Left),
             Stop::Signal(signal) => return Ok(Ending::Signal(signal)),
+            Stop::NoDevices => {
+                if let Some(error) = assignment.failure() {
+                    return Err(error.into());
+                }
+            }
             Stop::NoDma(error) => return Err(AssignmentError::Memory(error).into()),
             Stop::Failed(error) => return Err(MachineError::from(error).into()),
         }

@@ -22,7 +22,7 @@ pub(crate) mod vm;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender};
 
 use acpi::{AcpiTooLarge, Description};
 use boot::{BootError, BootImages, EntryPoint};
@@ -77,27 +77,23 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Puts a machine together. `images` are loaded in its RAM, to be entered at `entry`.
+    /// Puts a machine together. `images` are loaded in its RAM, to be entered at `entry`. Who wants it to stop
+    /// says so through `stops`.
     pub(crate) fn new(
         vm: Vm,
         cpus: u8,
         (images, entry): (BootImages, EntryPoint),
         serial: Arc<SerialPort>,
         pci: PciBus,
+        (sender, stops): (Sender<Stop>, Receiver<Stop>),
     ) -> Result<Self, MachineError> {
         let acpi = acpi::tables(&Description { cpus, layout: vm.layout(), slots: pci.slots() })?;
-        let (sender, stops) = channel();
         let power = Arc::new(Power::new(sender.clone()));
         let bus = Arc::new(Bus::new(serial, power, pci));
         vcpu::install_kick()?;
         let machine = Self { bus, vm, images, acpi, sender, stops, exits: Exits::default() };
         machine.enter(&entry)?;
         Ok(machine)
-    }
-
-    /// For those who want the machine to stop.
-    pub(crate) fn stop_sender(&self) -> Sender<Stop> {
-        self.sender.clone()
     }
 
     /// The PCI functions.
@@ -110,12 +106,9 @@ impl Machine {
         self.exits
     }
 
-    /// Runs until something stops the machine. `ready` is called when everything is there, and nothing has
-    /// entered the guest; its error keeps the guest from being entered.
-    pub(crate) fn run<E: From<MachineError>>(
-        &mut self,
-        ready: impl FnOnce() -> Result<(), E>,
-    ) -> Result<Stop, E> {
+    /// Runs until something stops the machine. `ready` is called when every thread is there, before any enters the
+    /// guest.
+    pub(crate) fn run(&mut self, ready: impl FnOnce()) -> Result<Stop, MachineError> {
         let flag = || Arc::new(AtomicBool::new(false));
         let (entering, stopping) = (flag(), flag());
         let run = Run {
@@ -129,12 +122,10 @@ impl Machine {
         for processor in self.vm.take_processors() {
             match ProcessorThread::start(processor, run.clone()) {
                 Ok(thread) => threads.push(thread),
-                Err(error) => failure = Some(MachineError::from(error).into()),
+                Err(error) => failure = Some(error),
             }
         }
-        if failure.is_none() {
-            failure = ready().err();
-        }
+        ready();
         stopping.store(failure.is_some(), Ordering::SeqCst);
         entering.store(true, Ordering::SeqCst);
         threads.iter().for_each(ProcessorThread::enter);
@@ -149,17 +140,17 @@ impl Machine {
                     self.exits += exits;
                     processors.push(processor);
                 }
-                Err(error) => failure = Some(MachineError::from(error).into()),
+                Err(error) => failure = Some(error),
             }
         }
         self.vm.return_processors(processors);
         if let Some(error) = failure {
-            return Err(error);
+            return Err(error.into());
         }
         // Several may have had a reason at once.
         let stop = first.into_iter().chain(self.stops.try_iter()).max_by_key(Stop::weight);
         match stop {
-            Some(Stop::Failed(error)) => Err(MachineError::from(error).into()),
+            Some(Stop::Failed(error)) => Err(error.into()),
             Some(stop) => Ok(stop),
             None => Ok(Stop::Reset),
         }

@@ -38,6 +38,8 @@ pub(crate) enum Stop {
     Failed(VcpuError),
     /// Devices do not reach the guest's memory.
     NoDma(DmaError),
+    /// The devices are not to be had.
+    NoDevices,
 }
 
 impl Stop {
@@ -50,6 +52,7 @@ impl Stop {
             Self::Signal(_) => 3,
             Self::Failed(_) => 4,
             Self::NoDma(_) => 5,
+            Self::NoDevices => 6,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vfio_assign_linux::kvm::{KvmVm, MemorySlots, SlotNumbers};
-use vfio_assign_linux::{Errno as LinuxErrno, Host};
+use vfio_assign_linux::{Errno as LinuxErrno, GuestRegion, Host};
 use vmm_sys_util::errno::Error as Errno;
 
 use super::cpuid::CpuModel;
@@ -123,6 +123,19 @@ pub(crate) struct Processor {
     pub(crate) number: u8,
 }
 
+/// What devices need of a machine.
+#[derive(Clone)]
+pub(crate) struct ForDevices {
+    /// Where all calls for devices go, and are counted.
+    pub(crate) host: Host,
+    /// The machine.
+    pub(crate) kvm: KvmVm,
+    /// Its memory slots.
+    pub(crate) slots: MemorySlots,
+    /// Its RAM.
+    pub(crate) ram: Vec<GuestRegion>,
+}
+
 /// A machine with RAM, interrupt controllers and processors, and without devices.
 pub(crate) struct Vm {
     // The guest loses its RAM before the machine goes.
@@ -177,9 +190,14 @@ impl Vm {
         &self.vm
     }
 
-    /// The machine and its memory slots, for devices.
-    pub(crate) fn for_devices(&self) -> (&Host, &KvmVm, &MemorySlots) {
-        (&self.host, &self.kvm_vm, &self.slots)
+    /// What devices need of the machine.
+    pub(crate) fn for_devices(&self) -> ForDevices {
+        ForDevices {
+            host: self.host.clone(),
+            kvm: self.kvm_vm.clone(),
+            slots: self.slots.clone(),
+            ram: self.ram.regions().to_vec(),
+        }
     }
 
     /// Guest RAM.

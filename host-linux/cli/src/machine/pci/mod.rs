@@ -7,6 +7,7 @@ pub(crate) mod config;
 mod host_bridge;
 
 use std::error::Error;
+use std::sync::{Arc, OnceLock};
 
 use host_bridge::HostBridge;
 
@@ -67,7 +68,34 @@ pub(crate) trait PciFunction: Send + Sync {
 
 /// The bus.
 pub(crate) struct PciBus {
-    functions: Vec<Box<dyn PciFunction>>,
+    bridge: HostBridge,
+    /// How many devices there are going to be, in slots 1, 2, ….
+    devices: usize,
+    /// The devices, once they are there.
+    attached: Arc<OnceLock<Devices>>,
+}
+
+type Devices = Vec<Box<dyn PciFunction>>;
+
+/// The place on a bus for devices that are still being opened.
+///
+/// The guest boots meanwhile. It waits where it looks for a device; before that it cannot have told a device
+/// where its BARs are, so nothing else can be meant for one.
+pub(crate) struct Attachment(Arc<OnceLock<Devices>>);
+
+impl Attachment {
+    /// Puts the devices on the bus.
+    pub(crate) fn attach(self, devices: Devices) {
+        // Set once at most, by the only one that there is; dropping it afterwards changes nothing.
+        let _refused = self.0.set(devices);
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        // Nobody waits for devices that will never come.
+        let _refused = self.0.set(Vec::new());
+    }
 }
 
 /// More functions than slots.
@@ -78,35 +106,49 @@ pub(crate) struct NoSlot {
 }
 
 impl PciBus {
-    /// A bus with `functions` in slots 1, 2, ….
-    pub(crate) fn new(functions: Vec<Box<dyn PciFunction>>) -> Result<Self, NoSlot> {
-        let count = functions.len();
-        if count >= SLOTS {
-            return Err(NoSlot { count });
+    /// A bus with the host bridge, and places for `devices` more functions.
+    pub(crate) fn new(devices: usize) -> Result<(Self, Attachment), NoSlot> {
+        if devices >= SLOTS {
+            return Err(NoSlot { count: devices });
         }
-        let bridge: Box<dyn PciFunction> = Box::new(HostBridge::new());
-        Ok(Self { functions: std::iter::once(bridge).chain(functions).collect() })
+        let attached = Arc::new(OnceLock::new());
+        let place = Attachment(Arc::clone(&attached));
+        Ok((Self { bridge: HostBridge::new(), devices, attached }, place))
+    }
+
+    /// The devices that are there.
+    fn present(&self) -> &[Box<dyn PciFunction>] {
+        self.attached.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The function in a slot; waits for a device that is still being opened.
+    fn in_slot(&self, slot: usize) -> Option<&dyn PciFunction> {
+        match slot.checked_sub(1) {
+            None => Some(&self.bridge),
+            Some(index) if index < self.devices => self.attached.wait().get(index).map(Box::as_ref),
+            Some(_) => None,
+        }
     }
 
     /// Slots in which there is a function.
     pub(crate) fn slots(&self) -> Vec<u8> {
-        (0..self.functions.len() as u8).collect()
+        (0..=self.devices as u8).collect()
     }
 
     /// Every function's part of the report.
     pub(crate) fn reports(&self) -> Vec<serde_json::Value> {
-        self.functions.iter().filter_map(|function| function.report()).collect()
+        self.present().iter().filter_map(|function| function.report()).collect()
     }
 
     /// Asks every function whether it is dead; true if any was.
     pub(crate) fn revoke_dead(&self) -> bool {
         // Every one is asked: two may have died together.
-        self.functions.iter().filter(|function| function.revoke_if_dead()).count() != 0
+        self.present().iter().filter(|function| function.revoke_if_dead()).count() != 0
     }
 
     /// Brings every function to its power-on state.
     pub(crate) fn reset(&self) {
-        for (slot, function) in self.functions.iter().enumerate() {
+        for (slot, function) in (1..).zip(self.present()) {
             if let Err(error) = function.reset() {
                 log::warn!("the device in the guest's slot {slot:#04x} was not reset: {error}");
             }
@@ -120,8 +162,8 @@ impl PciBus {
         // Eight functions to a slot, of which the first is there.
         let slot = usize::try_from(function / 8).ok()?;
         let first = function.is_multiple_of(8);
-        let function = self.functions.get(slot).filter(|_| first)?;
-        Some((function.as_ref(), register))
+        let function = if first { self.in_slot(slot) } else { None };
+        Some((function?, register))
     }
 
     /// A read of the memory-mapped configuration space.
@@ -142,22 +184,22 @@ impl PciBus {
 
     /// A read of memory space.
     pub(crate) fn memory_read(&self, address: u64, data: &mut [u8]) {
-        let _claimed = self.functions.iter().any(|function| function.memory_read(address, data));
+        let _claimed = self.present().iter().any(|function| function.memory_read(address, data));
     }
 
     /// A write to memory space.
     pub(crate) fn memory_write(&self, address: u64, data: &[u8]) {
-        let _claimed = self.functions.iter().any(|function| function.memory_write(address, data));
+        let _claimed = self.present().iter().any(|function| function.memory_write(address, data));
     }
 
     /// A read of port space.
     pub(crate) fn port_read(&self, port: u16, data: &mut [u8]) {
-        let _claimed = self.functions.iter().any(|function| function.port_read(port, data));
+        let _claimed = self.present().iter().any(|function| function.port_read(port, data));
     }
 
     /// A write to port space.
     pub(crate) fn port_write(&self, port: u16, data: &[u8]) {
-        let _claimed = self.functions.iter().any(|function| function.port_write(port, data));
+        let _claimed = self.present().iter().any(|function| function.port_write(port, data));
     }
 }
 
@@ -222,7 +264,9 @@ pub(crate) mod tests {
 
     pub(crate) fn bus(functions: Vec<Fake>) -> PciBus {
         let boxed = |function| Box::new(function) as Box<dyn PciFunction>;
-        PciBus::new(functions.into_iter().map(boxed).collect()).unwrap()
+        let (bus, place) = PciBus::new(functions.len()).unwrap();
+        place.attach(functions.into_iter().map(boxed).collect());
+        bus
     }
 
     fn read_ecam(bus: &PciBus, offset: u64) -> [u8; 4] {
@@ -244,6 +288,30 @@ pub(crate) mod tests {
     #[test]
     fn an_empty_slot_reads_ones() {
         assert_eq!(read_ecam(&bus(vec![]), 0x8000), [0xff; 4]);
+    }
+
+    #[test]
+    fn a_device_that_is_still_being_opened_is_waited_for() {
+        let (bus, place) = PciBus::new(1).unwrap();
+        let found = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| read_ecam(&bus, 0x8010));
+            place.attach(vec![Box::new(Fake::filled())]);
+            reader.join().unwrap()
+        });
+        assert_eq!(found, [0x10, 0x11, 0x12, 0x13]);
+    }
+
+    #[test]
+    fn a_device_that_never_comes_reads_ones() {
+        let (bus, place) = PciBus::new(1).unwrap();
+        drop(place);
+        assert_eq!(read_ecam(&bus, 0x8000), [0xff; 4]);
+    }
+
+    #[test]
+    fn an_empty_slot_is_not_waited_for() {
+        let (bus, _place) = PciBus::new(1).unwrap();
+        assert_eq!(read_ecam(&bus, 0x1_0000), [0xff; 4]);
     }
 
     #[test]
@@ -278,7 +346,6 @@ pub(crate) mod tests {
 
     #[test]
     fn more_devices_than_slots_are_refused() {
-        let functions = (0..32).map(|_| Box::new(Fake::filled()) as Box<dyn PciFunction>).collect();
-        assert!(PciBus::new(functions).is_err());
+        assert!(PciBus::new(32).is_err());
     }
 }
