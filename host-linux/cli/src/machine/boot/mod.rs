@@ -3,26 +3,27 @@
 //! The kernel is a bzImage entered by the 64-bit boot protocol: nothing of real mode, no firmware. Files are
 //! opened once and read again at each reset, so that a guest reboots into the kernel it was started with.
 
+mod error;
+mod zero_page;
+
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
-use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
+use linux_loader::loader::bootparam::setup_header;
 use vm_memory::ByteValued as _;
 
 use super::layout::{
-    ACPI_TABLES, ACPI_TABLES_END, BOOT_STACK, COMMAND_LINE, ECAM, ECAM_SIZE, GDT, HIGH_MEMORY, HIGH_RAM,
-    LOW_MEMORY_END, MIB, MemoryLayout, PAGE_TABLES, ZERO_PAGE,
+    BOOT_STACK, COMMAND_LINE, GDT, HIGH_MEMORY, LOW_MEMORY_END, MIB, MemoryLayout, PAGE_TABLES, ZERO_PAGE,
 };
-use super::ram::{NoRam, Ram};
+use super::ram::Ram;
 use super::registers::{CodeAndData, long_mode};
-use crate::help::Help;
 
-/// Types of memory in the map that the kernel gets.
-const E820_RAM: u32 = 1;
-const E820_RESERVED: u32 = 2;
+pub(crate) use error::BootError;
+use zero_page::boot_parameters;
+
 /// The setup header's place in the file, and what marks it: `HdrS`.
 const HEADER_OFFSET: u64 = 0x1f1;
 const HEADER_MARK: u32 = 0x5372_6448;
@@ -31,122 +32,13 @@ const SECTOR: u64 = 512;
 const PARAGRAPH: u64 = 16;
 /// `loadflags`: the image is loaded at 1 MiB.
 const LOADED_HIGH: u8 = 1;
-/// `loadflags`: the command line and the heap end are given.
-const CAN_USE_HEAP: u8 = 0x80;
 /// `xloadflags`: the image has a 64-bit entry point.
 const HAS_64_BIT_ENTRY: u16 = 1;
 /// Where the 64-bit entry point lies in a loaded bzImage.
 const ENTRY_64_OFFSET: u64 = 0x200;
-/// `type_of_loader` without an assigned number.
-const LOADER_UNDEFINED: u8 = 0xff;
 /// First version of the boot protocol with everything used here (the address of the ACPI tables: 2.14).
 const OLDEST_PROTOCOL: u16 = 0x020c;
 const PAGE: u64 = 4096;
-
-/// What cannot be booted, and why.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BootError {
-    /// A file cannot be opened or read.
-    #[error("cannot read the {what} {}: {source}", path.display())]
-    File {
-        /// Kernel or initial RAM disk.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// The file is a directory or a device.
-    #[error("the {what} {} is not a regular file", path.display())]
-    NotAFile {
-        /// Kernel or initial RAM disk.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file is not a bzImage, or not one that has what is needed.
-    #[error("{} is not a Linux kernel that can be booted: {reason}", path.display())]
-    NotAKernel {
-        /// The file.
-        path: PathBuf,
-        /// What is missing.
-        reason: &'static str,
-    },
-    /// The kernel needs more memory than the guest has.
-    #[error(
-        "the guest's memory is too small: the kernel {} needs {needed} MiB to start, there are {available} MiB",
-        path.display()
-    )]
-    MemoryTooSmall {
-        /// The kernel.
-        path: PathBuf,
-        /// Memory that the kernel asks for, from address 0 on.
-        needed: u64,
-        /// Memory below the device window.
-        available: u64,
-    },
-    /// The initial RAM disk does not fit beside the kernel.
-    #[error(
-        "the initrd {} is too large for the guest's memory: it has {size} bytes, {available} are free beside the kernel",
-        path.display()
-    )]
-    InitrdTooLarge {
-        /// The initial RAM disk.
-        path: PathBuf,
-        /// Its size in bytes.
-        size: u64,
-        /// Bytes that are left for it.
-        available: u64,
-    },
-    /// The kernel takes shorter command lines only.
-    #[error("the kernel command line has {length} bytes, this kernel takes {limit}")]
-    CommandLineTooLong {
-        /// Bytes of the command line.
-        length: usize,
-        /// Bytes that the kernel takes.
-        limit: u32,
-    },
-    /// A NUL byte would end the command line early.
-    #[error("the kernel command line has a NUL byte at {position}")]
-    CommandLineNul {
-        /// Where.
-        position: usize,
-    },
-    /// Guest memory could not be written where it must exist.
-    #[error("cannot write {what}: {source}")]
-    Write {
-        /// What.
-        what: &'static str,
-        /// Where, and how much.
-        source: NoRam,
-    },
-}
-
-impl Help for BootError {
-    fn help(&self) -> Option<String> {
-        Some(match self {
-            Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                "check the path; it is taken relative to the current directory".into()
-            }
-            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                "make the file readable for this user, or run the command as a user who may read it".into()
-            }
-            Self::File { .. } => "check the file and the disk it is on".into(),
-            Self::NotAFile { .. } => "give the path of the file itself".into(),
-            Self::NotAKernel { .. } => {
-                "give a bzImage for x86-64, such as /boot/vmlinuz-VERSION of a distribution".into()
-            }
-            Self::MemoryTooSmall { needed, .. } => format!("give the guest more with --memory {needed}M"),
-            Self::InitrdTooLarge { size, available, .. } => {
-                let more = (size - available).div_ceil(MIB);
-                format!("give the guest at least {more} MiB more with --memory, or use a smaller initrd")
-            }
-            Self::CommandLineTooLong { limit, .. } => format!("shorten --append to {limit} bytes"),
-            Self::CommandLineNul { .. } => "remove the NUL byte from --append".into(),
-            Self::Write { .. } => "this is a fault of the monitor; please report it".into(),
-        })
-    }
-}
 
 /// An opened file.
 struct Image {
@@ -334,44 +226,6 @@ fn setup_size(header: &setup_header) -> u64 {
     (u64::from(sectors) + 1) * SECTOR
 }
 
-/// The zero page: the image's own setup header with the loader's fields filled, and the memory map.
-fn boot_parameters(
-    mut header: setup_header,
-    layout: &MemoryLayout,
-    initrd: Option<(u64, u64)>,
-) -> boot_params {
-    header.type_of_loader = LOADER_UNDEFINED;
-    header.loadflags |= CAN_USE_HEAP;
-    header.heap_end_ptr = 0xfe00;
-    header.cmd_line_ptr = COMMAND_LINE as u32;
-    if let Some((start, size)) = initrd {
-        header.ramdisk_image = start as u32;
-        header.ramdisk_size = size as u32;
-    }
-    let mut params = boot_params { hdr: header, acpi_rsdp_addr: ACPI_TABLES, ..boot_params::default() };
-    let map = memory_map(layout);
-    for (entry, (addr, size, type_)) in params.e820_table.iter_mut().zip(&map) {
-        *entry = boot_e820_entry { addr: *addr, size: *size, r#type: *type_ };
-    }
-    params.e820_entries = map.len() as u8;
-    params
-}
-
-/// The memory map as (address, size, type).
-fn memory_map(layout: &MemoryLayout) -> Vec<(u64, u64, u32)> {
-    let mut map = vec![
-        (0, LOW_MEMORY_END, E820_RAM),
-        (LOW_MEMORY_END, 0xa_0000 - LOW_MEMORY_END, E820_RESERVED),
-        (ACPI_TABLES, ACPI_TABLES_END - ACPI_TABLES, E820_RESERVED),
-        (HIGH_MEMORY, layout.low.saturating_sub(HIGH_MEMORY), E820_RAM),
-        (ECAM, ECAM_SIZE, E820_RESERVED),
-    ];
-    if layout.high != 0 {
-        map.push((HIGH_RAM, layout.high, E820_RAM));
-    }
-    map
-}
-
 fn write(ram: &Ram, what: &'static str, address: u64, bytes: &[u8]) -> Result<(), BootError> {
     ram.write(address, bytes).map_err(|source| BootError::Write { what, source })
 }
@@ -494,11 +348,5 @@ mod tests {
     #[test]
     fn a_kernel_that_is_cut_off_is_refused() {
         assert!(refusal(&kernel(4, |header| header.syssize = 5)).contains("cut off"));
-    }
-
-    #[test]
-    fn ram_above_four_gib_is_in_the_map() {
-        let layout = MemoryLayout::new(4 * 1024 * MIB, 40).unwrap();
-        assert!(memory_map(&layout).contains(&(HIGH_RAM, 1024 * MIB, E820_RAM)));
     }
 }
