@@ -6,8 +6,10 @@
 use crate::access::ByteLanes;
 use crate::addr::{Address, BarIndex, GuestAddr, GuestPort};
 use crate::caps::ConfigImage;
+use crate::options::Pin;
 use crate::regs::header::{self, bar};
 use crate::span::Span;
+use core::fmt;
 
 /// What kind of addresses a BAR decodes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -80,6 +82,41 @@ pub enum BarError {
         /// Its region's size in bytes.
         size: u64,
     },
+    /// A BAR cannot be at the address that the embedder gave.
+    #[error("{bar} cannot be pinned to {address:#x}: {fault}")]
+    Pin {
+        /// The BAR.
+        bar: BarIndex,
+        /// The address.
+        address: u64,
+        /// Why not.
+        fault: PinFault,
+    },
+}
+
+/// What is wrong with the address of a pinned BAR.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum PinFault {
+    /// The BAR is absent, or an upper half, which has no address of its own.
+    NoBar,
+    /// The address is no multiple of the BAR's size.
+    Unaligned,
+    /// The address does not fit into the register.
+    TooWide,
+    /// It is zero, or all-ones in a half of the register: such a BAR is not decoded.
+    NotDecoded,
+}
+
+impl fmt::Display for PinFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoBar => "there is no BAR, or it is an upper half",
+            Self::Unaligned => "no multiple of its size",
+            Self::TooWide => "too high for its register",
+            Self::NotDecoded => "an address that is not decoded",
+        })
+    }
 }
 
 /// One BAR, or the ROM.
@@ -91,6 +128,8 @@ pub struct Bar {
     pub size: u64,
     /// The address bits the guest last wrote, and for the ROM its enable bit.
     value: u64,
+    /// What stands there after reset.
+    pinned: u64,
 }
 
 impl Bar {
@@ -130,6 +169,18 @@ impl Bar {
             return None;
         }
         Some(base)
+    }
+
+    /// It stands at `address` after reset.
+    fn pin(&mut self, address: u64) -> Result<(), PinFault> {
+        if address & self.size.wrapping_sub(1) != 0 {
+            return Err(PinFault::Unaligned);
+        }
+        if address & !self.writable() != 0 {
+            return Err(PinFault::TooWide);
+        }
+        (self.value, self.pinned) = (address, address);
+        if self.base().is_none() { Err(PinFault::NotDecoded) } else { Ok(()) }
     }
 
     /// What the BAR would decode if decoding is on.
@@ -198,7 +249,7 @@ impl Bars {
             if !upper && size > 1 << 31 {
                 return Err(BarError::SizeTooLarge { bar, size });
             }
-            *slot = Slot::Bar(Bar { kind, size, value: 0 });
+            *slot = Slot::Bar(Bar { kind, size, value: 0, pinned: 0 });
         }
         Ok(Self { slots })
     }
@@ -282,11 +333,41 @@ impl Bars {
         if found.kind == BarKind::Io { found.span() } else { None }
     }
 
-    /// Back to type bits only.
+    /// BARs with an address that the guest finds in them, now and after each reset.
+    ///
+    /// # Errors
+    ///
+    /// A BAR cannot be there.
+    pub fn pin(&mut self, image: ConfigImage<'_>, pins: &[Option<Pin>; 7]) -> Result<(), BarError> {
+        for (bar, pin) in BarIndex::ALL.into_iter().zip(pins) {
+            let Some(pin) = *pin else {
+                continue;
+            };
+            let upper = bar.next().map_or(0, |next| image.dword(register_offset(next)));
+            let host = u64::from(image.dword(register_offset(bar))) | u64::from(upper).wrapping_shl(32);
+            let found = match self.slots.get_mut(bar.position()) {
+                Some(Slot::Bar(found)) => Ok(found),
+                _ => Err(PinFault::NoBar),
+            };
+            let address = match (pin, &found) {
+                (Pin::At(address), _) => address,
+                (Pin::Host, Ok(found)) => host & found.writable() & !found.size.wrapping_sub(1),
+                (Pin::Host, Err(_)) => host,
+            };
+            found.and_then(|found| found.pin(address)).map_err(|fault| BarError::Pin {
+                bar,
+                address,
+                fault,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Back to type bits only, and to the addresses of pinned BARs.
     pub fn reset(&mut self) {
         for slot in &mut self.slots {
             if let Slot::Bar(bar) = slot {
-                bar.value = 0;
+                bar.value = bar.pinned;
             }
         }
     }
@@ -421,6 +502,39 @@ mod tests {
             bars([0; 6], [1 << 32, 0, 0, 0, 0, 0, 0]),
             Err(BarError::SizeTooLarge { bar: BAR0, size: 1 << 32 })
         );
+    }
+
+    fn pinned(pin: Pin) -> Result<Option<Span<GuestAddr>>, BarError> {
+        let mut bytes = [0; 64];
+        bytes[0x10..0x18].copy_from_slice(&0x12_e000_000cu64.to_le_bytes());
+        let image = ConfigImage::new(&bytes);
+        let mut bars = Bars::new(image, &[0x4000, 0, 0, 0, 0, 0, 0]).unwrap();
+        bars.pin(image, &[Some(pin), None, None, None, None, None, None])?;
+        bars.write(BAR0, 0, ByteLanes::ALL);
+        bars.reset();
+        Ok(bars.memory(BAR0))
+    }
+
+    #[test]
+    fn pinned_bar_is_where_it_was_after_reset() {
+        assert_eq!(pinned(Pin::At(0x1_8000)), Ok(Span::from_size(GuestAddr::new(0x1_8000), 0x4000)));
+    }
+
+    #[test]
+    fn bar_is_pinned_where_the_host_has_it() {
+        assert_eq!(pinned(Pin::Host), Ok(Span::from_size(GuestAddr::new(0x12_e000_0000), 0x4000)));
+    }
+
+    #[test]
+    fn unaligned_pin_is_an_error() {
+        let error = BarError::Pin { bar: BAR0, address: 0x1_2000, fault: PinFault::Unaligned };
+        assert_eq!(pinned(Pin::At(0x1_2000)), Err(error));
+    }
+
+    #[test]
+    fn pin_to_zero_is_an_error() {
+        let error = BarError::Pin { bar: BAR0, address: 0, fault: PinFault::NotDecoded };
+        assert_eq!(pinned(Pin::At(0)), Err(error));
     }
 
     #[test]

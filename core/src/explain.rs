@@ -172,7 +172,7 @@ mod tests {
         let areas = [MmapArea { offset: 0, size }];
         regions[0] = Region { size, areas: &areas };
         let description =
-            Description { config: &config, regions, page_size: PageSize::SIZE_4K, vectors_resizable: true };
+            Description { config: &config, regions, page_size: PageSize::SIZE_4K, ..Description::default() };
         let (vectors, windows) = ([Vector::RESET; 65], [Window::default(); 4]);
         let function = AssignedFunction::new(&description, vectors, windows, |_| {}).unwrap();
         function.explain_bar(BAR0).map(|piece| format!("{} {}", piece.span, piece.treatment)).collect()

@@ -5,12 +5,13 @@
 use crate::addr::{BarIndex, PageSize, PhysBarOffset, VectorIndex};
 use crate::bars::{BarError, BarKind, Bars};
 use crate::caps::{CapabilityFinding, ConfigImage};
-use crate::config::{ConfigMap, ConfigMapError};
+use crate::config::{ConfigMap, ConfigMapError, Register};
 use crate::decoder::{Decoder, physical};
 use crate::events::Counters;
 use crate::host::GuestRange;
 use crate::interrupts::{Msix, MsixFinding, MsixLayout, TablePlace, Vector};
 use crate::operation::Operation;
+use crate::options::{Apertures, Options};
 use crate::regs::header::Command;
 use crate::regs::power::PowerState;
 use crate::span::Span;
@@ -36,6 +37,21 @@ pub struct Description<'a> {
     pub page_size: PageSize,
     /// Whether MSI-X vectors can be added while others are in use (VFIO: `NORESIZE` is clear).
     pub vectors_resizable: bool,
+    /// What the embedder decides.
+    pub options: Options<'a>,
+}
+
+impl Default for Description<'_> {
+    /// Nothing, with pages of 4 KiB, on a host that can add vectors.
+    fn default() -> Self {
+        Self {
+            config: &[],
+            regions: [Region::default(); 7],
+            page_size: PageSize::SIZE_4K,
+            vectors_resizable: true,
+            options: Options::default(),
+        }
+    }
 }
 
 /// Why a device cannot be given to a guest.
@@ -90,6 +106,7 @@ pub enum ResetOutcome {
 pub struct AssignedFunction<V, W> {
     pub(crate) map: ConfigMap,
     pub(crate) bars: Bars,
+    pub(crate) apertures: Apertures,
     pub(crate) command: Command,
     pub(crate) power: PowerState,
     pub(crate) msix: Option<Msix<V>>,
@@ -128,9 +145,12 @@ where
         mut finding: impl FnMut(Finding),
     ) -> Result<Self, DescriptionError> {
         let image = ConfigImage::new(description.config);
-        let mut map = ConfigMap::new(image, |found| finding(found.into()))?;
-        let bars = Bars::new(image, &description.regions.map(|region| region.size))?;
+        let mut map = ConfigMap::new(image, &description.options, |found| finding(found.into()))?;
+        let mut bars = Bars::new(image, &description.regions.map(|region| region.size))?;
+        bars.pin(image, &description.options.pinned)?;
+        let offered = |at| map.register(at) == Some(Register::MsixControl);
         let layout = MsixLayout::new(image, &bars, |found| finding(found.into()));
+        let layout = layout.filter(|layout| offered(layout.capability));
         let storage = vectors.as_ref().len();
         let layout = layout.filter(|layout| {
             let enough = usize::from(layout.vectors) <= storage;
@@ -164,6 +184,7 @@ where
         Ok(Self {
             map,
             bars,
+            apertures: description.options.apertures,
             command: Command::empty(),
             power: PowerState::D0,
             msix: layout.map(|layout| Msix::new(layout, vectors, description.vectors_resizable)),
@@ -249,8 +270,11 @@ where
         }
         let memory = self.command.contains(Command::MEMORY_SPACE);
         let io = self.command.contains(Command::IO_SPACE);
-        let memory = self.bars.memory(bar).filter(|_| memory).map(GuestRange::Memory);
-        memory.or_else(|| self.bars.ports(bar).filter(|_| io).map(GuestRange::Ports))
+        if let Some(range) = self.bars.memory(bar) {
+            return (memory && self.apertures.has_memory(range)).then_some(GuestRange::Memory(range));
+        }
+        let range = self.bars.ports(bar)?;
+        (io && self.apertures.has_ports(range)).then_some(GuestRange::Ports(range))
     }
 
     /// Where the guest is to see a part of `bar`: nowhere if a BAR of a lower index decodes any of it.

@@ -16,7 +16,7 @@
 //! let mut regions = [Region::default(); 7];
 //! regions[0].size = 0x4000;
 //! let description =
-//!     Description { config: &config, regions, page_size: PageSize::SIZE_4K, vectors_resizable: true };
+//!     Description { config: &config, regions, page_size: PageSize::SIZE_4K, ..Description::default() };
 //! let mut function =
 //!     AssignedFunction::new(&description, [Vector::RESET; 0], [Window::default(); 0], |_| {})?;
 //!
@@ -94,6 +94,7 @@ mod function;
 pub mod host;
 mod interrupts;
 mod operation;
+mod options;
 mod pieces;
 mod power;
 pub mod regs;
@@ -105,7 +106,7 @@ pub use addr::{
     Address, BarIndex, Bdf, BdfError, ConfigOffset, GuestAddr, GuestBarOffset, GuestPort, Iova, PageSize,
     PhysBarOffset, VectorIndex,
 };
-pub use bars::{Bar, BarError, BarKind, Bars};
+pub use bars::{Bar, BarError, BarKind, Bars, PinFault};
 pub use caps::{
     Capabilities, Capability, CapabilityFinding, ConfigImage, ExtendedCapabilities, ExtendedCapability,
 };
@@ -116,5 +117,8 @@ pub use explain::{BarPiece, Reason, Treatment};
 pub use function::{AssignedFunction, Description, DescriptionError, Finding, Region, ResetOutcome};
 pub use interrupts::{Msix, MsixFinding, MsixLayout, PendingQuery, TablePlace, Vector};
 pub use operation::{Access, Begin, Completion, Target, Token};
+pub use options::{
+    Apertures, CapabilityChoice, CapabilityId, Exclusion, Ids, Options, Pin, Placement, Relocation,
+};
 pub use span::Span;
 pub use windows::{MmapArea, Window, WindowFinding};

@@ -120,7 +120,7 @@ where
             Register::MsixControl => msix.map_or(0, |msix| upper_half(msix.message_control())),
             Register::MsixTable => msix.map_or(0, |msix| msix.layout().table_register()),
             Register::MsixPba => msix.map_or(0, |msix| msix.layout().pba_register()),
-            _ => 0,
+            _ => self.map.constant(register),
         }
     }
 

@@ -126,7 +126,13 @@ impl<G: GuestSide> Assigned<G> {
             *region = Region { size, areas };
         }
         let resizable = device.irq(IrqKind::Msix).is_some_and(|irq| !irq.noresize);
-        let description = Description { config: &config, regions, page_size, vectors_resizable: resizable };
+        let description = Description {
+            config: &config,
+            regions,
+            page_size,
+            vectors_resizable: resizable,
+            ..Description::default()
+        };
         // Two holes, the MSI-X table and the Pending Bit Array, cut an area into three parts at most.
         let windows = 3 * areas.iter().map(Vec::len).sum::<usize>();
         let mut findings = Vec::new();

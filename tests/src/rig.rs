@@ -3,8 +3,8 @@
 use vfio_assign_core::fake::{CallKind, FakeHost, Shape};
 use vfio_assign_core::host::{GuestRange, Message, Step};
 use vfio_assign_core::{
-    Access, AssignedFunction, BarIndex, Bytes, Decoded, Finding, GuestAddr, GuestPort, Span, Target, Vector,
-    VectorIndex, Window,
+    Access, AssignedFunction, BarIndex, Bytes, Decoded, Description, DescriptionError, Finding, GuestAddr,
+    GuestPort, Options, Span, Target, Vector, VectorIndex, Window,
 };
 
 /// Where [`Rig::map_bar0`] puts BAR 0.
@@ -62,18 +62,27 @@ impl Rig {
 
     /// The function of this device, not yet attached.
     pub fn unattached(shape: &Shape) -> Self {
+        Self::described(shape, &shape.description()).expect("a device that can be assigned")
+    }
+
+    /// The function of this device as the embedder wants it, attached, with no call on record.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be as the embedder wants it.
+    pub fn with(shape: &Shape, options: Options<'_>) -> Result<Self, DescriptionError> {
+        let mut rig = Self::described(shape, &Description { options, ..shape.description() })?;
+        rig.function.attach(&mut rig.host);
+        rig.host.take_steps();
+        Ok(rig)
+    }
+
+    fn described(shape: &Shape, description: &Description<'_>) -> Result<Self, DescriptionError> {
         let mut findings = Vec::new();
-        let function = AssignedFunction::new(
-            &shape.description(),
-            vec![Vector::RESET; 2048],
-            vec![Window::default(); 32],
-            |finding| findings.push(finding),
-        );
-        Self {
-            function: function.expect("a device that can be assigned"),
-            host: FakeHost::new(shape),
-            findings,
-        }
+        let (vectors, windows) = (vec![Vector::RESET; 2048], vec![Window::default(); 32]);
+        let function =
+            AssignedFunction::new(description, vectors, windows, |finding| findings.push(finding))?;
+        Ok(Self { function, host: FakeHost::new(shape), findings })
     }
 
     /// A function with so many vectors, BAR 0 placed at [`BASE`], memory and bus mastering on.

@@ -1,9 +1,11 @@
 //! The map from a configuration offset to what stands there, made once from a device's capabilities.
 
+use super::capabilities::{CapabilityRule, capabilities, last_dword, port_type, rule_name};
 use super::rules::Register;
 use crate::addr::{BarIndex, ConfigOffset};
 use crate::caps::{CapabilityFinding, ConfigImage};
-use crate::regs::{capability, header, power};
+use crate::options::{CapabilityId, Ids, Options, Placement};
+use crate::regs::{express, header, power};
 use heapless::Vec;
 
 /// A run of dwords that are the same to us.
@@ -43,11 +45,15 @@ pub struct ConfigMap {
     supports_d2: bool,
     no_soft_reset: bool,
     power_control: Option<ConfigOffset>,
+    /// Vendor ID and Device ID, then Subsystem Vendor ID and Subsystem ID, where they are not hardware's.
+    ids: [u32; 2],
+    /// Device/Port Type in its place in the first dword of PCI Express.
+    port_type: u32,
 }
 
 impl ConfigMap {
     /// The most runs of dwords with a rule of their own.
-    const RULES: usize = 48;
+    const RULES: usize = 64;
 
     /// The map for a device with this configuration space. `finding` hears what is wrong with its lists.
     ///
@@ -56,6 +62,7 @@ impl ConfigMap {
     /// It is no Type 0 configuration space.
     pub fn new(
         image: ConfigImage<'_>,
+        options: &Options<'_>,
         mut finding: impl FnMut(CapabilityFinding),
     ) -> Result<Self, ConfigMapError> {
         if image.size() < 64 {
@@ -75,6 +82,8 @@ impl ConfigMap {
             supports_d2: false,
             no_soft_reset: false,
             power_control: None,
+            ids: [0; 2],
+            port_type: express::INTEGRATED_ENDPOINT,
         };
         map.put(header::COMMAND, Register::Command)?;
         map.put(header::HEADER_TYPE_DWORD, Register::HeaderType)?;
@@ -85,15 +94,10 @@ impl ConfigMap {
         }
         map.put(header::ROM, Register::Bar(BarIndex::ROM))?;
         map.put(header::INTERRUPT_LINE, Register::NoInterruptPin)?;
-        for found in image.capabilities() {
+        map.put_ids(image, &options.ids)?;
+        for found in capabilities(image) {
             match found {
-                Ok(found) => map.standard(image, found.id, found.offset)?,
-                Err(wrong) => finding(wrong),
-            }
-        }
-        for found in image.extended_capabilities() {
-            match found {
-                Ok(found) => map.extended(image, found.id, found.offset)?,
+                Ok((id, offset)) => map.put_capability(image, id, offset, options)?,
                 Err(wrong) => finding(wrong),
             }
         }
@@ -111,6 +115,12 @@ impl ConfigMap {
             Some(entry) if entry.first <= dword => Some(entry.register),
             _ => Some(Register::Hardware),
         }
+    }
+
+    /// The name of the rule that decides about the register at `offset` of the device with this configuration
+    /// space: a part of the header, or a capability.
+    pub fn rule(image: ConfigImage<'_>, offset: ConfigOffset) -> &'static str {
+        rule_name(image, offset)
     }
 
     /// The size in bytes, at most 4096.
@@ -137,6 +147,19 @@ impl ConfigMap {
         self.no_soft_reset
     }
 
+    /// What the guest reads from a register whose value does not change.
+    pub(crate) fn constant(&self, register: Register) -> u32 {
+        let [ids, subsystem] = self.ids;
+        match register {
+            Register::Ids => ids,
+            Register::SubsystemIds => subsystem,
+            Register::ExpressCapabilities => self.port_type,
+            Register::LinkCapabilities => express::LINK_X1_2_5,
+            Register::LinkControl => express::LINK_X1_2_5.wrapping_shl(16),
+            _ => 0,
+        }
+    }
+
     /// MSI-X cannot be offered: hides its capability, and whatever claims to be another.
     pub(crate) fn hide_msix(&mut self) {
         for entry in &mut self.entries {
@@ -148,95 +171,84 @@ impl ConfigMap {
         }
     }
 
-    fn standard(
-        &mut self,
-        image: ConfigImage<'_>,
-        id: u8,
-        offset: ConfigOffset,
-    ) -> Result<(), ConfigMapError> {
-        match id {
-            // A function has one power state: a second capability is none.
-            capability::POWER_MANAGEMENT if self.power_control.is_none() => {
-                if let Some(pmcsr) = within(offset, power::PMCSR) {
-                    self.put(pmcsr, Register::PowerControl)?;
-                    self.power_control =
-                        Some(pmcsr).filter(|at| self.register(*at) == Some(Register::PowerControl));
-                    let first = image.dword(offset);
-                    self.supports_d1 = first & power::PMC_D1 != 0;
-                    self.supports_d2 = first & power::PMC_D2 != 0;
-                    self.no_soft_reset = image.dword(pmcsr) & power::PMCSR_NO_SOFT_RESET != 0;
-                }
+    /// The ids that the guest reads, where they are not all the device's.
+    fn put_ids(&mut self, image: ConfigImage<'_>, ids: &Ids) -> Result<(), ConfigMapError> {
+        let given = [
+            (header::ID, Register::Ids, ids.vendor, ids.device),
+            (header::SUBSYSTEM, Register::SubsystemIds, ids.subsystem_vendor, ids.subsystem),
+        ];
+        for ((at, register, low, high), value) in given.into_iter().zip([0usize, 1]) {
+            if low.is_none() && high.is_none() {
+                continue;
             }
-            capability::MSI => {
-                // 64-bit addresses add a dword, per-vector masks add two: bits 7 and 8 of Message Control.
-                let [_, _, low, high] = image.dword(offset).to_le_bytes();
-                let wide = if low & 0x80 == 0 { 0 } else { 4 };
-                let masks = if high & 0x01 == 0 { 0 } else { 8 };
-                self.hide(offset, 12u16.wrapping_add(wide).wrapping_add(masks))?;
+            self.put(at, register)?;
+            let [a, b, c, d] = image.dword(at).to_le_bytes();
+            let [a, b] = low.map_or([a, b], u16::to_le_bytes);
+            let [c, d] = high.map_or([c, d], u16::to_le_bytes);
+            if let Some(to) = self.ids.get_mut(value) {
+                *to = u32::from_le_bytes([a, b, c, d]);
             }
-            capability::MSIX => {
-                // A second capability is none: hardware has one table.
-                if self.entries.iter().any(|entry| entry.register == Register::MsixControl) {
-                    return self.hide(offset, 12);
-                }
-                self.put(offset, Register::MsixControl)?;
-                for (bytes, register) in [(4, Register::MsixTable), (8, Register::MsixPba)] {
-                    if let Some(at) = within(offset, bytes) {
-                        self.put(at, register)?;
-                    }
-                }
-            }
-            capability::PCI_EXPRESS => {
-                let flr = within(offset, power::DEVICE_CAPABILITIES)
-                    .is_some_and(|at| image.dword(at) & power::DEVICE_CAPABILITIES_FLR != 0);
-                if let (true, Some(control)) = (flr, within(offset, power::DEVICE_CONTROL)) {
-                    self.put(control, Register::DeviceControl)?;
-                }
-            }
-            capability::ADVANCED_FEATURES => {
-                let both = power::AF_CAPABILITIES_TP_FLR;
-                let flr = image.dword(offset) & both == both;
-                if let (true, Some(control)) = (flr, within(offset, power::AF_CONTROL)) {
-                    self.put(control, Register::AdvancedFeaturesControl)?;
-                }
-            }
-            _ => {}
         }
         Ok(())
     }
 
-    fn extended(
+    fn put_capability(
         &mut self,
         image: ConfigImage<'_>,
-        id: u16,
+        id: CapabilityId,
         offset: ConfigOffset,
+        options: &Options<'_>,
     ) -> Result<(), ConfigMapError> {
-        let size = match id {
-            capability::EXTENDED_ARI | capability::EXTENDED_ATS | capability::EXTENDED_PASID => 8,
-            capability::EXTENDED_PRI => 16,
-            capability::EXTENDED_SRIOV => 64,
-            capability::EXTENDED_RESIZABLE_BAR => {
-                // Number of Resizable BARs, 1 to 6, stands in bits 7:5 of the first control register.
-                let bars = offset.checked_add(8).map_or(1, |at| (image.dword(at) & 0xe0) / 32);
-                u16::try_from(bars.clamp(1, 6)).unwrap_or(6).wrapping_mul(8).wrapping_add(4)
-            }
-            _ => return Ok(()),
-        };
-        self.put(offset, Register::HiddenExtendedHeader)?;
-        let body = offset.checked_add(4).map(ConfigOffset::get);
-        let last = offset.get().saturating_add(size).wrapping_sub(4).min(4092);
-        match body {
-            Some(first) => self.put_run(first, last, Register::Hidden),
-            None => Ok(()),
+        let rule = CapabilityRule::of(id);
+        // Of what the core answers for, a function has one.
+        let second = rule
+            .parts
+            .first()
+            .is_some_and(|part| self.entries.iter().any(|entry| entry.register == part.register));
+        let chosen = options.capabilities.iter().find(|choice| choice.id == id);
+        if second || chosen.map_or(rule.hidden, |choice| choice.hidden) {
+            let last = last_dword(image, id, offset);
+            let header = match id {
+                CapabilityId::Standard(_) => Register::HiddenHeader,
+                CapabilityId::Extended(_) => Register::HiddenExtendedHeader,
+            };
+            self.put(offset, header)?;
+            return self.put_run(offset.get().wrapping_add(4), last, Register::Hidden);
         }
+        if rule.parts.is_empty() {
+            return Ok(());
+        }
+        let last = last_dword(image, id, offset);
+        for part in rule.parts {
+            let at = offset.checked_add(part.at).filter(|at| at.get() <= last);
+            if let (Some(at), true) = (at, part.applies(image, offset, options.placement)) {
+                self.put(at, part.register)?;
+                self.note(image, offset, at, part.register, options.placement);
+            }
+        }
+        Ok(())
     }
 
-    /// Hides a standard capability of `size` bytes and keeps the list walkable.
-    fn hide(&mut self, offset: ConfigOffset, size: u16) -> Result<(), ConfigMapError> {
-        self.put(offset, Register::HiddenHeader)?;
-        let first = offset.get().wrapping_add(4);
-        let last = offset.get().wrapping_add(size).wrapping_sub(4).min(0xfc);
-        self.put_run(first, last, Register::Hidden)
+    /// What a register's capability says that is needed later.
+    fn note(
+        &mut self,
+        image: ConfigImage<'_>,
+        capability: ConfigOffset,
+        at: ConfigOffset,
+        register: Register,
+        placement: Placement,
+    ) {
+        let first = image.dword(capability);
+        match register {
+            Register::PowerControl if self.register(at) == Some(register) => {
+                self.power_control = Some(at);
+                self.supports_d1 = first & power::PMC_D1 != 0;
+                self.supports_d2 = first & power::PMC_D2 != 0;
+                self.no_soft_reset = image.dword(at) & power::PMCSR_NO_SOFT_RESET != 0;
+            }
+            Register::ExpressCapabilities => self.port_type = port_type(first, placement),
+            _ => {}
+        }
     }
 
     fn put(&mut self, offset: ConfigOffset, register: Register) -> Result<(), ConfigMapError> {
@@ -263,11 +275,6 @@ impl ConfigMap {
     }
 }
 
-/// The dword `bytes` into a standard capability, if the 256-byte area reaches that far.
-fn within(offset: ConfigOffset, bytes: u16) -> Option<ConfigOffset> {
-    offset.checked_add(bytes).filter(|at| at.get() <= 0xfc)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,7 +287,7 @@ mod tests {
     }
 
     fn map(bytes: &[u8]) -> ConfigMap {
-        ConfigMap::new(ConfigImage::new(bytes), |_| {}).unwrap()
+        ConfigMap::new(ConfigImage::new(bytes), &Options::default(), |_| {}).unwrap()
     }
 
     fn at(map: &ConfigMap, offset: u16) -> Option<Register> {
@@ -357,16 +364,27 @@ mod tests {
     }
 
     #[test]
+    fn rules_have_the_names_of_capabilities() {
+        let mut bytes = endpoint();
+        bytes[0x34] = 0x80;
+        bytes[0x80] = 0x03;
+        let names = [0x04, 0x80, 0x87, 0x88]
+            .map(|at| ConfigMap::rule(ConfigImage::new(&bytes), ConfigOffset::low(at)));
+        let vpd = "Vital Product Data";
+        assert_eq!(names, ["Command, Status", vpd, vpd, "no capability"]);
+    }
+
+    #[test]
     fn bridge_is_refused() {
         let mut bytes = endpoint();
         bytes[0xe] = 0x81;
-        let map = ConfigMap::new(ConfigImage::new(&bytes), |_| {});
+        let map = ConfigMap::new(ConfigImage::new(&bytes), &Options::default(), |_| {});
         assert_eq!(map, Err(ConfigMapError::NotEndpoint(0x81)));
     }
 
     #[test]
     fn absent_device_is_refused() {
-        let map = ConfigMap::new(ConfigImage::new(&[0xff; 256]), |_| {});
+        let map = ConfigMap::new(ConfigImage::new(&[0xff; 256]), &Options::default(), |_| {});
         assert_eq!(map, Err(ConfigMapError::Gone));
     }
 }

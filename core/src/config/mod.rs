@@ -1,5 +1,6 @@
 //! Configuration space: what the guest sees of each dword, and what its writes do.
 
+mod capabilities;
 mod map;
 mod rules;
 

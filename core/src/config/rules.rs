@@ -1,7 +1,7 @@
 //! The policy of each register as data: which bits the guest reads from where, and where its writes go.
 
 use crate::addr::BarIndex;
-use crate::regs::{capability, header, msix};
+use crate::regs::{capability, express, header, msix};
 
 /// What a dword of configuration space is to us.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -15,6 +15,10 @@ pub enum Register {
     HiddenHeader,
     /// The first dword of a hidden extended capability: a null id, and the link onwards.
     HiddenExtendedHeader,
+    /// Vendor ID and Device ID, where the embedder has given one of them.
+    Ids,
+    /// Subsystem Vendor ID and Subsystem ID, where the embedder has given one of them.
+    SubsystemIds,
     /// Command and Status.
     Command,
     /// The dword of Header Type: one function, whatever hardware says.
@@ -31,6 +35,12 @@ pub enum Register {
     MsixPba,
     /// Power Management Control/Status.
     PowerControl,
+    /// PCI Express Capabilities, with the capability's id and link, where the port type is not hardware's.
+    ExpressCapabilities,
+    /// Link Capabilities of PCI Express, where hardware has no link and the guest's Endpoint must have one.
+    LinkCapabilities,
+    /// Link Control and Link Status there.
+    LinkControl,
     /// Device Control of PCI Express, on a function that can be reset by it.
     DeviceControl,
     /// AF Control, on a function that can be reset by it.
@@ -76,7 +86,16 @@ impl Policy {
             | Register::PowerControl
             | Register::DeviceControl
             | Register::AdvancedFeaturesControl => Self::HARDWARE,
-            Register::Hidden | Register::MsixTable | Register::MsixPba => Self::READ_ONLY,
+            Register::Hidden
+            | Register::Ids
+            | Register::SubsystemIds
+            | Register::LinkCapabilities
+            | Register::LinkControl
+            | Register::MsixTable
+            | Register::MsixPba => Self::READ_ONLY,
+            Register::ExpressCapabilities => {
+                Self { virtual_read: express::PORT_TYPE, virtual_write: 0, forward: !express::PORT_TYPE }
+            }
             Register::HiddenHeader => Self { virtual_read: !NEXT_POINTER, virtual_write: 0, forward: 0 },
             Register::HiddenExtendedHeader => {
                 Self { virtual_read: capability::EXTENDED_ID_AND_VERSION, virtual_write: 0, forward: 0 }

@@ -217,6 +217,7 @@ impl Shape {
             regions,
             page_size: self.page_size,
             vectors_resizable: self.resizable,
+            ..Description::default()
         }
     }
 }

@@ -17,6 +17,8 @@ pub const HEADER_TYPE_DWORD: ConfigOffset = ConfigOffset::low(0x0c);
 pub const BAR0: ConfigOffset = ConfigOffset::low(0x10);
 /// The last Base Address Register.
 pub const BAR5: ConfigOffset = ConfigOffset::low(0x24);
+/// Subsystem Vendor ID and Subsystem ID.
+pub const SUBSYSTEM: ConfigOffset = ConfigOffset::low(0x2c);
 /// Expansion ROM Base Address.
 pub const ROM: ConfigOffset = ConfigOffset::low(0x30);
 /// Capabilities Pointer.

@@ -1,6 +1,7 @@
 //! What the specification says about registers, and nothing else: offsets, bits and layouts.
 
 pub mod capability;
+pub mod express;
 pub mod header;
 pub mod msix;
 pub mod power;

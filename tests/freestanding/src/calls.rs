@@ -8,7 +8,7 @@ use vfio_assign_core::regs::power::PowerState;
 use vfio_assign_core::{
     Access, Address, AssignedFunction, BarIndex, Bars, Bdf, ByteLanes, Bytes, ConfigImage, ConfigMap,
     ConfigOffset, Decoder, Description, GuestAddr, GuestBarOffset, GuestPort, Iova, Msix, MsixLayout,
-    PageSize, PhysBarOffset, Policy, Region, Span, Target, Vector, VectorIndex, Width, Window,
+    Options, PageSize, PhysBarOffset, Policy, Region, Span, Target, Vector, VectorIndex, Width, Window,
 };
 
 /// Every public function of the core.
@@ -125,16 +125,20 @@ fn image() {
 #[inline(never)]
 fn parts() {
     let image = ConfigImage::new(config());
-    if let Ok(map) = ConfigMap::new(image, seen) {
+    if let Ok(map) = ConfigMap::new(image, black_box(&Options::default()), seen) {
         if let Some(register) = ConfigMap::register(&map, offset()) {
             seen(Policy::of(register));
         }
+        seen(ConfigMap::rule(image, offset()));
         seen((ConfigMap::size(&map), ConfigMap::supports(&map, black_box(PowerState::D1))));
         seen((ConfigMap::power_control(&map), ConfigMap::no_soft_reset(&map)));
     }
     let Ok(mut bars) = Bars::new(image, black_box(&[4096; 7])) else {
         return;
     };
+    if let Err(error) = Bars::pin(&mut bars, image, black_box(&[None; 7])) {
+        said(&error);
+    }
     seen(MsixLayout::new(image, &bars, seen));
     seen(Bars::get(&bars, bar()));
     Bars::iter(&bars).for_each(seen);
@@ -164,6 +168,7 @@ fn function() {
         regions: [Region::default(); 7],
         page_size: page(),
         vectors_resizable: black_box(true),
+        options: black_box(Options::default()),
     });
     let mut function = match AssignedFunction::new(&description, vectors, windows, |finding| said(&finding)) {
         Ok(function) => function,

@@ -6,6 +6,7 @@ mod config;
 mod failures;
 mod msix;
 mod operation;
+mod options;
 mod power;
 mod vectors;
 mod windows;
