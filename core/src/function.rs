@@ -13,7 +13,7 @@ use crate::interrupts::{Msix, MsixFinding, MsixLayout, TablePlace, Vector};
 use crate::operation::Operation;
 use crate::options::{Apertures, Options};
 use crate::regs::header::Command;
-use crate::regs::power::PowerState;
+use crate::regs::power::{PMCSR_STATE, PowerState};
 use crate::span::Span;
 use crate::windows::{MmapArea, Window, WindowFinding, Windows, seen_at};
 
@@ -162,6 +162,8 @@ where
         if layout.is_none() {
             map.hide_msix();
         }
+        // A device that was left asleep answers nothing until `attach` has woken it.
+        let asleep = map.power_control().is_some_and(|at| image.dword(at) & PMCSR_STATE != 0);
         let mut windows = Windows::new(windows, description.page_size);
         let hardware = MsixLayout::hardware_places(image, &bars);
         let emulated = layout.map_or([None, None], |layout| [Some(layout.table), Some(layout.pba)]);
@@ -192,7 +194,7 @@ where
             decoder: Decoder::new(emulated),
             refused_traps: 0,
             decode_unknown: false,
-            power_unknown: false,
+            power_unknown: asleep,
             gone: false,
             quarantined: false,
             last_reset: None,

@@ -220,8 +220,9 @@ impl Kernel for TestKernel {
     }
 
     fn region_write(&self, device: BorrowedFd<'_>, offset: u64, data: &[u8]) -> Result<usize, Errno> {
-        self.note(format!("pwrite {offset:#x} {data:02x?}"))?;
-        Ok(rustix::io::pwrite(device, data, offset)?)
+        let moved = self.note(format!("pwrite {offset:#x} {data:02x?}"))?;
+        let written = rustix::io::pwrite(device, data, offset)?;
+        Ok(moved.map_or(written, |moved| moved as usize))
     }
 
     fn map_area(&self, device: BorrowedFd<'_>, area: MapArea) -> Result<Mapping, Errno> {

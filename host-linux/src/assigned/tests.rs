@@ -177,6 +177,57 @@ fn register_that_answers_short_reads_all_ones() {
 }
 
 #[test]
+fn register_that_is_written_short_is_counted() {
+    let (kernel, assigned) = decoding();
+    kernel.answer("pwrite 0x8", 2);
+    assert!(assigned.memory_write(GuestAddr::new(BAR_AT + 8), &[1, 2, 3, 4]));
+    let failures = assigned.access_failures();
+    let region = RegionIndex::bar(BarIndex::BARS[0]);
+    let last = RegionError::Short { region, offset: 8, length: 4, done: 2 };
+    assert_eq!(failures, AccessFailures { reads: 0, writes: 1, last: Some(last) });
+}
+
+/// A life of the device with every kind of call in it.
+fn life(assigned: &Assigned<TestGuest>) {
+    assigned.config_write(0x10, &(BAR_AT as u32).to_le_bytes());
+    assigned.config_write(COMMAND, &[6, 0]);
+    assigned.memory_write(GuestAddr::new(TABLE + 16), &0xfee0_1000u64.to_le_bytes());
+    assigned.memory_write(GuestAddr::new(TABLE + 24), &[0x41, 0, 0, 0, 0, 0, 0, 0]);
+    assigned.config_write(MESSAGE_CONTROL, &[0, 0x80]);
+    assigned.memory_write(GuestAddr::new(TABLE + 28), &1u32.to_le_bytes());
+    assigned.memory_read(GuestAddr::new(TABLE + 0x1000), &mut [0; 8]);
+    assigned.memory_read(GuestAddr::new(BAR_AT), &mut [0; 8]);
+    assigned.memory_write(GuestAddr::new(BAR_AT), &[0; 8]);
+    assigned.config_write(COMMAND, &[0, 0]);
+    assigned.config_write(COMMAND, &[6, 0]);
+    assigned.reset();
+    assigned.config_write(MESSAGE_CONTROL, &[0, 0]);
+}
+
+#[test]
+fn device_that_vanishes_at_any_call_of_its_life_gives_everything_back() {
+    let (kernel, assigned) = assigned();
+    life(&assigned);
+    let count = kernel.calls().len() as u32;
+    assert!(count > 20);
+    for before in 0..count {
+        let (kernel, assigned) = self::assigned();
+        kernel.fail_after(before, "", Errno::ENODEV);
+        life(&assigned);
+        drop(assigned);
+        let mut calls = kernel.calls();
+        calls.remove(before as usize);
+        let last = |on: &str, off: &str| {
+            calls.iter().rev().find(|call| call.starts_with(on) || call.starts_with(off)).cloned()
+        };
+        let ends_with = |on: &str, off: &str| last(on, off).is_none_or(|call| call.starts_with(off));
+        assert!(ends_with("map 0", "unmap 0"), "call {before}: {calls:?}");
+        assert!(ends_with("arm 1", "disarm 1"), "call {before}: {calls:?}");
+        assert!(ends_with("route 1", "release_routes"), "call {before}: {calls:?}");
+    }
+}
+
+#[test]
 fn device_that_is_gone_loses_its_windows_and_reads_all_ones() {
     let (kernel, assigned) = decoding();
     assigned.device().write(RegionIndex::CONFIG, 0, &[0xff; 256]).unwrap();

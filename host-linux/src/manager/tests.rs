@@ -197,6 +197,61 @@ fn every_step_of_opening_undoes_what_was_done() {
 }
 
 #[test]
+fn device_that_vanishes_at_any_call_of_opening_leaves_nothing_behind() {
+    let (kernel, vm, _sysfs) = test_vm();
+    vm.add_memory(&[region(0, 0x2000)]).unwrap();
+    drop(vm.open(bdf()).unwrap());
+    let calls = kernel.calls().len() as u32;
+    for before in 0..calls {
+        let (kernel, vm, _sysfs) = test_vm();
+        vm.add_memory(&[region(0, 0x2000)]).unwrap();
+        kernel.fail_after(before, "", Errno::ENODEV);
+        // Some calls may fail without the device being lost, as those of closing it.
+        let error = vm.open(bdf()).map(drop).err();
+        assert_eq!(vm.open_groups_and_spaces(), (0, 0), "call {before}, {error:?}");
+        assert_eq!(vm.open(bdf()).map(drop), Ok(()), "call {before}, {error:?}");
+    }
+}
+
+/// The error for memory that the kernel refuses to map for this reason.
+fn refused_memory(errno: Errno) -> DmaError {
+    let (kernel, vm, _sysfs) = test_vm();
+    let _device = vm.open(bdf()).unwrap();
+    kernel.fail("map_dma", errno);
+    let error = vm.add_memory(&[region(0, 0x2000)]).unwrap_err();
+    assert_eq!(vm.add_memory(&[region(0, 0x2000)]), Ok(()), "after {error}");
+    error
+}
+
+#[test]
+fn memory_over_other_memory_is_named() {
+    assert!(matches!(refused_memory(Errno::EEXIST), DmaError::Overlap { .. }));
+}
+
+#[test]
+fn memory_beyond_the_lock_limit_is_named_with_the_limit() {
+    assert!(matches!(refused_memory(Errno::ENOMEM), DmaError::LockedMemory { .. }));
+}
+
+#[test]
+fn one_mapping_too_many_is_named() {
+    assert!(matches!(refused_memory(Errno::ENOSPC), DmaError::TooMany { .. }));
+}
+
+#[test]
+fn memory_that_the_kernel_finds_too_big_keeps_its_errno() {
+    let error = refused_memory(Errno::E2BIG);
+    assert!(matches!(error, DmaError::Refused { errno: Errno::E2BIG, .. }));
+    assert!(error.to_string().contains("E2BIG"), "{error}");
+}
+
+#[test]
+fn memory_that_is_not_there_keeps_its_errno_and_says_so() {
+    let error = refused_memory(Errno::EFAULT);
+    assert!(error.to_string().contains("EFAULT") && error.to_string().contains("not mapped"), "{error}");
+}
+
+#[test]
 fn memory_of_which_a_part_is_refused_is_taken_back() {
     let (kernel, vm, _sysfs) = test_vm();
     let _first = vm.open(at("0000:00:04.0")).unwrap();

@@ -8,3 +8,4 @@ mod guest_access;
 mod guest_bars;
 mod guest_interrupts;
 mod guest_power;
+mod host;
