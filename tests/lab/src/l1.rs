@@ -6,13 +6,14 @@
 use crate::machine::{BootFiles, Machine};
 use crate::progress::{Console, Progress};
 use crate::protocol::{Answer, Bytes, Event, Launch, Numbered, Refusal, Request};
+use crate::wire::{Message, listen};
 use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// How many lines of a console an error shows; a kernel's last message is long and says the most in its first lines.
@@ -79,15 +80,6 @@ pub(crate) enum L1Error {
     NoMessage { line: String, source: serde_json::Error },
     #[error("the agent answered a request for a {wanted} with {answer:?}")]
     WrongAnswer { wanted: &'static str, answer: Answer },
-}
-
-/// What comes through the channel.
-enum Message {
-    Connected(UnixStream),
-    Agent(Event),
-    Failed(L1Error),
-    Console(String),
-    Closed,
 }
 
 impl L1 {
@@ -230,6 +222,11 @@ impl L1 {
         Ok(Keyboard { agent, process })
     }
 
+    /// Begins the count of silence anew: somebody wants to ask why it is silent.
+    pub(crate) fn be_patient(&mut self) {
+        self.last_progress = Instant::now();
+    }
+
     /// Switches L1 off and waits until QEMU has ended.
     pub(crate) fn power_off(mut self) -> Result<Vec<(u8, String)>, L1Error> {
         self.progress.step("switching L1 off");
@@ -322,61 +319,6 @@ impl Keyboard {
         let mut line = serde_json::to_vec(&Numbered { number: 0, request })?;
         line.push(b'\n');
         self.agent.write_all(&line)
-    }
-}
-
-/// Starts the threads that listen to QEMU and to the agent.
-fn listen(qemu: &mut Child, listener: UnixListener) -> Receiver<Message> {
-    let (sender, messages) = channel();
-    let (out, err, agent) = (sender.clone(), sender.clone(), sender);
-    let complaints = qemu.stderr.take().map(|stderr| std::thread::spawn(move || relay_console(stderr, &err)));
-    if let Some(stdout) = qemu.stdout.take() {
-        std::thread::spawn(move || {
-            relay_console(stdout, &out);
-            // The end comes after the last word; a lab that no longer listens need not be told of either.
-            let _complained = complaints.map(std::thread::JoinHandle::join);
-            let _gone = out.send(Message::Closed);
-        });
-    }
-    std::thread::spawn(move || relay_agent(&listener, &agent));
-    messages
-}
-
-fn relay_console(source: impl Read, sender: &Sender<Message>) {
-    let mut source = BufReader::new(source);
-    let mut line = Vec::new();
-    while let Ok(1..) = source.read_until(b'\n', &mut line) {
-        let text = String::from_utf8_lossy(&line).into_owned();
-        line.clear();
-        if sender.send(Message::Console(text)).is_err() {
-            return;
-        }
-    }
-}
-
-fn relay_agent(listener: &UnixListener, sender: &Sender<Message>) {
-    let failed =
-        |source| Message::Failed(L1Error::Channel { operation: "take the agent's connection", source });
-    let stream = listener.accept().and_then(|(stream, _address)| Ok((stream.try_clone()?, stream)));
-    let (stream, writing) = match stream {
-        Ok(both) => both,
-        Err(error) => {
-            let _gone = sender.send(failed(error));
-            return;
-        }
-    };
-    if sender.send(Message::Connected(writing)).is_err() {
-        return;
-    }
-    for line in BufReader::new(stream).lines() {
-        let Ok(line) = line else { return };
-        let message = match serde_json::from_str(&line) {
-            Ok(event) => Message::Agent(event),
-            Err(source) => Message::Failed(L1Error::NoMessage { line, source }),
-        };
-        if sender.send(message).is_err() {
-            return;
-        }
     }
 }
 

@@ -10,8 +10,15 @@ use std::path::Path;
 /// The PCI slot of the disk that the guest gets.
 pub(crate) const DISK_BDF: &str = "0000:00:04.0";
 
+/// Without `erms` L1 clears and copies memory a word at a time; QEMU emulates the byte-wise instructions byte by
+/// byte, and a guest's memory, pinned before it starts, would take seconds to clear.
+const FAST_PROCESSOR: &str = "max,+svm,+npt,-erms";
+/// All that QEMU can emulate: what monitors are compared on.
+const WHOLE_PROCESSOR: &str = "max,+svm,+npt";
+
 /// What L1 is made of.
 pub(crate) struct Machine {
+    processor: &'static str,
     memory_mib: u32,
     cpus: u32,
     host_files: bool,
@@ -30,7 +37,7 @@ pub(crate) struct BootFiles<'a> {
 impl Machine {
     /// Two processors, two gigabytes, an IOMMU, no device to assign yet.
     pub(crate) fn new() -> Self {
-        Self { memory_mib: 2048, cpus: 2, host_files: false, devices: Vec::new() }
+        Self { processor: FAST_PROCESSOR, memory_mib: 2048, cpus: 2, host_files: false, devices: Vec::new() }
     }
 
     /// An NVMe disk at [`DISK_BDF`]; with `vectors` it has that many MSI-X vectors and a queue for each but one.
@@ -53,6 +60,12 @@ impl Machine {
         self
     }
 
+    /// Two processors with everything that QEMU can emulate.
+    pub(crate) fn whole_processor(mut self) -> Self {
+        self.processor = WHOLE_PROCESSOR;
+        self
+    }
+
     /// Lets L1 see the outer machine's files, read-only: QEMU as the monitor in L1 is run from there.
     pub(crate) fn host_files(mut self) -> Self {
         self.host_files = true;
@@ -70,8 +83,6 @@ impl Machine {
         let kernel = files.kernel.display().to_string();
         let socket = format!("socket,id=lab,path={}", files.socket.display());
         let port = format!("virtserialport,chardev=lab,name={PORT_NAME}");
-        // Without `erms` L1 clears and copies memory a word at a time; QEMU emulates the byte-wise instructions byte by
-        // byte, and a guest's memory, pinned before it starts, would take seconds to clear.
         // L1's own devices are high, out of the way of those that scenarios place.
         let fixed = [
             "-M",
@@ -79,7 +90,7 @@ impl Machine {
             "-accel",
             "tcg,thread=multi",
             "-cpu",
-            "max,+svm,+npt,-erms",
+            self.processor,
             "-smp",
             &cpus,
             "-m",

@@ -7,6 +7,7 @@
 mod account;
 mod agent;
 mod bench;
+mod diagnosis;
 mod disk;
 mod driver;
 mod guest;
@@ -20,6 +21,7 @@ mod progress;
 mod protocol;
 mod report;
 mod scenarios;
+mod wire;
 
 use clap::{Parser, Subcommand};
 use progress::Progress;

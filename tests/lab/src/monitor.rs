@@ -1,5 +1,6 @@
 //! The two monitors that can run the guest in L1, ours and QEMU, and a guest's life under one of them.
 
+use crate::diagnosis;
 use crate::guest::{self, Mark, Work};
 use crate::l1::{L1, L1Error};
 use crate::progress::{Console, Progress};
@@ -101,8 +102,10 @@ pub(crate) enum LifeError {
         "{monitor} ended ({end:?}) before the guest said '{wanted}'\n  it complained:\n{stderr}\n  the guest's last words:\n{console}"
     )]
     EndedEarly { monitor: &'static str, end: End, wanted: String, stderr: String, console: String },
-    #[error("{source}  the guest's last words under {monitor}:\n{console}")]
-    Stopped { monitor: &'static str, source: Box<L1Error>, console: String },
+    #[error(
+        "{source}  KVM's counters that still rise: {doing}\n  the guest's last words under {monitor}:\n{console}"
+    )]
+    Stopped { monitor: &'static str, source: Box<L1Error>, console: String, doing: String },
     #[error("the guest's kernel panicked under {monitor}; its last words:\n{console}")]
     Panic { monitor: &'static str, console: String },
 }
@@ -204,11 +207,10 @@ impl Life {
     }
 
     fn listen(&mut self, l1: &mut L1) -> Result<(), LifeError> {
-        let event = l1.next().map_err(|source| LifeError::Stopped {
-            monitor: self.monitor,
-            source: Box::new(source),
-            console: self.last_words(),
-        })?;
+        let event = match l1.next() {
+            Ok(event) => event,
+            Err(source) => return Err(self.stopped(l1, source)),
+        };
         match event {
             Event::Output { process, microseconds, stream, bytes } if process == self.process => match stream
             {
@@ -225,6 +227,22 @@ impl Life {
             }
             // Another process of L1's, or one of an earlier life that was not waited for.
             _ => Ok(()),
+        }
+    }
+
+    fn stopped(&self, l1: &mut L1, source: L1Error) -> LifeError {
+        let doing = match source {
+            L1Error::Silence { .. } => {
+                l1.be_patient();
+                diagnosis::of_silence(l1)
+            }
+            _ => "not looked at".to_owned(),
+        };
+        LifeError::Stopped {
+            monitor: self.monitor,
+            source: Box::new(source),
+            console: self.last_words(),
+            doing,
         }
     }
 

@@ -3,6 +3,7 @@
 use super::{Cause, Choice, Failure, check_kernel_log, named, read_in_l1, seconds};
 use crate::account::{Account, Device, MsixLayout};
 use crate::bench::Bench;
+use crate::diagnosis;
 use crate::disk::Disk;
 use crate::driver::{self, VFIO};
 use crate::guest::{InterruptLine, Mark, Work};
@@ -122,11 +123,8 @@ fn carry_through(
 
 /// Accesses that made L1's KVM leave the guest for the monitor, so far.
 fn mmio_exits(l1: &mut L1) -> Result<u64, Cause> {
-    let folder = "/sys/kernel/debug/kvm";
-    // One folder a virtual machine, named by process and file descriptor.
-    let machines = l1.list(folder)?;
-    let machine = machines.iter().find(|name| name.contains('-')).cloned().unwrap_or_default();
-    let text = l1.read(&format!("{folder}/{machine}/mmio_exits"))?;
+    let folder = diagnosis::counters_folder(l1)?.unwrap_or_default();
+    let text = l1.read(&format!("{folder}/mmio_exits"))?;
     Ok(text.trim().parse().unwrap_or(u64::MAX))
 }
 
