@@ -22,7 +22,6 @@ pub struct Device {
     fd: OwnedFd,
     host: Host,
     group: Arc<Group>,
-    bdf: Bdf,
     resettable: bool,
     regions: [Option<RegionInfo>; RegionIndex::COUNT],
     irqs: [Option<IrqInfo>; IrqKind::ALL.len()],
@@ -99,13 +98,10 @@ pub enum ResetError {
 
 impl Device {
     /// Asks an open device for all that it has.
-    pub(crate) fn new(
-        host: &Host,
-        fd: OwnedFd,
-        bdf: Bdf,
-        group: Arc<Group>,
-        claim: Claim,
-    ) -> Result<Self, OpenError> {
+    ///
+    /// Arguments go in the order in which they are to live: on failure the device is closed first.
+    pub(crate) fn new(host: &Host, claim: Claim, group: Arc<Group>, fd: OwnedFd) -> Result<Self, OpenError> {
+        let bdf = claim.bdf();
         let size = size_of::<v::vfio_device_info>();
         let info = info::ask(size, |info| host.device_info(fd.as_fd(), info))
             .map_err(|error| OpenError::DeviceInfo { bdf, error })?;
@@ -131,12 +127,12 @@ impl Device {
             return Err(OpenError::ConfigSize { bdf, size: config });
         }
         let resettable = flags & v::VFIO_DEVICE_FLAGS_RESET != 0;
-        Ok(Self { fd, host: host.clone(), group, bdf, resettable, regions, irqs, claim })
+        Ok(Self { fd, host: host.clone(), group, resettable, regions, irqs, claim })
     }
 
     /// The device's address on the host.
     pub fn bdf(&self) -> Bdf {
-        self.bdf
+        self.claim.bdf()
     }
 
     /// The number of its IOMMU group.
@@ -204,7 +200,7 @@ impl Device {
     ///
     /// It cannot be reset, or was not.
     pub fn reset(&self) -> Result<(), ResetError> {
-        let bdf = self.bdf;
+        let bdf = self.bdf();
         if !self.resettable {
             return Err(ResetError::Unsupported { bdf });
         }

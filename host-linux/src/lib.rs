@@ -55,7 +55,7 @@ pub use info::{ChainFinding, InfoError};
 pub use iommu::IommuInfo;
 pub use irq::{IrqChange, IrqError, IrqInfo, IrqKind};
 pub use kernel::Host;
-pub use manager::{Vm, VmOptions};
+pub use manager::{Reservation, Vm, VmOptions};
 pub use region::{RegionIndex, RegionInfo};
 pub use retry::{Clock, RetryPolicy};
 pub use sys::{EventFd, GuestMemory, MemoryAccessError, MemoryBacking};

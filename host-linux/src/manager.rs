@@ -76,6 +76,19 @@ impl Vm {
     ///
     /// See [`OpenError`]; what was done on the way is undone.
     pub fn open(&self, bdf: Bdf) -> Result<Device, OpenError> {
+        self.reserve(bdf)?.open()
+    }
+
+    /// Does all of opening a device but the opening itself, in which the kernel resets the device: looks it up,
+    /// puts its group into an address space, and tells whoever must know, on KVM before a vCPU runs.
+    ///
+    /// What can be wrong with the host's set-up is found here, in little time; the device can then be opened
+    /// beside the guest's boot.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]; what was done on the way is undone.
+    pub fn reserve(&self, bdf: Bdf) -> Result<Reservation, OpenError> {
         let function = self.0.options.sysfs.function(bdf)?;
         if !function.vfio {
             return Err(OpenError::NotVfio { bdf, driver: function.driver });
@@ -86,16 +99,7 @@ impl Vm {
         }
         let claim = Claim::new(&self.0, bdf)?;
         let group = self.group(bdf, number)?;
-        let name = CString::new(bdf.to_string()).expect("an address has no zero byte");
-        let fd = self
-            .0
-            .options
-            .retry
-            .run(&bdf, || group.device(&name))
-            .map_err(|errno| OpenError::Device { bdf, errno })?;
-        let device = Device::new(&self.0.host, fd, bdf, group, claim)?;
-        log::info!("{bdf}: opened, IOMMU group {number}");
-        Ok(device)
+        Ok(Reservation { group, claim, vm: self.clone() })
     }
 
     /// Maps memory for the devices that there are and those to come, or for none.
@@ -244,6 +248,38 @@ impl Shared {
     }
 }
 
+/// A device that its VM may open, with its group ready for it. Dropping it gives both back.
+#[derive(Debug)]
+pub struct Reservation {
+    // Dropped in this order: the group before the device may be assigned again.
+    group: Arc<Group>,
+    claim: Claim,
+    vm: Vm,
+}
+
+impl Reservation {
+    /// The device's address on the host.
+    pub fn bdf(&self) -> Bdf {
+        self.claim.bdf
+    }
+
+    /// Opens the device, which the kernel resets.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]; the reservation is given back.
+    pub fn open(self) -> Result<Device, OpenError> {
+        let Self { vm, claim, group } = self;
+        let bdf = claim.bdf;
+        let name = CString::new(bdf.to_string()).expect("an address has no zero byte");
+        let opened = vm.0.options.retry.run(&bdf, || group.device(&name));
+        let fd = opened.map_err(|errno| OpenError::Device { bdf, errno })?;
+        let device = Device::new(&vm.0.host, claim, group, fd)?;
+        log::info!("{bdf}: opened, IOMMU group {}", device.group());
+        Ok(device)
+    }
+}
+
 /// A device's place among those of its VM: while it exists the VM does not open the device again.
 #[derive(Debug)]
 pub(crate) struct Claim {
@@ -261,9 +297,11 @@ impl Claim {
         state.devices.push(bdf);
         Ok(Self { vm: Arc::downgrade(vm), gate: vm.gate.clone(), bdf })
     }
-}
 
-impl Claim {
+    pub(crate) fn bdf(&self) -> Bdf {
+        self.bdf
+    }
+
     /// Waits until all of the VM's memory is mapped for devices.
     pub(crate) fn wait_for_memory(&self) -> Result<(), DmaError> {
         self.gate.wait()

@@ -5,6 +5,7 @@
 
 use crate::device::Device;
 use crate::errno::Errno;
+use crate::group::VfioFiles;
 use crate::kernel::{Host, Kernel, MapArea};
 use crate::manager::{Vm, VmOptions};
 #[cfg(feature = "kvm")]
@@ -14,7 +15,9 @@ use crate::sys::{HostRange, Mapping};
 use crate::sysfs::tests::FakeSysfs;
 use rustix::fs::MemfdFlags;
 use std::ffi::CStr;
+use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use vfio_bindings::bindings::vfio as v;
@@ -34,6 +37,8 @@ pub(crate) struct TestKernel(Arc<Mutex<Script>>);
 struct Script {
     calls: Vec<String>,
     faults: Vec<Fault>,
+    /// The inode of the device that was lent last.
+    device: Option<u64>,
 }
 
 struct Fault {
@@ -41,6 +46,12 @@ struct Fault {
     /// How many of these calls go well before.
     before: u32,
     result: Result<u32, Errno>,
+}
+
+impl fmt::Debug for TestKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestKernel").finish_non_exhaustive()
+    }
 }
 
 impl TestKernel {
@@ -69,6 +80,16 @@ impl TestKernel {
         std::mem::take(&mut self.0.lock().unwrap().calls)
     }
 
+    /// Whether somebody still has the device open that was lent last.
+    fn device_is_open(&self) -> bool {
+        let Some(device) = self.0.lock().unwrap().device else {
+            return false;
+        };
+        let open = std::fs::read_dir("/proc/self/fd").unwrap();
+        // A file that another thread closes meanwhile is not the device.
+        open.filter_map(|file| std::fs::metadata(file.unwrap().path()).ok()).any(|file| file.ino() == device)
+    }
+
     /// Notes a call; what it is to give instead of what it would.
     pub(crate) fn note(&self, call: String) -> Result<Option<u32>, Errno> {
         let mut script = self.0.lock().unwrap();
@@ -83,6 +104,21 @@ impl TestKernel {
         };
         script.calls.push(call);
         fault.transpose()
+    }
+}
+
+/// Notes the VFIO files it hears of among the kernel's calls, and whether the device was open when one went.
+#[derive(Debug)]
+pub(crate) struct TestFiles(pub(crate) TestKernel);
+
+impl VfioFiles for TestFiles {
+    fn add(&self, _: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.0.note("add_file".into()).map(drop)
+    }
+
+    fn remove(&self, _: BorrowedFd<'_>) -> Result<(), Errno> {
+        let device = if self.0.device_is_open() { "open" } else { "closed" };
+        self.0.note(format!("remove_file, device {device}")).map(drop)
     }
 }
 
@@ -166,6 +202,7 @@ impl Kernel for TestKernel {
         self.note(format!("device_fd {}", name.to_str().unwrap()))?;
         let device = file()?;
         rustix::io::pwrite(&device, &config(), CONFIG_OFFSET)?;
+        self.0.lock().unwrap().device = Some(rustix::fs::fstat(&device)?.st_ino);
         Ok(device)
     }
 

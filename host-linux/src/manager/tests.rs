@@ -6,7 +6,7 @@ use crate::error::ContainerError;
 use crate::region::RegionIndex;
 use crate::sys::{GuestMemory, MemoryBacking};
 use crate::sysfs::tests::FakeSysfs;
-use crate::testing::TestKernel;
+use crate::testing::{TestFiles, TestKernel};
 
 fn bdf() -> Bdf {
     Bdf::new(0, 0, 4, 0).unwrap()
@@ -44,13 +44,25 @@ fn host_without_vfio_is_named() {
 
 /// A VM over a test kernel, with two devices in groups of their own and one that shares the first's.
 fn test_vm() -> (TestKernel, Vm, FakeSysfs) {
+    test_vm_with(|_| None)
+}
+
+/// The same, whose files somebody hears of.
+fn vm_with_files() -> (TestKernel, Vm, FakeSysfs) {
+    test_vm_with(|kernel| Some(Arc::new(TestFiles(kernel.clone()))))
+}
+
+fn test_vm_with(
+    files: impl FnOnce(&TestKernel) -> Option<Arc<dyn VfioFiles>>,
+) -> (TestKernel, Vm, FakeSysfs) {
     let sysfs = FakeSysfs::new()
         .add("0000:00:04.0", Some("vfio-pci"), Some(7))
         .add("0000:00:04.1", Some("vfio-pci"), Some(7))
         .add("0000:00:05.0", Some("vfio-pci"), Some(8));
     let kernel = TestKernel::default();
     let retry = RetryPolicy::once();
-    let options = VmOptions { sysfs: sysfs.sysfs(), retry, ..VmOptions::default() };
+    let files = files(&kernel);
+    let options = VmOptions { sysfs: sysfs.sysfs(), retry, files, ..VmOptions::default() };
     let vm = Vm::new(kernel.host(), options);
     (kernel, vm, sysfs)
 }
@@ -92,6 +104,57 @@ fn device_is_opened_in_the_kernels_order() {
     ];
     assert_eq!(calls[..expected.len()], expected);
     assert_eq!(device.region(RegionIndex::CONFIG).unwrap().size, 256);
+}
+
+#[test]
+fn reservation_does_all_but_open_the_device() {
+    let (kernel, vm, _sysfs) = vm_with_files();
+    vm.add_memory(&[region(0, 0x2000)]).unwrap();
+    let reservation = vm.reserve(bdf()).unwrap();
+    let calls = kernel.calls();
+    assert_eq!(calls[calls.len() - 2..], ["map_dma 0x0 0x2000", "add_file"]);
+    let device = reservation.open().unwrap();
+    assert_eq!(kernel.calls()[..2], ["device_fd 0000:00:04.0", "device_info"]);
+    assert_eq!(device.bdf(), bdf());
+}
+
+#[test]
+fn memory_added_after_the_reservation_is_mapped() {
+    let (kernel, vm, _sysfs) = test_vm();
+    let _reservation = vm.reserve(bdf()).unwrap();
+    kernel.calls();
+    vm.add_memory(&[region(0, 0x2000)]).unwrap();
+    assert_eq!(starting(&kernel.calls(), "map_dma"), ["map_dma 0x0 0x2000"]);
+}
+
+#[test]
+fn reserved_device_is_not_given_twice() {
+    let (_kernel, vm, _sysfs) = test_vm();
+    let _reservation = vm.reserve(bdf()).unwrap();
+    assert_eq!(vm.open(bdf()).unwrap_err(), OpenError::Twice { bdf: bdf() });
+}
+
+#[test]
+fn reservation_that_is_dropped_gives_everything_back() {
+    let (_kernel, vm, _sysfs) = test_vm();
+    drop(vm.reserve(bdf()).unwrap());
+    assert_eq!(vm.open_groups_and_spaces(), (0, 0));
+    assert_eq!(vm.open(bdf()).map(drop), Ok(()));
+}
+
+#[test]
+fn device_is_closed_before_its_group() {
+    let (kernel, vm, _sysfs) = vm_with_files();
+    drop(vm.open(bdf()).unwrap());
+    assert_eq!(kernel.calls().last().unwrap(), "remove_file, device closed");
+}
+
+#[test]
+fn device_that_is_refused_is_closed_before_its_group() {
+    let (kernel, vm, _sysfs) = vm_with_files();
+    kernel.fail("region_info 0", Errno::EIO);
+    vm.open(bdf()).unwrap_err();
+    assert_eq!(kernel.calls().last().unwrap(), "remove_file, device closed");
 }
 
 #[test]
@@ -171,7 +234,7 @@ fn device_that_is_no_pci_device_is_refused() {
 /// Opens with a call failing: the open fails, nothing is left, and the next open succeeds.
 #[track_caller]
 fn leaves_nothing_behind(call: &'static str, errno: Errno) {
-    let (kernel, vm, _sysfs) = test_vm();
+    let (kernel, vm, _sysfs) = vm_with_files();
     vm.add_memory(&[region(0, 0x2000)]).unwrap();
     kernel.fail(call, errno);
     let error = vm.open(bdf()).unwrap_err();
@@ -190,6 +253,7 @@ fn every_step_of_opening_undoes_what_was_done() {
     leaves_nothing_behind("set_iommu", Errno::ENODEV);
     leaves_nothing_behind("iommu_info", Errno::ENODEV);
     leaves_nothing_behind("map_dma", Errno::ENOMEM);
+    leaves_nothing_behind("add_file", Errno::EINVAL);
     leaves_nothing_behind("device_fd", Errno::EAGAIN);
     leaves_nothing_behind("device_info", Errno::ENODEV);
     leaves_nothing_behind("region_info 0", Errno::ENODEV);
