@@ -372,6 +372,33 @@ impl Bars {
         }
     }
 
+    /// Each register as it is saved: a number for what it is, its size in bytes, what the guest has written.
+    pub(crate) fn saved(&self) -> [(u64, u64, u64); 7] {
+        self.slots.map(|slot| match slot {
+            Slot::Absent => (0, 0, 0),
+            Slot::UpperHalf => (1, 0, 0),
+            Slot::Bar(bar) => {
+                // The type bits of a ROM are those of a 32-bit BAR.
+                let kind = if bar.kind == BarKind::Rom { 2 } else { bar.flags() | 0x10 };
+                (kind, bar.size, bar.value)
+            }
+        })
+    }
+
+    /// Whether the guest can have written `value` to register `index`.
+    pub(crate) fn can_hold(&self, index: BarIndex, value: u64) -> bool {
+        value & !self.get(index).map_or(0, |bar| bar.writable()) == 0
+    }
+
+    /// The guest has written these values to the registers.
+    pub(crate) fn restore(&mut self, values: impl Iterator<Item = u64>) {
+        for (slot, value) in self.slots.iter_mut().zip(values) {
+            if let Slot::Bar(bar) = slot {
+                bar.value = value;
+            }
+        }
+    }
+
     /// The BAR that register `index` belongs to, and whether it is that BAR's upper half.
     fn owner(&self, index: BarIndex) -> Option<(&Bar, bool)> {
         match self.slots.get(index.position())? {

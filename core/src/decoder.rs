@@ -49,6 +49,11 @@ impl Decoder {
         self.bars.get(bar.position()).copied().flatten()
     }
 
+    /// Whether nothing is decoded.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bars.iter().all(Option::is_none)
+    }
+
     /// `bar` decodes this from now on.
     pub(crate) fn set(&mut self, bar: BarIndex, range: Option<GuestRange>) {
         if let Some(place) = self.bars.get_mut(bar.position()) {

@@ -5,6 +5,7 @@ use crate::function::{AssignedFunction, ResetOutcome};
 use crate::host::{Host, HostError, Outcome, Step};
 use crate::interrupts::Vector;
 use crate::operation::{Access, Begin, Completion};
+use crate::stop::BusMastering;
 use crate::windows::Window;
 
 impl<V, W> AssignedFunction<V, W>
@@ -51,6 +52,20 @@ where
             Begin::Busy => return ResetOutcome::NotReset,
         }
         self.last_reset.unwrap_or(ResetOutcome::NotReset)
+    }
+
+    /// [`begin_stop`](Self::begin_stop), driven.
+    pub fn stop<H: Host>(&mut self, bus_mastering: BusMastering, host: &mut H) {
+        if self.begin_stop(bus_mastering) == Begin::Steps {
+            let _ = self.drive(host);
+        }
+    }
+
+    /// [`begin_start`](Self::begin_start), driven.
+    pub fn start<H: Host>(&mut self, host: &mut H) {
+        if self.begin_start() == Begin::Steps {
+            let _ = self.drive(host);
+        }
     }
 
     /// [`begin_detach`](Self::begin_detach), driven.

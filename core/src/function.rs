@@ -107,6 +107,7 @@ pub struct AssignedFunction<V, W> {
     pub(crate) map: ConfigMap,
     pub(crate) bars: Bars,
     pub(crate) apertures: Apertures,
+    /// All that the guest has written; it reads back [`Command::TRACKED`] of it, and the rest from hardware.
     pub(crate) command: Command,
     pub(crate) power: PowerState,
     pub(crate) msix: Option<Msix<V>>,
@@ -119,6 +120,12 @@ pub struct AssignedFunction<V, W> {
     pub(crate) decode_unknown: bool,
     /// Hardware has not, or not yet, taken the last write to PowerState: whether it decodes is not known.
     pub(crate) power_unknown: bool,
+    /// Hardware's Command and power state are to be written with the next settling.
+    pub(crate) hardware_stale: bool,
+    /// Interrupts are held.
+    pub(crate) stopped: bool,
+    /// While stopped: the device may not be a bus master, whatever the guest has written.
+    pub(crate) bus_master_off: bool,
     pub(crate) gone: bool,
     pub(crate) quarantined: bool,
     pub(crate) last_reset: Option<ResetOutcome>,
@@ -195,6 +202,9 @@ where
             refused_traps: 0,
             decode_unknown: false,
             power_unknown: asleep,
+            hardware_stale: false,
+            stopped: false,
+            bus_master_off: false,
             gone: false,
             quarantined: false,
             last_reset: None,
@@ -218,9 +228,9 @@ where
         self.msix.as_ref()
     }
 
-    /// The Command register as the guest reads it.
+    /// Those bits of the Command register that the guest reads as it wrote them.
     pub fn command(&self) -> Command {
-        self.command
+        self.command & Command::TRACKED
     }
 
     /// The power state that the guest has put the function in.

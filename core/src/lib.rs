@@ -43,7 +43,7 @@
 //! |---|---|
 //! | getters | change nothing |
 //! | `begin`, `handle_*` | take any input; no `Result`, no panic |
-//! | `begin_attach`, `begin_reset`, `begin_detach`, `begin_settle` | commands of the embedder |
+//! | `begin_attach`, `begin_reset`, `begin_detach`, `begin_settle`, `begin_stop`, `begin_start`, `save`, `restore` | commands of the embedder |
 //! | `next_step`, `complete`; `drive` and what is built on it | carry an operation through |
 //!
 //! Storage for vectors and windows is the caller's. Every method that changes something takes `&mut self`: locking is
@@ -98,7 +98,9 @@ mod options;
 mod pieces;
 mod power;
 pub mod regs;
+mod saved;
 mod span;
+mod stop;
 mod windows;
 
 pub use access::{ByteLanes, Bytes, DwordAccess, Width};
@@ -120,5 +122,7 @@ pub use operation::{Access, Begin, Completion, Target, Token};
 pub use options::{
     Apertures, CapabilityChoice, CapabilityId, Exclusion, Ids, Options, Pin, Placement, Relocation,
 };
+pub use saved::{RestoreError, SaveError, SavedSection};
 pub use span::Span;
+pub use stop::BusMastering;
 pub use windows::{MmapArea, Window, WindowFinding};

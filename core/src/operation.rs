@@ -218,12 +218,17 @@ where
             let reset = [QUIET, Step::ResetFunction];
             let reset: &[Step] = if task == Task::Reset { &reset } else { &[] };
             self.start_reset(self.wake().iter().chain(reset));
+        } else if self.hardware_stale {
+            self.rewrite_hardware();
+        }
+        if matches!(task, Task::Attach | Task::Detach) {
+            self.set_stopped(false);
         }
         self.enter_revoke();
         self.begun()
     }
 
-    fn is_busy(&mut self) -> bool {
+    pub(crate) fn is_busy(&mut self) -> bool {
         let busy = self.operation.task != Task::Idle;
         if busy {
             self.counters.busy = self.counters.busy.wrapping_add(1);

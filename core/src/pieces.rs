@@ -178,7 +178,7 @@ where
     }
 
     fn write_command(&mut self, value: u32, lanes: ByteLanes) {
-        let [low, high, ..] = (Policy::of(Register::Command).virtual_write & lanes.mask()).to_le_bytes();
+        let [low, high, ..] = lanes.mask().to_le_bytes();
         let mask = Command::from_bits_retain(u16::from_le_bytes([low, high]));
         let [low, high, ..] = value.to_le_bytes();
         let new = Command::from_bits_retain(u16::from_le_bytes([low, high]));

@@ -63,6 +63,9 @@ where
             return;
         };
         *known = !done;
+        if offset == header::COMMAND && done {
+            self.hardware_stale = false;
+        }
         self.decode_changed();
         if !done {
             // Windows of a device that may not answer have to go.

@@ -66,11 +66,7 @@ impl Policy {
     const READ_ONLY: Self = Self { virtual_read: u32::MAX, virtual_write: 0, forward: 0 };
     /// The Command bits that the guest reads as it wrote them: virtual functions read others.
     const COMMAND: u32 = {
-        let bits = header::Command::IO_SPACE.bits()
-            | header::Command::MEMORY_SPACE.bits()
-            | header::Command::BUS_MASTER.bits()
-            | header::Command::INTERRUPT_DISABLE.bits();
-        let [low, high] = bits.to_le_bytes();
+        let [low, high] = header::Command::TRACKED.bits().to_le_bytes();
         u32::from_le_bytes([low, high, 0, 0])
     };
     /// Message Control's writable bits, in the upper half of its dword.

@@ -165,6 +165,27 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
         self.touch_all();
     }
 
+    /// The entries as they are saved: Message Address, Message Data, the Mask Bit, whether an interrupt waits.
+    pub(crate) fn saved(&self) -> impl Iterator<Item = (u64, u32, bool, bool)> {
+        self.table().iter().map(|vector| {
+            let is = |state| vector.state.contains(state);
+            (vector.address, vector.data, is(VectorState::MASKED), is(VectorState::LATCHED))
+        })
+    }
+
+    /// The machine becomes what was [`saved`](Self::saved). Nothing of it stands in the host.
+    pub(crate) fn restore(&mut self, control: u16, saved: impl Iterator<Item = (u64, u32, bool, bool)>) {
+        self.enable = control & regs::ENABLE != 0;
+        self.function_mask = control & regs::FUNCTION_MASK != 0;
+        for (vector, (address, data, masked, latched)) in self.table_mut().iter_mut().zip(saved) {
+            let mut state = VectorState::empty();
+            state.set(VectorState::MASKED, masked);
+            state.set(VectorState::LATCHED, latched);
+            *vector = Vector { address, data, state };
+        }
+        self.set_stopped(false);
+    }
+
     /// What the guest reads from the table: `width` bytes at `offset`, naturally aligned.
     pub(crate) fn read_table(&self, offset: u64, width: Width) -> u64 {
         let (index, at) = entry_of(offset);
@@ -229,12 +250,12 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
 
     /// Whether the guest wants interrupts of this vector delivered now.
     pub(super) fn wants(&self, vector: Vector) -> bool {
-        self.is_able() && !vector.state.contains(VectorState::MASKED)
+        self.is_able() && !self.settle.stopped && !vector.state.contains(VectorState::MASKED)
     }
 
     /// Whether the host is to give an event to this vector: the guest wants it now, or has it already.
     pub fn wants_event(&self, vector: VectorIndex) -> bool {
-        self.table().get(vector.position()).is_some_and(|found| {
+        self.table().get(vector.position()).filter(|_| !self.settle.stopped).is_some_and(|found| {
             found.state.contains(VectorState::WIRED)
                 || (self.wants(*found) && !found.state.contains(VectorState::REFUSED))
         })

@@ -16,7 +16,9 @@ pub(super) enum Pass {
     Disarm,
     /// MSI-X off.
     Disable,
-    /// Nothing signals the events any longer, and they are about to go: what they hold is kept.
+    /// While the function is stopped no vector signals an event: the device keeps what it wants to signal.
+    Unwire,
+    /// Nothing signals the events any longer: what they hold is kept.
     TakePending,
     /// Events and routes given back.
     Release,
@@ -79,6 +81,8 @@ pub(super) struct Settle {
     /// The first ranged call failed: turn MSI-X on by itself before trying smaller runs.
     pub(super) enable_alone: bool,
     pub(super) growth: Option<Growth>,
+    /// The function is stopped: nothing is delivered, and nothing lost.
+    pub(super) stopped: bool,
 }
 
 impl Settle {
@@ -96,6 +100,7 @@ impl Settle {
             run_limit: VectorIndex::LIMIT,
             enable_alone: false,
             growth: None,
+            stopped: false,
         }
     }
 
@@ -167,6 +172,17 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
         step
     }
 
+    /// Holds every interrupt, or delivers them again, to be settled.
+    pub(crate) fn set_stopped(&mut self, stopped: bool) {
+        self.settle.stopped = stopped;
+        self.touch_all();
+    }
+
+    /// Whether MSI-X is on in the host, or the host may hold events and routes.
+    pub(crate) fn stands(&self) -> bool {
+        self.settle.live || self.settle.held
+    }
+
     /// MSI-X off for the guest, to be settled: the first half of a reset.
     pub(crate) fn turn_off(&mut self) {
         (self.enable, self.function_mask) = (false, false);
@@ -194,7 +210,8 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
             }
             let (step, next) = match self.settle.pass {
                 Pass::Disarm => (self.disarm(), Pass::Disable),
-                Pass::Disable => (self.disable(), Pass::TakePending),
+                Pass::Disable => (self.disable(), Pass::Unwire),
+                Pass::Unwire => (self.unwire(), Pass::TakePending),
                 Pass::TakePending => (self.take_pending(), Pass::Release),
                 Pass::Release => (self.going().then_some(Step::ReleaseVectors), Pass::GrowDisable),
                 Pass::GrowDisable => (self.grow(), Pass::Wire),
@@ -239,17 +256,28 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
         (self.settle.live && !self.enable).then_some(Step::DisableInterrupts)
     }
 
+    /// All vectors that signal events, in one call: none of them is [wanted](Self::wants_event) now.
+    fn unwire(&self) -> Option<Step> {
+        let wired = |vector: &Vector| vector.state.contains(VectorState::WIRED);
+        if !self.settle.stopped || !self.settle.live {
+            return None;
+        }
+        let first = u16::try_from(self.table().iter().position(wired)?).ok()?;
+        let last = u16::try_from(self.table().iter().rposition(wired)?).ok()?;
+        Some(Step::Wire { first: VectorIndex::new(first)?, last: VectorIndex::new(last)? })
+    }
+
     /// Whether what the host holds is to be given back.
     fn going(&self) -> bool {
         self.settle.held && !self.enable
     }
 
-    /// The next 64 vectors that may hold an interrupt which has reached nobody, if their events are to go.
+    /// The next 64 vectors that may hold an interrupt which has reached nobody, if nothing signals them any longer.
     fn take_pending(&self) -> Option<Step> {
         let held = |vector: Vector| {
             vector.state.contains(VectorState::WIRED) && !vector.state.contains(VectorState::ARMED)
         };
-        let first = self.find(held).filter(|_| self.going())?.pba_qword();
+        let first = self.find(held).filter(|_| self.settle.stopped || self.going())?.pba_qword();
         let mut mask = 0u64;
         let mut bit = 1u64;
         for vector in self.table().iter().skip(first.position()).take(64) {

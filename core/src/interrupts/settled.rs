@@ -33,7 +33,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
                 self.disabled(done);
                 return Settled::known(done);
             }
-            Step::TakePending { first, mask } => self.taken(first, mask & outcome.value()),
+            Step::TakePending { first, mask } => self.taken(first, mask, outcome.value()),
             Step::ReleaseVectors => self.released(done),
             Step::EnableInterrupts => self.enabled(done),
             Step::Wire { first, last } => self.wired(first, last, done),
@@ -80,14 +80,18 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
         }
     }
 
-    /// These of the 64 vectors from `first` on held an interrupt.
-    fn taken(&mut self, first: VectorIndex, bits: u64) {
-        let mut left = bits;
+    /// Those of the 64 vectors from `first` on that `mask` names signal nothing any longer; these `bits` of them
+    /// held an interrupt.
+    fn taken(&mut self, first: VectorIndex, mask: u64, bits: u64) {
+        let mut bit = 1u64;
         for vector in self.table_mut().iter_mut().skip(first.position()).take(64) {
-            if left & 1 != 0 {
-                vector.state.insert(VectorState::LATCHED);
+            if mask & bit != 0 {
+                vector.state.remove(VectorState::WIRED);
+                if bits & bit != 0 {
+                    vector.state.insert(VectorState::LATCHED);
+                }
             }
-            left = left.wrapping_shr(1);
+            bit = bit.wrapping_shl(1);
         }
         self.settle.cursor = first.get().saturating_add(64);
     }
@@ -125,6 +129,11 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
     }
 
     fn wired(&mut self, first: VectorIndex, last: VectorIndex, done: bool) {
+        if self.settle.pass == Pass::Unwire {
+            // A range that could not be wired is not wired, either.
+            self.settle.enter(Pass::TakePending);
+            return;
+        }
         self.settle.held = true;
         if done {
             self.wired_now(first, last);

@@ -50,6 +50,12 @@ bitflags! {
     }
 }
 
+impl Command {
+    /// The bits that a guest reads as it wrote them, whatever hardware says.
+    pub const TRACKED: Self =
+        Self::IO_SPACE.union(Self::MEMORY_SPACE).union(Self::BUS_MASTER).union(Self::INTERRUPT_DISABLE);
+}
+
 /// The type bits of a memory BAR: bit 0 says I/O, bits 2:1 the width, bit 3 prefetchable.
 pub mod bar {
     /// Bit 0: an I/O BAR.

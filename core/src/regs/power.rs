@@ -54,4 +54,14 @@ impl PowerState {
             _ => Self::D3Hot,
         }
     }
+
+    /// The low two bits of a PMCSR that name the state.
+    pub const fn to_pmcsr(self) -> u32 {
+        match self {
+            Self::D0 => 0,
+            Self::D1 => 1,
+            Self::D2 => 2,
+            Self::D3Hot => 3,
+        }
+    }
 }

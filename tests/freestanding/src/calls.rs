@@ -6,9 +6,10 @@ use core::hint::black_box;
 use vfio_assign_core::host::{Outcome, Step};
 use vfio_assign_core::regs::power::PowerState;
 use vfio_assign_core::{
-    Access, Address, AssignedFunction, BarIndex, Bars, Bdf, ByteLanes, Bytes, ConfigImage, ConfigMap,
-    ConfigOffset, Decoder, Description, GuestAddr, GuestBarOffset, GuestPort, Iova, Msix, MsixLayout,
-    Options, PageSize, PhysBarOffset, Policy, Region, Span, Target, Vector, VectorIndex, Width, Window,
+    Access, Address, AssignedFunction, BarIndex, Bars, Bdf, BusMastering, ByteLanes, Bytes, ConfigImage,
+    ConfigMap, ConfigOffset, Decoder, Description, GuestAddr, GuestBarOffset, GuestPort, Iova, Msix,
+    MsixLayout, Options, PageSize, PhysBarOffset, Policy, Region, Span, Target, Vector, VectorIndex, Width,
+    Window,
 };
 
 /// Every public function of the core.
@@ -85,7 +86,7 @@ fn widths_and_lanes() {
     let other = ByteLanes::touching(black_box(0xff00));
     seen((ByteLanes::is_none(lanes), ByteLanes::mask(lanes)));
     seen((ByteLanes::and(lanes, other), ByteLanes::without(lanes, other)));
-    seen(PowerState::from_pmcsr(black_box(2)));
+    seen(PowerState::to_pmcsr(PowerState::from_pmcsr(black_box(2))));
 }
 
 #[inline(never)]
@@ -180,13 +181,25 @@ fn function() {
     seen(AssignedFunction::access(function, access(), host));
     AssignedFunction::settle(function, host);
     seen(AssignedFunction::reset(function, host));
+    AssignedFunction::stop(function, black_box(BusMastering::Off), host);
+    let mut buffer = [0; 2048];
+    if let Err(error) = AssignedFunction::save(function, black_box(&mut buffer)) {
+        said(&error);
+    }
+    seen((AssignedFunction::saved_size(function), AssignedFunction::is_stopped(function)));
+    AssignedFunction::start(function, host);
     AssignedFunction::detach(function, host);
+    if let Err(error) = AssignedFunction::restore(function, black_box(&buffer)) {
+        said(&error);
+    }
 
     seen(AssignedFunction::begin(function, access()));
     seen(AssignedFunction::begin_settle(function));
     seen(AssignedFunction::begin_attach(function));
     seen(AssignedFunction::begin_reset(function));
     seen(AssignedFunction::begin_detach(function));
+    seen(AssignedFunction::begin_stop(function, black_box(BusMastering::Kept)));
+    seen(AssignedFunction::begin_start(function));
     if let Some((token, step)) = AssignedFunction::next_step(function) {
         seen(AssignedFunction::perform(function, step, host));
         let outcome = black_box(Outcome::Value(number()));

@@ -8,5 +8,7 @@ mod msix;
 mod operation;
 mod options;
 mod power;
+mod saved;
+mod stop;
 mod vectors;
 mod windows;

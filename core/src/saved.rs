@@ -1,0 +1,429 @@
+//! A function's state as bytes: everything that a guest can see of it, and nothing of the host's.
+//!
+//! The format is versioned, checked by length and by checksum, and made of sections that have a kind and a length:
+//!
+//! | part | bytes |
+//! |---|---|
+//! | [`Header`] | 16 |
+//! | a [`SectionHeader`] and its body, each of the kinds of [`SavedSection`] that the function has, in order | 8, and its length |
+//! | checksum of all before it: FNV-1a, 64 bits | 8 |
+//!
+//! Numbers are little-endian. What is reserved is zero. There is one way to write a state: bytes that are accepted
+//! are the bytes that saving would give again.
+
+use crate::addr::BarIndex;
+use crate::function::AssignedFunction;
+use crate::interrupts::{Msix, Vector};
+use crate::operation::Task;
+use crate::regs::header::Command;
+use crate::regs::msix as regs;
+use crate::regs::power::PowerState;
+use crate::windows::Window;
+use core::fmt;
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// What a section is about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum SavedSection {
+    /// Command, power state, BARs.
+    Function,
+    /// Message Control of MSI-X and the table.
+    Msix,
+}
+
+impl SavedSection {
+    const fn number(self) -> u16 {
+        match self {
+            Self::Function => 1,
+            Self::Msix => 2,
+        }
+    }
+}
+
+impl fmt::Display for SavedSection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Function => "function",
+            Self::Msix => "MSI-X",
+        })
+    }
+}
+
+/// Why a function's state was not saved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SaveError {
+    /// It runs: events may hold interrupts. [Stop](AssignedFunction::begin_stop) it first.
+    #[error("the function is not stopped")]
+    Running,
+    /// An operation is under way.
+    #[error("an operation is under way")]
+    Busy,
+    /// The device is gone, or the function quarantined: there is no state to go on from.
+    #[error("the device is gone or quarantined")]
+    Lost,
+    /// The buffer is too small.
+    #[error("the state takes {needed} bytes and the buffer has {given}")]
+    BufferTooSmall {
+        /// Bytes that are needed.
+        needed: usize,
+        /// Bytes that were given.
+        given: usize,
+    },
+}
+
+/// Why a state was not restored. The function is as it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// An operation is under way, or something of this function stands in the host. A function that is new, or
+    /// [detached](AssignedFunction::begin_detach), can be restored.
+    #[error("the function is in use")]
+    InUse,
+    /// These are no bytes of a saved state.
+    #[error("no saved state")]
+    NotSavedState,
+    /// The format is of another version.
+    #[error("the format has version {0}, not 1")]
+    Version(u16),
+    /// The bytes are not as many as they say.
+    #[error("the state has {needed} bytes and {given} were given")]
+    Length {
+        /// Bytes that the header names.
+        needed: usize,
+        /// Bytes that were given.
+        given: usize,
+    },
+    /// A byte has changed since the state was saved.
+    #[error("the checksum does not match")]
+    Checksum,
+    /// A section is missing, is not where it belongs, or has values that no function writes.
+    #[error("the {0} section is not as it must be")]
+    Section(SavedSection),
+    /// Configuration space had another size, or the MSI-X capability, table or Pending Bit Array was elsewhere.
+    #[error("the state is that of another device")]
+    AnotherDevice,
+    /// A BAR was of another kind or size.
+    #[error("{0} was of another kind or size")]
+    Bar(BarIndex),
+    /// There were more or fewer vectors.
+    #[error("there were {saved} MSI-X vectors and there are {device}")]
+    Vectors {
+        /// Vectors when it was saved.
+        saved: u16,
+        /// Vectors of this device.
+        device: u16,
+    },
+}
+
+const MAGIC: [u8; 8] = *b"vfio-asg";
+const VERSION: u16 = 1;
+
+/// The first bytes of a saved state.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct Header {
+    magic: [u8; 8],
+    version: U16,
+    reserved: U16,
+    /// Of all, in bytes.
+    length: U32,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct SectionHeader {
+    kind: U16,
+    reserved: U16,
+    /// Of the body, in bytes.
+    length: U32,
+}
+
+/// One register of the six and the ROM's; an upper half has nothing of its own.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, PartialEq)]
+#[repr(C)]
+struct BarRecord {
+    kind: U64,
+    size: U64,
+    /// What the guest has written.
+    value: U64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct FunctionRecord {
+    config_size: U16,
+    command: U16,
+    /// PowerState, as in a PMCSR.
+    power: U32,
+    bars: [BarRecord; 7],
+}
+
+/// What MSI-X is, before its table.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, PartialEq)]
+#[repr(C)]
+struct MsixRecord {
+    /// Message Control.
+    control: U16,
+    /// Where the capability is.
+    capability: U16,
+    /// Table Offset and Table BIR.
+    table: U32,
+    /// PBA Offset and PBA BIR.
+    pba: U32,
+    reserved: U32,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct VectorRecord {
+    address: U64,
+    data: U32,
+    /// Bit 0: the Mask Bit. Bit 1: an interrupt waits.
+    flags: U32,
+}
+
+const _: () = {
+    assert!(size_of::<Header>() == 16);
+    assert!(size_of::<SectionHeader>() == 8);
+    assert!(size_of::<BarRecord>() == 24);
+    assert!(size_of::<FunctionRecord>() == 176);
+    assert!(size_of::<MsixRecord>() == 16);
+    assert!(size_of::<VectorRecord>() == 16);
+};
+
+const MASKED: u32 = 1;
+const WAITS: u32 = 2;
+const CHECKSUM_SIZE: usize = 8;
+
+/// FNV-1a: each step maps sums one to one, so that a single changed byte always changes the result.
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Puts records one behind the other; what has no room is left out.
+struct Writer<'a>(&'a mut [u8]);
+
+impl Writer<'_> {
+    // One copy of it: the core is to be small.
+    #[inline(never)]
+    fn put(&mut self, bytes: &[u8]) {
+        let buffer = core::mem::take(&mut self.0);
+        if let Some((to, rest)) = buffer.split_at_mut_checked(bytes.len()) {
+            for (to, from) in to.iter_mut().zip(bytes) {
+                *to = *from;
+            }
+            self.0 = rest;
+        }
+    }
+
+    fn section(&mut self, section: SavedSection, length: usize) {
+        let length = U32::new(u32::try_from(length).unwrap_or(u32::MAX));
+        self.put(SectionHeader { kind: section.number().into(), reserved: U16::ZERO, length }.as_bytes());
+    }
+}
+
+/// The body of the next section, which must be this one.
+fn take_section<'a>(rest: &mut &'a [u8], section: SavedSection) -> Result<&'a [u8], RestoreError> {
+    let wrong = RestoreError::Section(section);
+    let (header, behind) = SectionHeader::ref_from_prefix(rest).map_err(|_| wrong)?;
+    if header.kind.get() != section.number() || header.reserved != U16::ZERO {
+        return Err(wrong);
+    }
+    let length = usize::try_from(header.length.get()).unwrap_or(usize::MAX);
+    let (body, behind) = behind.split_at_checked(length).ok_or(wrong)?;
+    *rest = behind;
+    Ok(body)
+}
+
+impl<V, W> AssignedFunction<V, W>
+where
+    V: AsRef<[Vector]> + AsMut<[Vector]>,
+    W: AsRef<[Window]> + AsMut<[Window]>,
+{
+    /// How many bytes [`save`](Self::save) needs.
+    pub fn saved_size(&self) -> usize {
+        const FIXED: usize =
+            size_of::<Header>() + size_of::<SectionHeader>() + size_of::<FunctionRecord>() + CHECKSUM_SIZE;
+        let msix = self.msix.as_ref().map(|msix| msix_size(msix.count()));
+        msix.map_or(FIXED, |size| size.saturating_add(FIXED).saturating_add(size_of::<SectionHeader>()))
+    }
+
+    /// Writes all that the guest can see of the function to the front of `buffer`; returns the number of bytes.
+    ///
+    /// What the device itself holds (its registers, its memory, what is in its own Pending Bit Array) is not in it.
+    ///
+    /// # Errors
+    ///
+    /// The function is not [stopped](Self::begin_stop) or has an operation under way, the device is lost, or the
+    /// buffer has fewer than [`saved_size`](Self::saved_size) bytes.
+    pub fn save(&self, buffer: &mut [u8]) -> Result<usize, SaveError> {
+        if self.operation.task != Task::Idle {
+            return Err(SaveError::Busy);
+        }
+        if self.gone || self.quarantined {
+            return Err(SaveError::Lost);
+        }
+        if !self.stopped {
+            return Err(SaveError::Running);
+        }
+        let (needed, given) = (self.saved_size(), buffer.len());
+        let summed = needed.saturating_sub(CHECKSUM_SIZE);
+        let parts = buffer.get_mut(..needed).and_then(|buffer| buffer.split_at_mut_checked(summed));
+        let Some((body, trailer)) = parts else {
+            return Err(SaveError::BufferTooSmall { needed, given });
+        };
+        let mut writer = Writer(&mut *body);
+        let length = U32::new(u32::try_from(needed).unwrap_or(u32::MAX));
+        let header = Header { magic: MAGIC, version: VERSION.into(), reserved: U16::ZERO, length };
+        writer.put(header.as_bytes());
+        writer.section(SavedSection::Function, size_of::<FunctionRecord>());
+        writer.put(self.function_record().as_bytes());
+        if let Some(msix) = &self.msix {
+            writer.section(SavedSection::Msix, msix_size(msix.count()));
+            writer.put(msix_record(msix).as_bytes());
+            for (address, data, masked, waits) in msix.saved() {
+                let flags = if masked { MASKED } else { 0 } | if waits { WAITS } else { 0 };
+                let record = VectorRecord { address: address.into(), data: data.into(), flags: flags.into() };
+                writer.put(record.as_bytes());
+            }
+        }
+        Writer(trailer).put(&checksum(body).to_le_bytes());
+        Ok(needed)
+    }
+
+    /// The function becomes what was [saved](Self::save), to be [settled](Self::begin_settle): nothing of it stands
+    /// in the host before that. It is not stopped, and what was pending is delivered.
+    ///
+    /// # Errors
+    ///
+    /// `bytes` are not exactly what was saved from a function of this shape, or this one is in use. Nothing has
+    /// changed then.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        let stands = self.msix.as_ref().is_some_and(|msix| msix.stands())
+            || self.windows.live() != 0
+            || !self.decoder.is_empty();
+        if self.operation.task != Task::Idle || self.quarantined || stands {
+            return Err(RestoreError::InUse);
+        }
+        let mut rest = contents(bytes)?;
+        let function = self.fitting_function(take_section(&mut rest, SavedSection::Function)?)?;
+        let table = match &self.msix {
+            Some(msix) => fitting_table(msix_record(msix), take_section(&mut rest, SavedSection::Msix)?)?,
+            None => (0, &[][..]),
+        };
+        if !rest.is_empty() {
+            return Err(RestoreError::Section(SavedSection::Msix));
+        }
+        self.command = Command::from_bits_retain(function.command.get());
+        self.power = PowerState::from_pmcsr(function.power.get());
+        self.bars.restore(function.bars.iter().map(|record| record.value.get()));
+        if let Some(msix) = &mut self.msix {
+            let (control, vectors) = table;
+            let saved = vectors.iter().map(|record| {
+                let flags = record.flags.get();
+                (record.address.get(), record.data.get(), flags & MASKED != 0, flags & WAITS != 0)
+            });
+            msix.restore(control, saved);
+        }
+        self.set_stopped(false);
+        // Windows wait until hardware has heard of it.
+        self.hardware_stale = true;
+        self.decode_unknown = true;
+        self.decode_changed();
+        Ok(())
+    }
+
+    fn function_record(&self) -> FunctionRecord {
+        let bars = self.bars.saved().map(|(kind, size, value)| BarRecord {
+            kind: kind.into(),
+            size: size.into(),
+            value: value.into(),
+        });
+        let (config_size, command) = (self.map.size().into(), self.command.bits().into());
+        FunctionRecord { config_size, command, power: self.power.to_pmcsr().into(), bars }
+    }
+
+    fn fitting_function<'a>(&self, body: &'a [u8]) -> Result<&'a FunctionRecord, RestoreError> {
+        let wrong = RestoreError::Section(SavedSection::Function);
+        let record = FunctionRecord::ref_from_bytes(body).map_err(|_| wrong)?;
+        let own = self.function_record();
+        if record.config_size != own.config_size {
+            return Err(RestoreError::AnotherDevice);
+        }
+        let power = PowerState::from_pmcsr(record.power.get());
+        let awake = power == PowerState::D0;
+        let able = awake || (self.map.supports(power) && self.map.power_control().is_some());
+        let mut known = able && record.power.get() == power.to_pmcsr();
+        for (index, (bar, own)) in BarIndex::ALL.iter().zip(record.bars.iter().zip(&own.bars)) {
+            if (bar.kind, bar.size) != (own.kind, own.size) {
+                return Err(RestoreError::Bar(*index));
+            }
+            known &= self.bars.can_hold(*index, bar.value.get());
+        }
+        if known { Ok(record) } else { Err(wrong) }
+    }
+}
+
+/// The bytes of an MSI-X section for so many vectors.
+fn msix_size(vectors: u16) -> usize {
+    usize::from(vectors).saturating_mul(size_of::<VectorRecord>()).saturating_add(size_of::<MsixRecord>())
+}
+
+/// What of MSI-X is not in its table.
+fn msix_record<V: AsRef<[Vector]> + AsMut<[Vector]>>(msix: &Msix<V>) -> MsixRecord {
+    let layout = msix.layout();
+    MsixRecord {
+        control: msix.message_control().into(),
+        capability: layout.capability.get().into(),
+        table: layout.table_register().into(),
+        pba: layout.pba_register().into(),
+        reserved: U32::ZERO,
+    }
+}
+
+/// The sections, if version, length and checksum are right.
+fn contents(bytes: &[u8]) -> Result<&[u8], RestoreError> {
+    let (header, _) = Header::ref_from_prefix(bytes).map_err(|_| RestoreError::NotSavedState)?;
+    if header.magic != MAGIC || header.reserved != U16::ZERO {
+        return Err(RestoreError::NotSavedState);
+    }
+    if header.version.get() != VERSION {
+        return Err(RestoreError::Version(header.version.get()));
+    }
+    let (needed, given) = (usize::try_from(header.length.get()).unwrap_or(usize::MAX), bytes.len());
+    if needed != given {
+        return Err(RestoreError::Length { needed, given });
+    }
+    let (summed, sum) = bytes.split_last_chunk::<CHECKSUM_SIZE>().ok_or(RestoreError::NotSavedState)?;
+    if checksum(summed) != u64::from_le_bytes(*sum) {
+        return Err(RestoreError::Checksum);
+    }
+    Ok(summed.get(size_of::<Header>()..).unwrap_or(&[]))
+}
+
+/// Message Control and the table of a section, if they are those of a function with this record.
+fn fitting_table(own: MsixRecord, body: &[u8]) -> Result<(u16, &[VectorRecord]), RestoreError> {
+    let wrong = RestoreError::Section(SavedSection::Msix);
+    let (record, table) = MsixRecord::ref_from_prefix(body).map_err(|_| wrong)?;
+    let vectors = <[VectorRecord]>::ref_from_bytes(table).map_err(|_| wrong)?;
+    let (control, device) = (record.control.get(), own.control.get());
+    let [saved, device] = [control, device].map(|control| (control & regs::TABLE_SIZE).saturating_add(1));
+    if saved != device {
+        return Err(RestoreError::Vectors { saved, device });
+    }
+    if (MsixRecord { control: own.control, ..*record }) != own {
+        return Err(RestoreError::AnotherDevice);
+    }
+    let written =
+        |record: &VectorRecord| record.address.get() & 3 == 0 && record.flags.get() & !(MASKED | WAITS) == 0;
+    let reserved = control & !(regs::ENABLE | regs::FUNCTION_MASK | regs::TABLE_SIZE) != 0;
+    if reserved || vectors.len() != usize::from(device) || !vectors.iter().all(written) {
+        return Err(wrong);
+    }
+    Ok((control, vectors))
+}

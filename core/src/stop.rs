@@ -1,0 +1,79 @@
+//! Stop and start: interrupts are held while the virtual machine does not run, and none is lost.
+//!
+//! A stopped function signals no event. What events held is latched here, and what the device wants to signal from
+//! now on stays in its own Pending Bit Array, so that what is [saved](AssignedFunction::save) after a stop is all.
+
+use crate::access::Width;
+use crate::function::AssignedFunction;
+use crate::host::Step;
+use crate::interrupts::Vector;
+use crate::operation::Begin;
+use crate::regs::header::{self, Command};
+use crate::regs::power::PowerState;
+use crate::windows::Window;
+
+/// What becomes of a device's own accesses to memory while its function is stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum BusMastering {
+    /// They go on: a device whose driver has work for it may not survive losing them.
+    Kept,
+    /// They are turned off in hardware. The guest reads what it wrote.
+    Off,
+}
+
+impl<V, W> AssignedFunction<V, W>
+where
+    V: AsRef<[Vector]> + AsMut<[Vector]>,
+    W: AsRef<[Window]> + AsMut<[Window]>,
+{
+    /// The virtual machine stops: no interrupt reaches the guest before [`begin_start`](Self::begin_start), and
+    /// none is lost. Windows stay. A new assignment is not stopped.
+    pub fn begin_stop(&mut self, bus_mastering: BusMastering) -> Begin {
+        self.begin_stopped(true, bus_mastering == BusMastering::Off)
+    }
+
+    /// The virtual machine goes on: what was held is delivered.
+    pub fn begin_start(&mut self) -> Begin {
+        self.begin_stopped(false, false)
+    }
+
+    fn begin_stopped(&mut self, stopped: bool, bus_master_off: bool) -> Begin {
+        if self.is_busy() {
+            return Begin::Busy;
+        }
+        self.hardware_stale |= self.bus_master_off != bus_master_off;
+        self.set_stopped(stopped);
+        self.bus_master_off = bus_master_off;
+        self.begin_settle()
+    }
+
+    /// Whether interrupts are held.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    pub(crate) fn set_stopped(&mut self, stopped: bool) {
+        self.stopped = stopped;
+        self.bus_master_off &= stopped;
+        if let Some(msix) = &mut self.msix {
+            msix.set_stopped(stopped);
+        }
+    }
+
+    /// Hardware's Command, and a power state that is not D0, are to become the guest's.
+    pub(crate) fn rewrite_hardware(&mut self) {
+        let held = if self.bus_master_off { Command::BUS_MASTER } else { Command::empty() };
+        let value = u32::from((self.command & !held).bits());
+        self.operation.forwards.clear();
+        let command = Step::WriteConfig { offset: header::COMMAND, width: Width::Word, value };
+        let asleep = self.map.power_control().filter(|_| self.power != PowerState::D0);
+        let sleep = asleep.map(|offset| {
+            let value = self.power.to_pmcsr();
+            Step::WriteConfig { offset, width: Width::Byte, value }
+        });
+        // They are taken from the end. A device may forget Command when it wakes.
+        for step in [sleep, Some(command), self.wake().filter(|_| self.power_unknown)].into_iter().flatten() {
+            let _ = self.operation.forwards.push(step);
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! S: saved state. PRIOR-BUGS 18: state of another length, version, vector count, BAR layout; each byte flipped.
+
+use vfio_assign_core::fake::CallKind::{self, Arm, CommitRoutes, Map, Wire, WriteConfig};
+use vfio_assign_core::fake::Shape;
+use vfio_assign_core::regs::power::PowerState;
+use vfio_assign_core::{
+    Access, BarIndex, Begin, BusMastering, RestoreError, SaveError, SavedSection, Target,
+};
+use vfio_assign_tests::{BASE, Rig, message, vector};
+
+/// Vectors 0 and 1 used, vector 1 masked and pending, stopped.
+fn stopped(shape: &Shape) -> Rig {
+    let mut rig = Rig::started(shape);
+    rig.start_interrupts(2);
+    rig.mask(1);
+    rig.host.raise(vector(1));
+    stop(&mut rig);
+    rig
+}
+
+fn stop(rig: &mut Rig) {
+    rig.function.stop(BusMastering::Kept, &mut rig.host);
+}
+
+fn saved(rig: &Rig) -> Vec<u8> {
+    let mut bytes = vec![0xee; rig.function.saved_size()];
+    assert_eq!(rig.function.save(&mut bytes), Ok(bytes.len()));
+    bytes
+}
+
+/// The state of `shape` restored into a new function on a new host.
+fn restored(shape: &Shape, bytes: &[u8]) -> Rig {
+    let mut rig = Rig::new(shape);
+    assert_eq!(rig.function.restore(bytes), Ok(()));
+    rig
+}
+
+/// What restoring `bytes` into a function of `shape` says; it changes nothing.
+fn refused(shape: &Shape, bytes: &[u8]) -> RestoreError {
+    let mut rig = Rig::new(shape);
+    let before = rig.function.clone();
+    let error = rig.function.restore(bytes).expect_err("a state that must be refused");
+    assert_eq!(rig.function, before, "{error}");
+    error
+}
+
+/// The bytes with a change, and the checksum made right again.
+fn forged(mut bytes: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    bytes.truncate(bytes.len() - 8);
+    change(&mut bytes);
+    let length = u32::try_from(bytes.len() + 8).unwrap();
+    bytes[12..16].copy_from_slice(&length.to_le_bytes());
+    let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325, step);
+    bytes.extend_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+/// Where the bodies of the sections start, behind a header of 16 bytes and one of 8 each, and where the seven
+/// records of BARs, 24 bytes each.
+const FUNCTION: usize = 16 + 8;
+const BARS: usize = FUNCTION + 8;
+const MSIX: usize = BARS + 7 * 24 + 8;
+
+#[test]
+fn s1_round_trip_is_exact() {
+    for vectors in [1, 4, 65, 2048] {
+        let shape = Shape::nvme(vectors);
+        let bytes = saved(&stopped_with(&shape, vectors));
+        let mut rig = restored(&shape, &bytes);
+        stop(&mut rig);
+        assert_eq!(saved(&rig), bytes, "{vectors} vectors");
+    }
+}
+
+fn stopped_with(shape: &Shape, vectors: u16) -> Rig {
+    let mut rig = Rig::started(shape);
+    rig.start_interrupts(vectors.min(3));
+    rig.mask(0);
+    rig.host.raise(vector(0));
+    stop(&mut rig);
+    rig
+}
+
+#[test]
+fn s1_size_is_what_the_buffer_must_have() {
+    let rig = stopped(&Shape::nvme(4));
+    let needed = rig.function.saved_size();
+    let mut buffer = vec![0; needed - 1];
+    let small = SaveError::BufferTooSmall { needed, given: needed - 1 };
+    assert_eq!((rig.function.save(&mut buffer), needed), (Err(small), MSIX + 16 + 4 * 16 + 8));
+}
+
+#[test]
+fn s1_a_larger_buffer_is_left_alone_behind_the_state() {
+    let rig = stopped(&Shape::nvme(4));
+    let mut buffer = vec![0xee; 1000];
+    let size = rig.function.save(&mut buffer).unwrap();
+    assert!(buffer[size..].iter().all(|byte| *byte == 0xee));
+}
+
+#[test]
+fn s1_a_running_function_is_not_saved() {
+    let rig = Rig::nvme(4);
+    assert_eq!(rig.function.save(&mut [0; 1000]), Err(SaveError::Running));
+}
+
+#[test]
+fn s1_a_function_amid_an_operation_is_not_saved_or_restored() {
+    let mut rig = stopped(&Shape::nvme(4));
+    let bytes = saved(&rig);
+    let read = Access::Read { target: Target::Config(0), size: 4 };
+    assert_eq!(rig.function.begin(read), Begin::Steps);
+    let answers = (rig.function.save(&mut [0; 1000]), rig.function.restore(&bytes));
+    assert_eq!(answers, (Err(SaveError::Busy), Err(RestoreError::InUse)));
+}
+
+#[test]
+fn s1_a_device_that_is_gone_is_not_saved() {
+    let mut rig = stopped(&Shape::nvme(4));
+    rig.function.handle_gone();
+    assert_eq!(rig.function.save(&mut [0; 1000]), Err(SaveError::Lost));
+}
+
+#[test]
+fn s1_a_function_that_stands_in_the_host_is_not_restored() {
+    let mut rig = stopped(&Shape::nvme(4));
+    let bytes = saved(&rig);
+    let standing = rig.function.restore(&bytes);
+    rig.function.detach(&mut rig.host);
+    assert_eq!((standing, rig.function.restore(&bytes)), (Err(RestoreError::InUse), Ok(())));
+}
+
+#[test]
+fn s1_each_byte_changed_is_an_error() {
+    let shape = Shape::nvme(2);
+    let bytes = saved(&stopped(&shape));
+    let rig = Rig::new(&shape);
+    for at in 0..bytes.len() {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= flip;
+            let mut function = rig.function.clone();
+            assert!(function.restore(&bytes).is_err(), "byte {at} changed by {flip:#x}");
+            assert_eq!(function, rig.function, "byte {at} changed by {flip:#x}");
+        }
+    }
+}
+
+#[test]
+fn s1_each_truncation_is_an_error() {
+    let shape = Shape::nvme(2);
+    let bytes = saved(&stopped(&shape));
+    for length in 0..bytes.len() {
+        let short = if length < 16 {
+            RestoreError::NotSavedState
+        } else {
+            RestoreError::Length { needed: bytes.len(), given: length }
+        };
+        assert_eq!(refused(&shape, &bytes[..length]), short);
+    }
+}
+
+#[test]
+fn s1_bytes_behind_the_state_are_an_error() {
+    let shape = Shape::nvme(2);
+    let mut bytes = saved(&stopped(&shape));
+    let needed = bytes.len();
+    bytes.push(0);
+    assert_eq!(refused(&shape, &bytes), RestoreError::Length { needed, given: needed + 1 });
+}
+
+#[test]
+fn s1_another_version_is_an_error() {
+    let shape = Shape::nvme(2);
+    let bytes = forged(saved(&stopped(&shape)), |bytes| bytes[8] = 2);
+    assert_eq!(refused(&shape, &bytes), RestoreError::Version(2));
+}
+
+#[test]
+fn s1_another_vector_count_is_an_error() {
+    // The table has room, so that nothing else differs.
+    let bytes = saved(&stopped(&Shape::nvme(4)));
+    let error = RestoreError::Vectors { saved: 4, device: 5 };
+    assert_eq!(refused(&Shape::nvme(5), &bytes), error);
+}
+
+#[test]
+fn s1_another_table_place_is_an_error() {
+    let mut shape = Shape::nvme(4);
+    let bytes = saved(&stopped(&shape));
+    shape.put(0x4c, &[0x00, 0x10]);
+    assert_eq!(refused(&shape, &bytes), RestoreError::AnotherDevice);
+}
+
+#[test]
+fn s1_another_bar_layout_is_an_error() {
+    let shape = Shape::nvme(4);
+    let bytes = saved(&stopped(&shape));
+    let (bar0, bar2) = (BarIndex::BARS[0], BarIndex::BARS[2]);
+    let mut narrow = shape.clone();
+    narrow.put(0x10, &[0x08]);
+    assert_eq!(refused(&narrow, &bytes), RestoreError::Bar(bar0));
+    assert_eq!(refused(&shape.clone().wide_bar(bar0, 0x8000), &bytes), RestoreError::Bar(bar0));
+    assert_eq!(refused(&shape.clone().io_bar(bar2, 0x20), &bytes), RestoreError::Bar(bar2));
+    assert_eq!(refused(&shape.rom(0x800), &bytes), RestoreError::Bar(BarIndex::ROM));
+}
+
+#[test]
+fn s1_another_config_size_is_an_error() {
+    let mut shape = Shape::nvme(4);
+    let bytes = saved(&stopped(&shape));
+    shape.config.truncate(256);
+    assert_eq!(refused(&shape, &bytes), RestoreError::AnotherDevice);
+}
+
+#[test]
+fn s1_a_device_without_msix_is_an_error_both_ways() {
+    let with = Shape::nvme(4);
+    let without = Shape::new().wide_bar(BarIndex::BARS[0], with.sizes[0]).power_management(0);
+    let mut rig = Rig::started(&without);
+    stop(&mut rig);
+    let msix = RestoreError::Section(SavedSection::Msix);
+    assert_eq!(refused(&with, &saved(&rig)), msix);
+    assert_eq!(refused(&without, &saved(&stopped(&with))), msix);
+}
+
+#[test]
+fn s1_values_that_no_function_writes_are_errors() {
+    let shape = Shape::nvme(4);
+    let bytes = saved(&stopped(&shape));
+    let (function, msix) = (SavedSection::Function, SavedSection::Msix);
+    let cases = [
+        // The section's kind, and what is reserved in its header; a power state that there is none of; an address
+        // bit below a BAR's size.
+        (FUNCTION - 8, 2, function),
+        (FUNCTION - 6, 1, function),
+        (FUNCTION + 4, 4, function),
+        (FUNCTION + 5, 1, function),
+        (BARS + 17, 0x01, function),
+        // The section's length; a reserved bit of Message Control, of an address, of the flags.
+        (MSIX - 4, 0x40, msix),
+        (MSIX + 1, 0x10, msix),
+        (MSIX + 16, 1, msix),
+        (MSIX + 16 + 12, 4, msix),
+    ];
+    for (at, value, section) in cases {
+        let bytes = forged(bytes.clone(), |bytes| bytes[at] = value);
+        assert_eq!(refused(&shape, &bytes), RestoreError::Section(section), "byte {at} is {value}");
+    }
+}
+
+#[test]
+fn s1_a_sleep_that_the_device_does_not_have_is_an_error() {
+    let mut shape = Shape::nvme(4);
+    let mut rig = Rig::started(&shape);
+    rig.config_write(Rig::PMCSR, 1, 1);
+    stop(&mut rig);
+    shape.put(0x43, &[0]);
+    assert_eq!(refused(&shape, &saved(&rig)), RestoreError::Section(SavedSection::Function));
+}
+
+#[test]
+fn s1_a_section_behind_the_last_is_an_error() {
+    let shape = Shape::nvme(4);
+    let bytes = forged(saved(&stopped(&shape)), |bytes| bytes.extend_from_slice(&[9, 0, 0, 0, 0, 0, 0, 0]));
+    assert_eq!(refused(&shape, &bytes), RestoreError::Section(SavedSection::Msix));
+}
+
+#[test]
+fn s2_restoring_calls_nothing_and_settling_creates_everything() {
+    let shape = Shape::nvme(4);
+    let bytes = saved(&stopped(&shape));
+    let mut rig = restored(&shape, &bytes);
+    assert_eq!((rig.kinds(), rig.function.mapped_windows()), (vec![], 0));
+    rig.settle();
+    assert_eq!(rig.windows(), [(0, BASE, BASE + 0x1fff)]);
+    assert_eq!((rig.host.armed(), rig.host.hardware_command().bits()), (vec![vector(0)], 6));
+    rig.host.raise(vector(0));
+    assert_eq!(rig.host.delivered(), [(vector(0), message(0))]);
+}
+
+#[test]
+fn s2_what_was_pending_is_delivered_once() {
+    let shape = Shape::nvme(4);
+    let bytes = saved(&stopped(&shape));
+    let mut rig = restored(&shape, &bytes);
+    rig.settle();
+    assert_eq!((rig.is_pending(1), rig.delivered()), (true, vec![]));
+    rig.unmask(1);
+    rig.settle();
+    assert_eq!((rig.is_pending(1), rig.delivered()), (false, vec![1]));
+}
+
+#[test]
+fn s2_what_was_held_of_a_live_vector_is_delivered_by_settling() {
+    let shape = Shape::nvme(4);
+    let mut rig = stopped(&shape);
+    rig.function.handle_interrupt(vector(0));
+    let mut rig = restored(&shape, &saved(&rig));
+    rig.settle();
+    assert_eq!(rig.delivered(), [0]);
+}
+
+#[test]
+fn s2_a_restore_of_2048_vectors_is_one_wire_and_one_commit() {
+    for shape in [Shape::nvme(2048), Shape::nvme(2048).noresize()] {
+        let mut rig = Rig::started(&shape);
+        rig.start_interrupts(2048);
+        stop(&mut rig);
+        let mut rig = restored(&shape, &saved(&rig));
+        rig.settle();
+        let counts = [Wire, CommitRoutes, Arm].map(|kind: CallKind| rig.host.count(kind));
+        assert_eq!(counts, [1, 1, 2048]);
+    }
+}
+
+#[test]
+fn s2_windows_wait_until_hardware_has_taken_command() {
+    let shape = Shape::nvme(4);
+    let mut rig = restored(&shape, &saved(&stopped(&shape)));
+    rig.host.faults.fail_next(WriteConfig, 1);
+    rig.settle();
+    let failed = rig.host.count(Map);
+    rig.settle();
+    assert_eq!((failed, rig.host.count(Map), rig.windows().len()), (0, 1, 1));
+}
+
+#[test]
+fn s2_a_device_that_slept_sleeps_again() {
+    let shape = Shape::nvme(4);
+    let mut rig = Rig::started(&shape);
+    rig.config_write(Rig::PMCSR, 1, 3);
+    stop(&mut rig);
+    let mut rig = restored(&shape, &saved(&rig));
+    rig.settle();
+    assert_eq!((rig.function.power(), rig.config_read(Rig::PMCSR, 1)), (PowerState::D3Hot, 3));
+    assert_eq!((rig.windows(), rig.host.decodes_memory()), (vec![], false));
+    rig.config_write(Rig::PMCSR, 1, 0);
+    // Waking is a reset on this device.
+    assert_eq!((rig.function.power(), rig.config_read(4, 2)), (PowerState::D0, 0));
+}
+
+#[test]
+fn s2_command_bits_that_hardware_answers_for_come_back() {
+    let shape = Shape::nvme(4);
+    let mut rig = Rig::started(&shape);
+    rig.config_write(4, 2, 0x0546);
+    let before = rig.config_read(4, 2);
+    stop(&mut rig);
+    let mut rig = restored(&shape, &saved(&rig));
+    rig.settle();
+    assert_eq!((before, rig.config_read(4, 2)), (0x0546, 0x0546));
+}
