@@ -1,6 +1,6 @@
 //! Devices whose MSI-X structures are not where, or not as large, as they should be.
 
-use vfio_assign_core::fake::{MsixPlan, Shape};
+use vfio_assign_core::fake::{FakeHost, MsixPlan, Shape};
 use vfio_assign_core::{BarIndex, Finding, MsixFinding};
 use vfio_assign_tests::{BASE, Rig, bar, message, vector};
 
@@ -155,6 +155,27 @@ fn pba_that_reaches_into_the_table_is_moved_out_of_it() {
     let mut rig = start(&device(65, 0x2000, 0x1ff8));
     assert_eq!(rig.findings, [Finding::Msix(MsixFinding::PbaOverTable { bar: bar(0), offset: 0x1ff8 })]);
     delivers(&mut rig, 65);
+}
+
+#[test]
+fn device_that_changes_its_registers_after_it_was_opened_is_not_believed() {
+    let honest = device(4, 0x2000, 0x3000);
+    let mut rig = Rig::unattached(&honest);
+    let mut liar = device(2048, 0x7ff7, 0xffff_fff8);
+    liar.put(0x10, &[6, 0, 0, 0]);
+    liar.put(0x40, &[0x11, 0x40]);
+    rig.host = FakeHost::new(&liar);
+    rig.function.attach(&mut rig.host);
+    rig.config_write(0x10, 4, BASE);
+    rig.config_write(4, 2, 6);
+    assert_eq!(
+        [rig.config_read(0x42, 2), rig.config_read(0x44, 4), rig.config_read(0x48, 4)],
+        [3, 0x2000, 0x3000]
+    );
+    assert_eq!(rig.config_read(0x10, 4), BASE);
+    rig.write(BASE + 0x2008, 4, 0x4242);
+    assert_eq!(rig.read(BASE + 0x2008, 4), 0x4242);
+    assert_eq!(rig.windows()[0], (0, BASE, BASE + 0x1fff));
 }
 
 #[test]

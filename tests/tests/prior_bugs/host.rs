@@ -108,7 +108,7 @@ fn turning_off_fires_no_vector() {
 fn host_without_events_left_leaves_that_vector_silent() {
     let mut rig = Rig::nvme(8);
     rig.start_interrupts(2);
-    // Both tries of a ranged call, as when no descriptor is left.
+    // As when no descriptor is left.
     rig.host.faults.fail_next(Wire, 1);
     rig.program(2);
     rig.unmask(2);

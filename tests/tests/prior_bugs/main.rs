@@ -4,6 +4,7 @@ mod device_bars;
 mod device_capabilities;
 mod device_gone;
 mod device_msix;
+mod document;
 mod guest_access;
 mod guest_bars;
 mod guest_interrupts;
