@@ -277,7 +277,7 @@ where
 
     /// What `bar` is to decode.
     pub(crate) fn wanted_range(&self, bar: BarIndex) -> Option<GuestRange> {
-        if self.power != PowerState::D0 {
+        if self.gone || self.power != PowerState::D0 {
             return None;
         }
         let memory = self.command.contains(Command::MEMORY_SPACE);
@@ -295,7 +295,7 @@ where
         bar: BarIndex,
         part: Span<PhysBarOffset>,
     ) -> Option<Span<crate::addr::GuestAddr>> {
-        if self.gone || self.decode_unknown || self.power_unknown {
+        if self.decode_unknown || self.power_unknown {
             return None;
         }
         let Some(GuestRange::Memory(range)) = self.wanted_range(bar) else {

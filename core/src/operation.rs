@@ -280,7 +280,8 @@ where
         }
     }
 
-    /// The device is gone: [settle](Self::begin_settle) to take its windows away. From now on it reads all-ones.
+    /// The device is gone: [settle](Self::begin_settle) to take away its windows and all that it decodes. From now
+    /// on it reads all-ones.
     pub fn handle_gone(&mut self) {
         self.gone = true;
     }

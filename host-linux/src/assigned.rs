@@ -1,18 +1,19 @@
 //! A VFIO device behind the core's [`AssignedFunction`]: what a monitor holds for each device of its guest.
 
 use crate::bar::{MappedBars, RegisterPath};
-use crate::device::{Device, RegionError};
+use crate::device::{Device, RegionError, ResetError};
 use crate::guest::GuestSide;
 use crate::host_side::{Failure, HostSide};
 use crate::irq::IrqKind;
+use crate::passthrough::{AccessFailures, Passthrough};
 use crate::region::RegionIndex;
 use crate::vectors::IrqVectors;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use vfio_assign_core::{
     Access, AssignedFunction, BarIndex, Bdf, Bytes, Decoded, Decoder, Description, DescriptionError, Finding,
-    GuestAddr, GuestPort, PageSize, PhysBarOffset, Region, ResetOutcome, Target, Vector, Width, Window,
+    GuestAddr, GuestPort, PageSize, Region, ResetOutcome, Target, Vector, Window,
 };
 
 /// Revision ID, Class Code, Cache Line Size, Latency Timer, Header Type and BIST: PCI Local Bus 3.0, 6.1.
@@ -29,11 +30,10 @@ pub struct Assigned<G: GuestSide> {
     // Dropped in this order: the guest's side before the BARs and the device.
     driven: Mutex<Driven<G>>,
     decoder: Arc<RwLock<Decoder>>,
-    bars: Arc<MappedBars>,
+    passthrough: Passthrough,
     findings: Vec<Finding>,
-    failures: PassthroughFailures,
-    /// The device is gone; whatever its registers would still read is no answer of its.
-    gone: AtomicBool,
+    /// What the function says of itself, for vCPUs to look at between two runs.
+    quarantined: AtomicBool,
 }
 
 /// What a device is assigned with.
@@ -81,28 +81,24 @@ pub enum AssignError {
     },
 }
 
-/// Passthrough accesses that the device did not answer.
-#[derive(Debug, Default)]
-struct PassthroughFailures {
-    reads: AtomicU64,
-    writes: AtomicU64,
-    last: Mutex<Option<RegionError>>,
+/// What the guest reads into, or writes.
+enum Data<'a> {
+    Read(&'a mut [u8]),
+    Write(&'a [u8]),
+}
+
+impl Data<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Read(data) => data.len(),
+            Self::Write(data) => data.len(),
+        }
+    }
 }
 
 struct Driven<G: GuestSide> {
     function: Function,
     host: HostSide<G>,
-}
-
-/// How often passthrough accesses failed, and how the last one did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct AccessFailures {
-    /// Reads: the guest read all-ones.
-    pub reads: u64,
-    /// Writes: they were dropped.
-    pub writes: u64,
-    /// The last one.
-    pub last: Option<RegionError>,
 }
 
 impl<G: GuestSide> Assigned<G> {
@@ -150,109 +146,96 @@ impl<G: GuestSide> Assigned<G> {
             log::warn!("{bdf}: {finding}");
         }
         let decoder = Arc::new(RwLock::new(*function.decoder()));
-        let host =
-            HostSide { guest, vectors, bars: bars.clone(), decoder: decoder.clone(), last_failure: None };
-        let mut driven = Driven { function, host };
-        driven.function.attach(&mut driven.host);
-        log::info!("{bdf}: assigned");
-        let failures = PassthroughFailures::default();
-        Ok(Self {
-            driven: Mutex::new(driven),
+        let host = HostSide {
+            guest,
+            vectors,
+            bars: bars.clone(),
+            decoder: decoder.clone(),
+            reset_error: None,
+            last_failure: None,
+        };
+        let assigned = Self {
+            driven: Mutex::new(Driven { function, host }),
             decoder,
-            bars,
+            passthrough: Passthrough::new(bars),
             findings,
-            failures,
-            gone: AtomicBool::new(false),
-        })
+            quarantined: AtomicBool::new(false),
+        };
+        assigned.drive(|function, host| function.attach(host));
+        log::info!("{bdf}: assigned");
+        Ok(assigned)
     }
 
     /// The guest reads configuration space from byte `offset` on.
     pub fn config_read(&self, offset: u32, data: &mut [u8]) {
-        self.read(Target::Config(offset), data);
+        self.access(Target::Config(offset), Data::Read(data));
     }
 
     /// The guest writes configuration space from byte `offset` on.
     pub fn config_write(&self, offset: u32, data: &[u8]) {
-        self.write(Target::Config(offset), data);
+        self.access(Target::Config(offset), Data::Write(data));
     }
 
     /// The guest reads memory; `false` where this function does not decode the address.
     pub fn memory_read(&self, address: GuestAddr, data: &mut [u8]) -> bool {
-        let decoder = self.decoder.read().unwrap_or_else(PoisonError::into_inner);
-        match decoder.memory(address, data.len() as u64) {
-            Decoded::Miss => return false,
-            // The device is accessed with the decoder held, so that the BAR stays where it is.
-            Decoded::Passthrough { bar, offset } => self.pass_read(bar, offset, data),
-            Decoded::Function => {
-                drop(decoder);
-                self.read(Target::Memory(address), data);
-            }
-        }
-        true
+        self.memory(address, Data::Read(data))
     }
 
     /// The guest writes memory; `false` where this function does not decode the address.
     pub fn memory_write(&self, address: GuestAddr, data: &[u8]) -> bool {
-        let decoder = self.decoder.read().unwrap_or_else(PoisonError::into_inner);
-        match decoder.memory(address, data.len() as u64) {
-            Decoded::Miss => return false,
-            Decoded::Passthrough { bar, offset } => self.pass_write(bar, offset, data),
-            Decoded::Function => {
-                drop(decoder);
-                self.write(Target::Memory(address), data);
-            }
-        }
-        true
+        self.memory(address, Data::Write(data))
     }
 
     /// The guest reads I/O ports; `false` where this function does not decode them.
     pub fn port_read(&self, port: u16, data: &mut [u8]) -> bool {
-        let port = GuestPort::new(u64::from(port));
-        let hit = self.decodes_ports(port, data.len());
-        if hit {
-            self.read(Target::Port(port), data);
-        }
-        hit
+        self.port(port, Data::Read(data))
     }
 
     /// The guest writes I/O ports; `false` where this function does not decode them.
     pub fn port_write(&self, port: u16, data: &[u8]) -> bool {
-        let port = GuestPort::new(u64::from(port));
-        let hit = self.decodes_ports(port, data.len());
-        if hit {
-            self.write(Target::Port(port), data);
-        }
-        hit
+        self.port(port, Data::Write(data))
     }
 
     /// The virtual machine is reset: interrupts off, windows out, registers as after power-on, bus mastering
-    /// off in hardware, and the device reset, if it can be.
+    /// off in hardware, and the device reset, if it can be; why it was not is in [`Self::reset_error`].
+    ///
+    /// A quarantined function is detached first, which may end its quarantine.
     pub fn reset(&self) -> ResetOutcome {
-        let mut driven = self.lock();
-        let Driven { function, host } = &mut *driven;
-        function.reset(host)
+        self.drive(|function, host| {
+            host.reset_error = None;
+            if function.is_quarantined() {
+                // A new guest must not find the old one's device at work in its memory.
+                function.detach(host);
+            }
+            function.reset(host)
+        })
     }
 
-    /// Whether the device still answers. One that is gone loses its windows here and reads all-ones from now on:
+    /// Why the last [reset](Self::reset) did not reset the device. None where it did, and where the device was not
+    /// asked: it is gone, or the function is still quarantined.
+    pub fn reset_error(&self) -> Option<ResetError> {
+        self.lock().host.reset_error
+    }
+
+    /// Whether the device still answers. One that is gone loses its windows here and decodes nothing from now on:
     /// call this when `KVM_RUN` fails with `EFAULT`, and run the vCPU again if any function was gone.
     pub fn check_health(&self) -> bool {
-        let mut driven = self.lock();
-        if driven.function.is_gone() {
-            return false;
-        }
-        // The kernel answers for the ids by itself; these bytes come from the device, and no function has
-        // all of them set.
-        let mut class_to_bist = [0xff; 8];
-        let read = self.device().read(RegionIndex::CONFIG, CLASS_TO_BIST, &mut class_to_bist);
-        if read.is_ok() && class_to_bist != [0xff; 8] {
-            return true;
-        }
-        self.gone.store(true, Ordering::Relaxed);
-        log::error!("{}: the device is gone", self.bdf());
-        let Driven { function, host } = &mut *driven;
-        function.handle_gone();
-        function.settle(host);
-        false
+        self.drive(|function, host| {
+            if function.is_gone() {
+                return false;
+            }
+            // The kernel answers for the ids by itself; these bytes come from the device, and no function has
+            // all of them set.
+            let mut class_to_bist = [0xff; 8];
+            let read = self.device().read(RegionIndex::CONFIG, CLASS_TO_BIST, &mut class_to_bist);
+            if read.is_ok() && class_to_bist != [0xff; 8] {
+                return true;
+            }
+            log::error!("{}: the device is gone", self.bdf());
+            function.handle_gone();
+            function.settle(host);
+            false
+        })
     }
 
     /// The device's address on the host.
@@ -262,12 +245,12 @@ impl<G: GuestSide> Assigned<G> {
 
     /// The device.
     pub fn device(&self) -> &Device {
-        self.bars.device()
+        self.bars().device()
     }
 
     /// The device's BARs in this process.
     pub fn bars(&self) -> &MappedBars {
-        &self.bars
+        self.passthrough.bars()
     }
 
     /// What was odd about the device when it was assigned.
@@ -275,19 +258,16 @@ impl<G: GuestSide> Assigned<G> {
         &self.findings
     }
 
-    /// Whether something could not be taken away from the guest. No vCPU may run on before this value is dropped.
+    /// Whether something could not be taken away from the guest. No vCPU may run on before a [reset](Self::reset)
+    /// has ended this, or this value is dropped. Takes no lock: look at it before every run of a vCPU.
     pub fn is_quarantined(&self) -> bool {
-        self.lock().function.is_quarantined()
+        self.quarantined.load(Ordering::Acquire)
     }
 
     /// How often passthrough accesses failed. What happened in the machines is in their
     /// [`Counters`](vfio_assign_core::Counters).
     pub fn access_failures(&self) -> AccessFailures {
-        AccessFailures {
-            reads: self.failures.reads.load(Ordering::Relaxed),
-            writes: self.failures.writes.load(Ordering::Relaxed),
-            last: *self.failures.last.lock().unwrap_or_else(PoisonError::into_inner),
-        }
+        self.passthrough.failures()
     }
 
     /// Looks at the machines, the vectors and the guest's side, and at the last step that failed.
@@ -299,59 +279,76 @@ impl<G: GuestSide> Assigned<G> {
         look(&driven.function, &driven.host.vectors, &driven.host.guest, driven.host.last_failure.as_ref())
     }
 
-    fn read(&self, target: Target, data: &mut [u8]) {
-        for (piece, at) in data.chunks_mut(Bytes::LIMIT).zip(Steps::from(target)) {
-            let bytes = self.access(Access::Read { target: at, size: piece.len() });
-            for (to, from) in piece.iter_mut().zip(bytes.as_slice()) {
-                *to = *from;
+    fn memory(&self, address: GuestAddr, data: Data<'_>) -> bool {
+        let decoder = self.decoder.read().unwrap_or_else(PoisonError::into_inner);
+        match decoder.memory(address, data.len() as u64) {
+            Decoded::Miss => return false,
+            // The device is accessed with the decoder held, so that the BAR stays where it is.
+            Decoded::Passthrough { bar, offset } => match data {
+                Data::Read(data) => self.passthrough.read(bar, offset, data),
+                Data::Write(data) => self.passthrough.write(bar, offset, data),
+            },
+            Decoded::Function => {
+                drop(decoder);
+                self.access(Target::Memory(address), data);
+            }
+        }
+        true
+    }
+
+    fn port(&self, port: u16, data: Data<'_>) -> bool {
+        let port = GuestPort::new(u64::from(port));
+        let decoder = self.decoder.read().unwrap_or_else(PoisonError::into_inner);
+        let hit = decoder.ports(port, data.len() as u64) != Decoded::Miss;
+        drop(decoder);
+        if hit {
+            self.access(Target::Port(port), data);
+        }
+        hit
+    }
+
+    /// The function is accessed, piece by piece.
+    fn access(&self, target: Target, data: Data<'_>) {
+        let steps = Steps::from(target);
+        match data {
+            Data::Read(data) => {
+                for (piece, target) in data.chunks_mut(Bytes::LIMIT).zip(steps) {
+                    let access = Access::Read { target, size: piece.len() };
+                    let bytes = self.drive(|function, host| function.access(access, host));
+                    for (to, from) in piece.iter_mut().zip(bytes.as_slice()) {
+                        *to = *from;
+                    }
+                }
+            }
+            Data::Write(data) => {
+                for (piece, target) in data.chunks(Bytes::LIMIT).zip(steps) {
+                    let access = Access::Write { target, data: Bytes::from_slice(piece) };
+                    let _ = self.drive(|function, host| function.access(access, host));
+                }
             }
         }
     }
 
-    fn write(&self, target: Target, data: &[u8]) {
-        for (piece, at) in data.chunks(Bytes::LIMIT).zip(Steps::from(target)) {
-            let _ = self.access(Access::Write { target: at, data: Bytes::from_slice(piece) });
-        }
-    }
-
-    fn access(&self, access: Access) -> Bytes {
+    /// Every operation of the function goes through here.
+    fn drive<T>(&self, operation: impl FnOnce(&mut Function, &mut HostSide<G>) -> T) -> T {
         let mut driven = self.lock();
         let Driven { function, host } = &mut *driven;
-        function.access(access, host)
-    }
-
-    fn pass_read(&self, bar: BarIndex, offset: PhysBarOffset, data: &mut [u8]) {
-        if self.gone.load(Ordering::Relaxed) {
-            data.fill(0xff);
-            return;
+        let result = operation(function, host);
+        let quarantined = function.is_quarantined();
+        if self.quarantined.swap(quarantined, Ordering::AcqRel) != quarantined {
+            let bdf = self.bdf();
+            let failure = host.last_failure.as_ref();
+            if quarantined {
+                let why = failure.map(|Failure { step, error }| format!("{step:?}: {error}"));
+                log::error!(
+                    "{bdf}: quarantined, for the guest may still reach it: {}",
+                    why.unwrap_or_default()
+                );
+            } else {
+                log::warn!("{bdf}: no longer quarantined");
+            }
         }
-        let width = Width::natural(offset.get(), data.len() as u64);
-        let value = self.bars.read(bar, offset, width).unwrap_or_else(|error| {
-            self.failures.count(&self.failures.reads, error);
-            u64::MAX
-        });
-        for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
-            *to = from;
-        }
-    }
-
-    fn pass_write(&self, bar: BarIndex, offset: PhysBarOffset, data: &[u8]) {
-        if self.gone.load(Ordering::Relaxed) {
-            return;
-        }
-        let width = Width::natural(offset.get(), data.len() as u64);
-        let mut value = [0; 8];
-        for (to, from) in value.iter_mut().zip(data) {
-            *to = *from;
-        }
-        if let Err(error) = self.bars.write(bar, offset, width, u64::from_le_bytes(value)) {
-            self.failures.count(&self.failures.writes, error);
-        }
-    }
-
-    fn decodes_ports(&self, port: GuestPort, size: usize) -> bool {
-        let decoder = self.decoder.read().unwrap_or_else(PoisonError::into_inner);
-        decoder.ports(port, size as u64) != Decoded::Miss
+        result
     }
 
     fn lock(&self) -> MutexGuard<'_, Driven<G>> {
@@ -359,18 +356,11 @@ impl<G: GuestSide> Assigned<G> {
     }
 }
 
-impl PassthroughFailures {
-    fn count(&self, counter: &AtomicU64, error: RegionError) {
-        counter.fetch_add(1, Ordering::Relaxed);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-    }
-}
-
 impl<G: GuestSide> Drop for Assigned<G> {
     fn drop(&mut self) {
         let driven = self.driven.get_mut().unwrap_or_else(PoisonError::into_inner);
         driven.function.detach(&mut driven.host);
-        log::info!("{}: taken out of the guest", self.bars.device().bdf());
+        log::info!("{}: taken out of the guest", self.bdf());
     }
 }
 

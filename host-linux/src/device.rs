@@ -9,6 +9,7 @@ use crate::irq::{IrqInfo, IrqKind, Irqs};
 use crate::kernel::{Host, MapArea};
 use crate::manager::Claim;
 use crate::region::{RegionIndex, RegionInfo};
+use crate::retry::RetryPolicy;
 use crate::sys::Mapping;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub struct Device {
     // Dropped in this order: the device is closed before its group, and may be assigned again last.
     fd: OwnedFd,
     host: Host,
+    retry: RetryPolicy,
     group: Arc<Group>,
     resettable: bool,
     regions: [Option<RegionInfo>; RegionIndex::COUNT],
@@ -100,7 +102,13 @@ impl Device {
     /// Asks an open device for all that it has.
     ///
     /// Arguments go in the order in which they are to live: on failure the device is closed first.
-    pub(crate) fn new(host: &Host, claim: Claim, group: Arc<Group>, fd: OwnedFd) -> Result<Self, OpenError> {
+    pub(crate) fn new(
+        host: &Host,
+        retry: &RetryPolicy,
+        claim: Claim,
+        group: Arc<Group>,
+        fd: OwnedFd,
+    ) -> Result<Self, OpenError> {
         let bdf = claim.bdf();
         let size = size_of::<v::vfio_device_info>();
         let info = info::ask(size, |info| host.device_info(fd.as_fd(), info))
@@ -127,7 +135,8 @@ impl Device {
             return Err(OpenError::ConfigSize { bdf, size: config });
         }
         let resettable = flags & v::VFIO_DEVICE_FLAGS_RESET != 0;
-        Ok(Self { fd, host: host.clone(), group, resettable, regions, irqs, claim })
+        let (host, retry) = (host.clone(), retry.clone());
+        Ok(Self { fd, host, retry, group, resettable, regions, irqs, claim })
     }
 
     /// The device's address on the host.
@@ -194,7 +203,8 @@ impl Device {
         Ok(config)
     }
 
-    /// Resets the function. Its Command register, BARs and MSI-X are put back by the kernel.
+    /// Resets the function, under the VM's [`RetryPolicy`]. Its Command register, BARs and MSI-X are put back by
+    /// the kernel.
     ///
     /// # Errors
     ///
@@ -204,7 +214,8 @@ impl Device {
         if !self.resettable {
             return Err(ResetError::Unsupported { bdf });
         }
-        self.host.reset(self.fd.as_fd()).map_err(|errno| ResetError::Failed { bdf, errno })
+        let reset = self.retry.run(&format_args!("reset of {bdf}"), || self.host.reset(self.fd.as_fd()));
+        reset.map_err(|errno| ResetError::Failed { bdf, errno })
     }
 
     /// Waits until the device reaches all of the guest's memory.
@@ -262,6 +273,28 @@ fn check_moved(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TestDevice;
+
+    #[test]
+    fn reset_under_contention_is_tried_again() {
+        let test = TestDevice::open();
+        test.kernel.calls();
+        test.kernel.fail("reset", Errno::EAGAIN);
+        assert_eq!(test.device.reset(), Ok(()));
+        assert_eq!(test.kernel.calls(), ["reset", "wait", "reset"]);
+    }
+
+    #[test]
+    fn reset_that_is_held_up_each_time_says_by_what() {
+        let test = TestDevice::open();
+        test.kernel.calls();
+        for _ in 0..3 {
+            test.kernel.fail("reset", Errno::EBUSY);
+        }
+        let bdf = test.device.bdf();
+        assert_eq!(test.device.reset(), Err(ResetError::Failed { bdf, errno: Errno::EBUSY }));
+        assert_eq!(test.kernel.calls(), ["reset", "wait", "reset", "wait", "reset"]);
+    }
 
     #[test]
     fn short_read_is_an_error() {

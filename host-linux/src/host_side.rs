@@ -24,6 +24,8 @@ pub(crate) struct HostSide<G: GuestSide> {
     pub(crate) bars: Arc<MappedBars>,
     /// Where vCPUs read what the function decodes.
     pub(crate) decoder: Arc<RwLock<Decoder>>,
+    /// Why the last reset failed.
+    pub(crate) reset_error: Option<ResetError>,
     pub(crate) last_failure: Option<Failure<G::Error>>,
 }
 
@@ -116,7 +118,9 @@ impl<G: GuestSide> PhysicalFunction for HostSide<G> {
     }
 
     fn reset(&mut self) -> Result<(), Self::Error> {
-        Ok(self.bars.device().reset()?)
+        let reset = self.bars.device().reset();
+        self.reset_error = reset.err();
+        Ok(reset?)
     }
 }
 

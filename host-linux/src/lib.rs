@@ -33,6 +33,7 @@ mod kernel;
 #[cfg(feature = "kvm")]
 pub mod kvm;
 mod manager;
+mod passthrough;
 mod region;
 mod retry;
 mod sys;
@@ -41,7 +42,7 @@ mod sysfs;
 mod testing;
 mod vectors;
 
-pub use assigned::{AccessFailures, AssignError, AssignOptions, Assigned, Function};
+pub use assigned::{AssignError, AssignOptions, Assigned, Function};
 pub use bar::{MappedBars, RegisterPath, UnmappedArea, WindowMemory};
 pub use device::{Device, RegionError, ResetError};
 pub use dma::{DmaError, GuestRegion};
@@ -56,6 +57,7 @@ pub use iommu::IommuInfo;
 pub use irq::{IrqChange, IrqError, IrqInfo, IrqKind};
 pub use kernel::Host;
 pub use manager::{Reservation, Vm, VmOptions};
+pub use passthrough::AccessFailures;
 pub use region::{RegionIndex, RegionInfo};
 pub use retry::{Clock, RetryPolicy};
 pub use sys::{EventFd, GuestMemory, MemoryAccessError, MemoryBacking};

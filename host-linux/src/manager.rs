@@ -272,9 +272,10 @@ impl Reservation {
         let Self { vm, claim, group } = self;
         let bdf = claim.bdf;
         let name = CString::new(bdf.to_string()).expect("an address has no zero byte");
-        let opened = vm.0.options.retry.run(&bdf, || group.device(&name));
+        let Shared { host, options, .. } = &*vm.0;
+        let opened = options.retry.run(&bdf, || group.device(&name));
         let fd = opened.map_err(|errno| OpenError::Device { bdf, errno })?;
-        let device = Device::new(&vm.0.host, claim, group, fd)?;
+        let device = Device::new(host, &options.retry, claim, group, fd)?;
         log::info!("{bdf}: opened, IOMMU group {}", device.group());
         Ok(device)
     }

@@ -1,4 +1,4 @@
-//! How often an opening is tried again, and how long is waited in between.
+//! How often an opening or a reset is tried again, and how long is waited in between.
 
 use crate::errno::Errno;
 use std::fmt;

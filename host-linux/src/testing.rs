@@ -8,6 +8,7 @@ use crate::errno::Errno;
 use crate::group::VfioFiles;
 use crate::kernel::{Host, Kernel, MapArea};
 use crate::manager::{Vm, VmOptions};
+use crate::retry::{Clock, RetryPolicy};
 #[cfg(feature = "kvm")]
 use crate::sys::kvm;
 use crate::sys::vfio::{IrqData, IrqSet};
@@ -20,6 +21,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use vfio_bindings::bindings::vfio as v;
 
 /// Where configuration space lies in a device's file.
@@ -107,6 +109,13 @@ impl TestKernel {
     }
 }
 
+/// No time passes; that it should have is noted among the calls.
+impl Clock for TestKernel {
+    fn wait(&self, _: Duration) {
+        let _ = self.note("wait".into());
+    }
+}
+
 /// Notes the VFIO files it hears of among the kernel's calls, and whether the device was open when one went.
 #[derive(Debug)]
 pub(crate) struct TestFiles(pub(crate) TestKernel);
@@ -133,7 +142,9 @@ impl TestDevice {
     pub(crate) fn open() -> Self {
         let sysfs = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(7));
         let kernel = TestKernel::default();
-        let options = VmOptions { sysfs: sysfs.sysfs(), ..VmOptions::default() };
+        let interval = Duration::from_secs(1);
+        let retry = RetryPolicy { interval, tries: 3, clock: Arc::new(kernel.clone()) };
+        let options = VmOptions { sysfs: sysfs.sysfs(), retry, ..VmOptions::default() };
         let device = Vm::new(kernel.host(), options).open("0000:00:04.0".parse().unwrap()).unwrap();
         Self { kernel, device: Arc::new(device), _sysfs: sysfs }
     }

@@ -228,7 +228,7 @@ fn device_that_vanishes_at_any_call_of_its_life_gives_everything_back() {
 }
 
 #[test]
-fn device_that_is_gone_loses_its_windows_and_reads_all_ones() {
+fn device_that_is_gone_loses_its_windows_and_decodes_nothing() {
     let (kernel, assigned) = decoding();
     assigned.device().write(RegionIndex::CONFIG, 0, &[0xff; 256]).unwrap();
     kernel.calls();
@@ -236,7 +236,8 @@ fn device_that_is_gone_loses_its_windows_and_reads_all_ones() {
     assert!(kernel.calls().contains(&"unmap 0".into()));
     let mut id = [0; 4];
     assigned.config_read(0, &mut id);
-    assert_eq!((id, read(&assigned, BAR_AT)), ([0xff; 4], [0xff; 4]));
+    let decoded = assigned.memory_read(GuestAddr::new(BAR_AT), &mut [0; 4]);
+    assert_eq!((id, decoded, kernel.calls()), ([0xff; 4], false, vec![]));
 }
 
 #[test]
@@ -251,6 +252,37 @@ fn window_that_cannot_be_taken_away_quarantines() {
     kernel.fail("unmap 0", Errno::EINVAL);
     assigned.config_write(COMMAND, &[0, 0]);
     assert!(assigned.is_quarantined());
+}
+
+#[test]
+fn reset_of_a_quarantined_function_tears_it_down_first() {
+    let (kernel, assigned) = decoding();
+    kernel.fail("unmap 0", Errno::EINVAL);
+    assigned.config_write(COMMAND, &[0, 0]);
+    kernel.calls();
+    assert_eq!((assigned.reset(), assigned.is_quarantined()), (ResetOutcome::Reset, false));
+    let calls = kernel.calls();
+    let place = |start: &str| calls.iter().position(|call| call.starts_with(start)).unwrap();
+    let order = ["unmap 0", "pwrite 0x10004 [00, 00]", "reset"].map(place);
+    assert!(order.is_sorted(), "{calls:?}");
+}
+
+#[test]
+fn reset_of_a_function_that_stays_quarantined_ends_its_bus_mastering() {
+    let (kernel, assigned) = decoding();
+    kernel.fail("unmap 0", Errno::EINVAL);
+    kernel.fail("unmap 0", Errno::EINVAL);
+    assigned.config_write(COMMAND, &[0, 0]);
+    kernel.calls();
+    assert_eq!((assigned.reset(), assigned.is_quarantined()), (ResetOutcome::NotReset, true));
+    assert!(kernel.calls().contains(&"pwrite 0x10004 [00, 00]".into()));
+}
+
+#[test]
+fn quarantine_is_seen_without_the_functions_lock() {
+    let (_kernel, assigned) = decoding();
+    let _held = assigned.lock();
+    assert!(!assigned.is_quarantined());
 }
 
 #[test]
@@ -272,6 +304,15 @@ fn reset_goes_to_the_device() {
     let calls = kernel.calls();
     let place = |start: &str| calls.iter().position(|call| call.starts_with(start)).unwrap();
     assert!(place("set_irqs 2 0 none 0") < place("reset"), "{calls:?}");
+}
+
+#[test]
+fn reset_that_fails_says_why_until_one_succeeds() {
+    let (kernel, assigned) = decoding();
+    kernel.fail("reset", Errno::ENOTTY);
+    let failed = ResetError::Failed { bdf: assigned.bdf(), errno: Errno::ENOTTY };
+    assert_eq!((assigned.reset(), assigned.reset_error()), (ResetOutcome::NotReset, Some(failed)));
+    assert_eq!((assigned.reset(), assigned.reset_error()), (ResetOutcome::Reset, None));
 }
 
 #[test]

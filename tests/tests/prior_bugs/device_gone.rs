@@ -2,7 +2,9 @@
 
 use vfio_assign_core::fake::CallKind;
 use vfio_assign_core::fake::Shape;
-use vfio_assign_core::{AssignedFunction, ConfigMapError, DescriptionError, Finding, Vector, Window};
+use vfio_assign_core::{
+    AssignedFunction, ConfigMapError, Decoded, DescriptionError, Finding, GuestAddr, Vector, Window,
+};
 use vfio_assign_tests::{BASE, Rig, bar, vector};
 
 fn refused(config: Vec<u8>) -> ConfigMapError {
@@ -43,6 +45,14 @@ fn device_that_is_pulled_out_reads_all_ones_everywhere() {
     );
     rig.function.detach(&mut rig.host);
     assert_eq!((rig.host.held(), rig.function.is_quarantined()), ((0, 0, 0), false));
+}
+
+#[test]
+fn device_that_is_gone_decodes_nothing() {
+    let mut rig = Rig::nvme(4);
+    rig.function.handle_gone();
+    rig.settle();
+    assert_eq!(rig.function.decoder().memory(GuestAddr::new(BASE), 4), Decoded::Miss);
 }
 
 #[test]
