@@ -97,6 +97,7 @@ mod operation;
 mod options;
 mod pieces;
 mod power;
+pub mod region_info;
 pub mod regs;
 mod saved;
 mod span;

@@ -1,10 +1,10 @@
 //! What an IOMMU can reach: the ranges, page sizes and limits that the kernel tells.
 
-use crate::info::{self, ChainFinding, InfoError};
+use crate::info::{self, InfoError};
 use crate::kernel::Host;
 use std::os::fd::BorrowedFd;
-use vfio_assign_core::Iova;
-use vfio_assign_core::Span;
+use vfio_assign_core::region_info::{ChainFinding, InfoChain};
+use vfio_assign_core::{Iova, Span};
 use vfio_bindings::bindings::vfio as v;
 
 /// What the kernel says of the IOMMU behind a container.
@@ -45,19 +45,17 @@ impl IommuInfo {
     }
 
     fn read_capabilities(&mut self, info: &[u8], first: u32) -> Result<(), ChainFinding> {
-        for capability in info::capabilities(info, size_of::<v::vfio_iommu_type1_info>(), first) {
+        for capability in InfoChain::new(info, size_of::<v::vfio_iommu_type1_info>(), first) {
             let capability = capability?;
             match u32::from(capability.id) {
                 v::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE => {
-                    let pairs = info::pairs(capability, info.len())?;
-                    let spans =
-                        pairs.iter().filter_map(|(start, end)| Span::new(Iova::new(*start), Iova::new(*end)));
+                    let spans = capability
+                        .pairs()?
+                        .filter_map(|(start, end)| Span::new(Iova::new(start), Iova::new(end)));
                     self.ranges = Some(spans.collect());
                 }
                 v::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL => {
-                    let (offset, size) = (capability.offset, info.len());
-                    let left = info::u32_at(capability.bytes, 8);
-                    self.mappings_left = Some(left.ok_or(ChainFinding::Truncated { offset, size })?);
+                    self.mappings_left = Some(capability.u32_at(8)?);
                 }
                 _ => {}
             }

@@ -52,7 +52,7 @@ pub use gate::{MappingThread, MappingThreadError};
 pub use group::VfioFiles;
 pub use guest::GuestSide;
 pub use host_side::{Failure, HostSideError};
-pub use info::{ChainFinding, InfoError};
+pub use info::InfoError;
 pub use iommu::IommuInfo;
 pub use irq::{IrqChange, IrqError, IrqInfo, IrqKind};
 pub use kernel::Host;

@@ -34,6 +34,18 @@ layout!(v::vfio_iommu_type1_info_dma_avail, 12, { header: 0, avail: 8 });
 layout!(v::vfio_iommu_type1_dma_map, 32, { argsz: 0, flags: 4, vaddr: 8, iova: 16, size: 24 });
 layout!(v::vfio_iommu_type1_dma_unmap, 24, { argsz: 0, flags: 4, iova: 8, size: 16 });
 
+/// The core has no bindings, and numbers of its own.
+const _: () = {
+    use vfio_assign_core::region_info as core;
+    assert!(core::HEADER == size_of::<v::vfio_region_info>());
+    assert!(core::FLAG_READ == v::VFIO_REGION_INFO_FLAG_READ);
+    assert!(core::FLAG_WRITE == v::VFIO_REGION_INFO_FLAG_WRITE);
+    assert!(core::FLAG_MMAP == v::VFIO_REGION_INFO_FLAG_MMAP);
+    assert!(core::FLAG_CAPS == v::VFIO_REGION_INFO_FLAG_CAPS);
+    assert!(core::CAP_SPARSE_MMAP as u32 == v::VFIO_REGION_INFO_CAP_SPARSE_MMAP);
+    assert!(core::CAP_MSIX_MAPPABLE as u32 == v::VFIO_REGION_INFO_CAP_MSIX_MAPPABLE);
+};
+
 #[cfg(feature = "kvm")]
 mod kvm {
     use kvm_bindings as k;

@@ -4,6 +4,7 @@ use crate::host::Opaque;
 use core::fmt::Write;
 use core::hint::black_box;
 use vfio_assign_core::host::{Outcome, Step};
+use vfio_assign_core::region_info::{HEADER, InfoCapability, InfoChain, RegionInfo};
 use vfio_assign_core::regs::power::PowerState;
 use vfio_assign_core::{
     Access, Address, AssignedFunction, BarIndex, Bars, Bdf, BusMastering, ByteLanes, Bytes, ConfigImage,
@@ -21,6 +22,7 @@ pub(crate) fn all() {
     spans();
     image();
     parts();
+    answers();
     function();
     text();
 }
@@ -120,6 +122,18 @@ fn image() {
     seen(ConfigImage::tail(image, offset()));
     ConfigImage::capabilities(image).for_each(seen);
     ConfigImage::extended_capabilities(image).for_each(seen);
+}
+
+#[inline(never)]
+fn answers() {
+    let Some(region) = RegionInfo::parse(config()) else {
+        return;
+    };
+    RegionInfo::areas(&region).for_each(seen);
+    seen(region.finding.map(|finding| said(&finding)));
+    for capability in InfoChain::new(config(), black_box(HEADER), black_box(40)).flatten() {
+        seen((InfoCapability::u32_at(capability, black_box(8)), InfoCapability::pairs(capability)));
+    }
 }
 
 /// The machines that can be had by themselves.
