@@ -124,7 +124,7 @@ impl fmt::Display for PinFault {
 pub struct Bar {
     /// What it decodes.
     pub kind: BarKind,
-    /// Its size in bytes, a power of two.
+    /// Its size in bytes as the guest finds it, a power of two.
     pub size: u64,
     /// The address bits the guest last wrote, and for the ROM its enable bit.
     value: u64,
@@ -283,6 +283,26 @@ impl Bars {
     /// The BARs there are, with their indexes.
     pub fn iter(&self) -> impl Iterator<Item = (BarIndex, &Bar)> {
         BarIndex::ALL.into_iter().filter_map(|index| self.get(index).map(|bar| (index, bar)))
+    }
+
+    /// The size in bytes of a memory BAR, which the ROM is not.
+    pub(crate) fn memory_size(&self, bar: BarIndex) -> Option<u64> {
+        let memory = |bar: &&Bar| matches!(bar.kind, BarKind::Memory32 { .. } | BarKind::Memory64 { .. });
+        self.get(bar).filter(memory).map(|bar| bar.size)
+    }
+
+    /// The guest finds `bar` larger than the device has it: it has a byte `last`. `false` if it cannot be so large.
+    pub(crate) fn grow(&mut self, bar: BarIndex, last: u64) -> bool {
+        let Some(Slot::Bar(found)) = self.slots.get_mut(bar.position()) else {
+            return false;
+        };
+        let most = if matches!(found.kind, BarKind::Memory64 { .. }) { 1 << 62 } else { 1 << 31 };
+        let size = last.saturating_add(1).max(found.size).checked_next_power_of_two();
+        let Some(size) = size.filter(|size| *size <= most) else {
+            return false;
+        };
+        found.size = size;
+        true
     }
 
     /// What a guest reads from register `index`.

@@ -29,14 +29,21 @@ pub enum Decoded {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Decoder {
     bars: [Option<GuestRange>; 7],
-    /// What is emulated inside BARs: the MSI-X table and the Pending Bit Array.
-    emulated: [Option<TablePlace>; 2],
+    /// What is emulated inside BARs: the MSI-X table, the Pending Bit Array, and what has no device behind it.
+    emulated: [Option<TablePlace>; 3],
     generation: u64,
 }
 
 impl Decoder {
-    pub(crate) fn new(emulated: [Option<TablePlace>; 2]) -> Self {
+    pub(crate) fn new(emulated: [Option<TablePlace>; 3]) -> Self {
         Self { bars: [None; 7], emulated, generation: 0 }
+    }
+
+    /// What of a BAR the guest was shown and the device does not have: nobody answers there, but for the structures
+    /// of MSI-X.
+    pub(crate) fn beyond_device(&self) -> Option<TablePlace> {
+        let [_, _, beyond] = self.emulated;
+        beyond
     }
 
     /// How often the decoder has changed.
@@ -134,8 +141,8 @@ impl TablePlace {
     }
 }
 
-/// The byte of the device's BAR that stands behind a byte of the guest's: the guest's BARs are laid out as the
-/// device's are.
+/// The byte of the device's BAR that stands behind a byte of the guest's. What the guest was shown in another place
+/// is only ever what is emulated, so that every byte with a device behind it is where the device has it.
 pub(crate) fn physical(offset: GuestBarOffset) -> PhysBarOffset {
     PhysBarOffset::new(offset.get())
 }
@@ -150,7 +157,7 @@ mod tests {
     fn decoder() -> Decoder {
         let table =
             TablePlace { bar: BAR0, span: Span::from_size(GuestBarOffset::new(0x2000), 0x40).unwrap() };
-        let mut decoder = Decoder::new([Some(table), None]);
+        let mut decoder = Decoder::new([Some(table), None, None]);
         decoder.set(BAR0, memory(0x1_0000, 0x4000));
         decoder.set(BAR2, memory(0x1_3000, 0x4000));
         decoder

@@ -170,7 +170,7 @@ mod tests {
         config[0x48..0x4c].copy_from_slice(&pba.to_le_bytes());
         let mut regions = [Region::default(); 7];
         let areas = [MmapArea { offset: 0, size }];
-        regions[0] = Region { size, areas: &areas };
+        regions[0] = Region { size, areas: &areas, ..Region::default() };
         let description =
             Description { config: &config, regions, page_size: PageSize::SIZE_4K, ..Description::default() };
         let (vectors, windows) = ([Vector::RESET; 65], [Window::default(); 4]);

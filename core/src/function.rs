@@ -9,13 +9,13 @@ use crate::config::{ConfigMap, ConfigMapError, Register};
 use crate::decoder::{Decoder, physical};
 use crate::events::Counters;
 use crate::host::GuestRange;
-use crate::interrupts::{Msix, MsixFinding, MsixLayout, TablePlace, Vector};
+use crate::interrupts::{Msix, MsixFinding, MsixLayout, RelocationError, TablePlace, Vector};
 use crate::operation::Operation;
 use crate::options::{Apertures, Options};
 use crate::regs::header::Command;
 use crate::regs::power::{PMCSR_STATE, PowerState};
 use crate::span::Span;
-use crate::windows::{MmapArea, Window, WindowFinding, Windows, seen_at};
+use crate::windows::{Holes, MmapArea, Window, WindowFinding, Windows, seen_at};
 
 /// A region of the device, as the host knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -24,6 +24,9 @@ pub struct Region<'a> {
     pub size: u64,
     /// The parts that the kernel lets the host mmap.
     pub areas: &'a [MmapArea],
+    /// Whether the kernel lets the host mmap the pages of the device's MSI-X structures, too (VFIO:
+    /// `VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`).
+    pub msix_mappable: bool,
 }
 
 /// What the core must know of a device: read once, when it is opened.
@@ -39,6 +42,23 @@ pub struct Description<'a> {
     pub vectors_resizable: bool,
     /// What the embedder decides.
     pub options: Options<'a>,
+}
+
+impl<'a> Description<'a> {
+    /// What no window is to cover: what is emulated, the structures of the device's that the guest must not reach,
+    /// and what the embedder has excluded.
+    pub(crate) fn holes(&self, bars: &Bars, layout: Option<&MsixLayout>) -> Holes<'a> {
+        let emulated =
+            |place: TablePlace| Some((place.bar, place.span.moved_to(physical(place.span.first()))?));
+        let relocated = layout.is_some() && self.options.relocation.is_some();
+        let mappable = |bar: BarIndex| self.regions.get(bar.position()).is_some_and(|r| r.msix_mappable);
+        let hardware = MsixLayout::hardware_places(ConfigImage::new(self.config), bars);
+        let [device_table, device_pba] =
+            hardware.map(|place| place.filter(|(bar, _)| !(relocated && mappable(*bar))));
+        let table = layout.and_then(|layout| emulated(layout.table));
+        let pba = layout.and_then(|layout| emulated(layout.pba));
+        Holes { structures: [table, pba, device_table, device_pba], excluded: self.options.unmapped }
+    }
 }
 
 impl Default for Description<'_> {
@@ -64,6 +84,9 @@ pub enum DescriptionError {
     /// Its BARs make no sense.
     #[error(transparent)]
     Bars(#[from] BarError),
+    /// The MSI-X table cannot be where the embedder wants it.
+    #[error(transparent)]
+    Relocation(#[from] RelocationError),
 }
 
 /// Something odd about a device that does not keep it from being assigned.
@@ -152,14 +175,15 @@ where
         mut finding: impl FnMut(Finding),
     ) -> Result<Self, DescriptionError> {
         let image = ConfigImage::new(description.config);
-        let mut map = ConfigMap::new(image, &description.options, |found| finding(found.into()))?;
-        let mut bars = Bars::new(image, &description.regions.map(|region| region.size))?;
-        bars.pin(image, &description.options.pinned)?;
+        let options = &description.options;
+        let mut map = ConfigMap::build(image, options, &mut |found| finding(found.into()))?;
+        let sizes = description.regions.map(|region| region.size);
+        let mut bars = Bars::new(image, &sizes)?;
         let offered = |at| map.register(at) == Some(Register::MsixControl);
-        let layout = MsixLayout::new(image, &bars, |found| finding(found.into()));
+        let layout = MsixLayout::build(image, &bars, &mut |found| finding(found.into()));
         let layout = layout.filter(|layout| offered(layout.capability));
         let storage = vectors.as_ref().len();
-        let layout = layout.filter(|layout| {
+        let mut layout = layout.filter(|layout| {
             let enough = usize::from(layout.vectors) <= storage;
             if !enough {
                 finding(MsixFinding::StorageTooSmall { device: layout.vectors, storage }.into());
@@ -171,25 +195,25 @@ where
         }
         // A device that was left asleep answers nothing until `attach` has woken it.
         let asleep = map.power_control().is_some_and(|at| image.dword(at) & PMCSR_STATE != 0);
+        let beyond = match (&mut layout, options.relocation) {
+            (Some(layout), Some(to)) => layout.relocate(&mut bars, to)?,
+            _ => None,
+        };
+        bars.pin(image, &options.pinned)?;
         let mut windows = Windows::new(windows, description.page_size);
-        let hardware = MsixLayout::hardware_places(image, &bars);
-        let emulated = layout.map_or([None, None], |layout| [Some(layout.table), Some(layout.pba)]);
+        let holes = description.holes(&bars, layout.as_ref());
         for (bar, found) in bars.iter() {
             if found.kind == BarKind::Io && found.size > 256 {
                 finding(Finding::LargeIoBar { bar, size: found.size });
             }
-            if !matches!(found.kind, BarKind::Memory32 { .. } | BarKind::Memory64 { .. }) {
+            if bars.memory_size(bar).is_none() {
                 continue;
             }
-            let areas = description.regions.get(bar.position()).map_or(&[][..], |region| region.areas);
-            let holes = emulated
-                .iter()
-                .flatten()
-                .filter_map(|place| Some((place.bar, place.span.moved_to(physical(place.span.first()))?)))
-                .chain(hardware.into_iter().flatten())
-                .filter_map(|(owner, span)| (owner == bar).then_some(span));
-            windows.plan(bar, found.size, areas, holes, |found| finding(found.into()));
+            if let Some(region) = description.regions.get(bar.position()) {
+                windows.plan(bar, region.size, region.areas, &holes, &mut |found| finding(found.into()));
+            }
         }
+        let (table, pba) = (layout.map(|layout| layout.table), layout.map(|layout| layout.pba));
         Ok(Self {
             map,
             bars,
@@ -198,7 +222,7 @@ where
             power: PowerState::D0,
             msix: layout.map(|layout| Msix::new(layout, vectors, description.vectors_resizable)),
             windows,
-            decoder: Decoder::new(emulated),
+            decoder: Decoder::new([table, pba, beyond]),
             refused_traps: 0,
             decode_unknown: false,
             power_unknown: asleep,

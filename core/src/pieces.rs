@@ -39,6 +39,8 @@ pub(crate) enum Piece {
 enum Place {
     Table(u64),
     PendingBits(u64),
+    /// The guest's BAR is larger than the device's.
+    Nothing,
     Device,
 }
 
@@ -229,6 +231,7 @@ where
                 self.operation.piece = Piece::Pending { first, query, bits, at, width, byte };
                 self.operation.phase = Phase::Read;
             }
+            Place::Nothing => self.missed(width.bytes()),
             // The Pending Bit Array is read-only.
             Place::PendingBits(_) | Place::Device => {}
         }
@@ -246,6 +249,13 @@ where
         }
         if pba.bar == bar && pba.span.contains(offset) {
             return Place::PendingBits(within(pba.span));
+        }
+        if self
+            .decoder
+            .beyond_device()
+            .is_some_and(|beyond| beyond.bar == bar && beyond.span.contains(offset))
+        {
+            return Place::Nothing;
         }
         Place::Device
     }

@@ -5,6 +5,7 @@
 
 use crate::addr::{Address, BarIndex, GuestAddr, PageSize, PhysBarOffset};
 use crate::host::MappedWindow;
+use crate::options::Exclusion;
 use crate::span::Span;
 
 /// A part of a BAR that the kernel lets the host mmap.
@@ -44,6 +45,28 @@ pub struct Window {
     refused: bool,
 }
 
+/// What no window covers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holes<'a> {
+    /// The structures of MSI-X: what the guest sees of them, and what the device has.
+    pub(crate) structures: [Option<(BarIndex, Span<PhysBarOffset>)>; 4],
+    /// What the embedder has excluded.
+    pub(crate) excluded: &'a [Exclusion],
+}
+
+impl Holes<'_> {
+    /// The holes in `bar`, whole pages.
+    fn of(&self, bar: BarIndex, page: PageSize, meet: &mut dyn FnMut(Span<PhysBarOffset>)) {
+        let all = Span::new(PhysBarOffset::new(0), PhysBarOffset::new(u64::MAX));
+        let excluded = self.excluded.iter().filter_map(|found| Some((found.bar, found.part.or(all)?)));
+        let structures = self.structures.into_iter().flatten();
+        structures
+            .chain(excluded)
+            .filter(|(owner, _)| *owner == bar)
+            .for_each(|(_, span)| meet(span.align_out(page)));
+    }
+}
+
 /// All windows of a function.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Windows<W> {
@@ -65,8 +88,8 @@ impl<W: AsRef<[Window]> + AsMut<[Window]>> Windows<W> {
         bar: BarIndex,
         size: u64,
         areas: &[MmapArea],
-        holes: impl Iterator<Item = Span<PhysBarOffset>> + Clone,
-        mut finding: impl FnMut(WindowFinding),
+        holes: &Holes<'_>,
+        finding: &mut dyn FnMut(WindowFinding),
     ) {
         for area in areas {
             let whole = Span::from_size(PhysBarOffset::new(area.offset), area.size)
@@ -75,45 +98,34 @@ impl<W: AsRef<[Window]> + AsMut<[Window]>> Windows<W> {
                 finding(WindowFinding::AreaOutside { bar, offset: area.offset, size: area.size });
                 continue;
             };
-            let Some(pages) = whole.align_in(self.page) else {
-                continue;
-            };
-            if !self.plan_area(bar, pages, holes.clone()) {
+            if !self.plan_area(bar, whole.align_in(self.page), holes) {
                 finding(WindowFinding::StorageFull(bar));
                 return;
             }
         }
     }
 
-    /// Plans what of `area` is in no hole and in no window yet. `false` if the storage is full.
-    fn plan_area(
-        &mut self,
-        bar: BarIndex,
-        area: Span<PhysBarOffset>,
-        holes: impl Iterator<Item = Span<PhysBarOffset>> + Clone,
-    ) -> bool {
-        let mut left = Some(area);
+    /// Plans what of `left` is in no hole and in no window yet. `false` if the storage is full.
+    fn plan_area(&mut self, bar: BarIndex, mut left: Option<Span<PhysBarOffset>>, holes: &Holes<'_>) -> bool {
         while let Some(rest) = left {
-            let holes = holes.clone().map(|hole| hole.align_out(self.page));
-            let first = holes
-                .chain(self.planned(bar))
-                .filter(|hole| hole.overlaps(rest))
-                .min_by_key(|hole| hole.first());
-            let (before, after) = match first {
-                Some(hole) => {
-                    let after = hole.last().checked_add(1).and_then(|next| Span::new(next, rest.last()));
-                    (rest.subtract(hole).0.filter(|span| span.last() < hole.first()), after)
+            // What is free before the first hole, and what is left behind it.
+            let (mut free, mut behind) = (Some(rest), None);
+            let mut meet = |hole: Span<PhysBarOffset>| {
+                if let Some(before) = free.filter(|free| hole.overlaps(*free)) {
+                    free = before.subtract(hole).0;
+                    behind = hole.last().checked_add(1).and_then(|next| Span::new(next, rest.last()));
                 }
-                None => (Some(rest), None),
             };
-            if let Some(span) = before {
+            self.planned(bar).for_each(&mut meet);
+            holes.of(bar, self.page, &mut meet);
+            if let Some(span) = free {
                 let Some(slot) = self.slots.as_mut().get_mut(self.count) else {
                     return false;
                 };
                 *slot = Window { plan: Some((bar, span)), mapped: None, refused: false };
                 self.count = self.count.saturating_add(1);
             }
-            left = after;
+            left = behind;
         }
         true
     }
@@ -204,12 +216,20 @@ mod tests {
         MmapArea { offset, size }
     }
 
+    fn holes_at(spans: &[Span<PhysBarOffset>]) -> Holes<'static> {
+        let mut structures = [None; 4];
+        for (hole, span) in structures.iter_mut().zip(spans) {
+            *hole = Some((BAR0, *span));
+        }
+        Holes { structures, excluded: &[] }
+    }
+
     fn planned<const N: usize>(
         areas: &[MmapArea],
         holes: &[Span<PhysBarOffset>],
     ) -> heapless::Vec<Span<PhysBarOffset>, 8> {
         let mut windows = Windows::new([Window::default(); N], PageSize::SIZE_4K);
-        windows.plan(BAR0, 0x1_0000, areas, holes.iter().copied(), |_| {});
+        windows.plan(BAR0, 0x1_0000, areas, &holes_at(holes), &mut |_| {});
         windows.planned(BAR0).collect()
     }
 
@@ -252,7 +272,7 @@ mod tests {
     fn area_outside_is_a_finding_and_no_window() {
         let mut windows = Windows::new([Window::default(); 4], PageSize::SIZE_4K);
         let mut found = None;
-        windows.plan(BAR0, 0x1000, &[area(0, 0x2000)], [].into_iter(), |wrong| found = Some(wrong));
+        windows.plan(BAR0, 0x1000, &[area(0, 0x2000)], &holes_at(&[]), &mut |wrong| found = Some(wrong));
         assert_eq!(found, Some(WindowFinding::AreaOutside { bar: BAR0, offset: 0, size: 0x2000 }));
         assert_eq!(windows.planned(BAR0).count(), 0);
     }
@@ -261,16 +281,15 @@ mod tests {
     fn full_storage_is_a_finding() {
         let mut windows = Windows::new([Window::default(); 1], PageSize::SIZE_4K);
         let mut found = None;
-        windows.plan(BAR0, 0x4000, &[area(0, 0x4000)], [span(0x1000, 0x1000)].into_iter(), |wrong| {
-            found = Some(wrong)
-        });
+        let holes = holes_at(&[span(0x1000, 0x1000)]);
+        windows.plan(BAR0, 0x4000, &[area(0, 0x4000)], &holes, &mut |wrong| found = Some(wrong));
         assert_eq!(found, Some(WindowFinding::StorageFull(BAR0)));
     }
 
     #[test]
     fn bar_smaller_than_a_page_has_no_window() {
         let mut windows = Windows::new([Window::default(); 1], PageSize::SIZE_4K);
-        windows.plan(BAR0, 0x100, &[area(0, 0x100)], [].into_iter(), |_| {});
+        windows.plan(BAR0, 0x100, &[area(0, 0x100)], &holes_at(&[]), &mut |_| {});
         assert_eq!(windows.planned(BAR0).count(), 0);
     }
 }

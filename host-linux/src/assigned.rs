@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use vfio_assign_core::{
     Access, AssignedFunction, BarIndex, Bdf, Bytes, Decoded, Decoder, Description, DescriptionError, Finding,
-    GuestAddr, GuestPort, PageSize, Region, ResetOutcome, Target, Vector, Window,
+    GuestAddr, GuestPort, Options, PageSize, Region, ResetOutcome, Target, Vector, Window,
 };
 
 /// Revision ID, Class Code, Cache Line Size, Latency Timer, Header Type and BIST: PCI Local Bus 3.0, 6.1.
@@ -38,11 +38,13 @@ pub struct Assigned<G: GuestSide> {
 
 /// What a device is assigned with.
 #[derive(Clone, Debug, Default)]
-pub struct AssignOptions {
+pub struct AssignOptions<'a> {
     /// How registers are accessed when a guest's access is trapped.
     pub registers: RegisterPath,
     /// BARs that are not mapped: all their registers are trapped.
     pub unmapped: Vec<BarIndex>,
+    /// What of the device the guest sees, and where.
+    pub function: Options<'a>,
 }
 
 /// Why a device that is open was not assigned.
@@ -107,7 +109,7 @@ impl<G: GuestSide> Assigned<G> {
     /// # Errors
     ///
     /// See [`AssignError`]. The device is closed.
-    pub fn new(device: Device, guest: G, options: &AssignOptions) -> Result<Self, AssignError> {
+    pub fn new(device: Device, guest: G, options: &AssignOptions<'_>) -> Result<Self, AssignError> {
         let device = Arc::new(device);
         let bdf = device.bdf();
         let config = device.read_config().map_err(|error| AssignError::Config { bdf, error })?;
@@ -116,10 +118,11 @@ impl<G: GuestSide> Assigned<G> {
         let page_size = PageSize::new(bytes as u64).ok_or(AssignError::PageSize { bytes })?;
         let vectors = IrqVectors::new(device.clone(), IrqKind::Msix);
         let areas = BarIndex::ALL.map(|bar| bars.areas(bar));
-        let sizes = BarIndex::ALL.map(|bar| device.region(RegionIndex::bar(bar)).map_or(0, |r| r.size));
         let mut regions = [Region::default(); 7];
-        for (region, (size, areas)) in regions.iter_mut().zip(sizes.into_iter().zip(&areas)) {
-            *region = Region { size, areas };
+        for ((region, bar), areas) in regions.iter_mut().zip(BarIndex::ALL).zip(&areas) {
+            if let Some(found) = device.region(RegionIndex::bar(bar)) {
+                *region = Region { size: found.size, areas, msix_mappable: found.msix_mappable };
+            }
         }
         let resizable = device.irq(IrqKind::Msix).is_some_and(|irq| !irq.noresize);
         let description = Description {
@@ -127,10 +130,12 @@ impl<G: GuestSide> Assigned<G> {
             regions,
             page_size,
             vectors_resizable: resizable,
-            ..Description::default()
+            options: options.function,
         };
-        // Two holes, the MSI-X table and the Pending Bit Array, cut an area into three parts at most.
-        let windows = 3 * areas.iter().map(Vec::len).sum::<usize>();
+        // Each hole cuts an area in two: the MSI-X table and the Pending Bit Array, where the device has them and
+        // where the guest sees them, and what is excluded.
+        let holes = 4 + options.function.unmapped.len();
+        let windows = (1 + holes) * areas.iter().map(Vec::len).sum::<usize>();
         let mut findings = Vec::new();
         let function = AssignedFunction::new(
             &description,

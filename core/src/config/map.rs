@@ -65,6 +65,14 @@ impl ConfigMap {
         options: &Options<'_>,
         mut finding: impl FnMut(CapabilityFinding),
     ) -> Result<Self, ConfigMapError> {
+        Self::build(image, options, &mut finding)
+    }
+
+    pub(crate) fn build(
+        image: ConfigImage<'_>,
+        options: &Options<'_>,
+        finding: &mut dyn FnMut(CapabilityFinding),
+    ) -> Result<Self, ConfigMapError> {
         if image.size() < 64 {
             return Err(ConfigMapError::TooSmall(image.size()));
         }

@@ -39,6 +39,8 @@ pub struct Shape {
     pub resettable: bool,
     /// Whether it is a virtual function, which always decodes memory and says so.
     pub virtual_function: bool,
+    /// Whether the kernel lets the host mmap the pages of the MSI-X structures, too.
+    pub msix_mappable: bool,
     free: u8,
     free_extended: u16,
     last: Option<u16>,
@@ -58,6 +60,7 @@ impl Shape {
             routes: 4096,
             resettable: true,
             virtual_function: false,
+            msix_mappable: false,
             free: capability::FIRST.get().to_le_bytes()[0],
             free_extended: capability::EXTENDED_FIRST,
             last: None,
@@ -206,11 +209,18 @@ impl Shape {
         self
     }
 
+    /// The kernel lets the host mmap the pages of the MSI-X structures, too.
+    #[must_use]
+    pub fn msix_mappable(mut self) -> Self {
+        self.msix_mappable = true;
+        self
+    }
+
     /// What the core is told of the device.
     pub fn description(&self) -> Description<'_> {
         let mut regions = [Region::default(); 7];
         for ((region, size), areas) in regions.iter_mut().zip(self.sizes).zip(&self.areas) {
-            *region = Region { size, areas };
+            *region = Region { size, areas, msix_mappable: self.msix_mappable };
         }
         Description {
             config: &self.config,

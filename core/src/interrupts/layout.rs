@@ -91,6 +91,14 @@ impl MsixLayout {
     ///
     /// Source: PCI Local Bus 3.0, 6.8.2.
     pub fn new(image: ConfigImage<'_>, bars: &Bars, mut finding: impl FnMut(MsixFinding)) -> Option<Self> {
+        Self::build(image, bars, &mut finding)
+    }
+
+    pub(crate) fn build(
+        image: ConfigImage<'_>,
+        bars: &Bars,
+        finding: &mut dyn FnMut(MsixFinding),
+    ) -> Option<Self> {
         let mut all = capabilities(image);
         let capability = all.next()?;
         for second in all {

@@ -254,7 +254,8 @@ impl Write for Nowhere {
     }
 }
 
-fn said(what: &impl core::fmt::Display) {
+#[inline(never)]
+fn said(what: &dyn core::fmt::Display) {
     seen(Nowhere.write_fmt(format_args!("{what}")));
 }
 

@@ -1,7 +1,11 @@
 //! W: the mapping plan.
 
-use vfio_assign_core::fake::Shape;
-use vfio_assign_core::{Finding, MmapArea, PageSize, WindowFinding};
+use vfio_assign_core::fake::{CallKind, MsixPlan, Shape};
+use vfio_assign_core::host::Step;
+use vfio_assign_core::{
+    Decoded, DescriptionError, Exclusion, Finding, GuestBarOffset, MmapArea, Options, PageSize,
+    PhysBarOffset, Relocation, RelocationError, Span, Width, WindowFinding,
+};
 use vfio_assign_tests::{BASE, Rig, bar};
 
 fn area(offset: u64, size: u64) -> MmapArea {
@@ -92,4 +96,151 @@ fn w3_a_bar_smaller_than_a_large_page_is_trapped() {
     let mut shape = Shape::new().memory_bar(bar(0), 0x1000);
     shape.page_size = PageSize::SIZE_64K;
     assert_eq!(plan(shape), []);
+}
+
+/// A device of 8 KiB whose registers share the pages of the table and of the Pending Bit Array.
+fn shared() -> Shape {
+    let plan = MsixPlan { vectors: 4, table: (bar(0), 0x800), pba: (bar(0), 0x1c00) };
+    Shape::new().wide_bar(bar(0), 0x2000).msix(plan)
+}
+
+fn with(shape: &Shape, options: Options<'_>) -> Rig {
+    let mut rig = Rig::with(shape, options).unwrap();
+    rig.map_bar0();
+    rig
+}
+
+fn relocated(msix_mappable: bool, to: Relocation) -> Rig {
+    let mut shape = shared();
+    shape.msix_mappable = msix_mappable;
+    with(&shape, Options { relocation: Some(to), ..Options::default() })
+}
+
+fn parts(rig: &Rig) -> Vec<(u64, u64)> {
+    rig.windows().into_iter().map(|(_, first, last)| (first - BASE, last - BASE)).collect()
+}
+
+#[test]
+fn w1_registers_that_share_their_pages_with_msix_are_trapped() {
+    assert_eq!(plan(shared()), []);
+}
+
+#[test]
+fn w1_msix_pages_that_the_kernel_maps_are_not_the_guest_s_either() {
+    assert_eq!(plan(shared().msix_mappable()), []);
+}
+
+#[test]
+fn w1_a_relocated_table_leaves_its_pages_to_registers() {
+    assert_eq!(parts(&relocated(true, Relocation::Behind(bar(0)))), [(0, 0x1fff)]);
+}
+
+#[test]
+fn w1_a_relocated_table_that_the_kernel_does_not_map_leaves_nothing() {
+    assert_eq!(parts(&relocated(false, Relocation::Behind(bar(0)))), []);
+}
+
+#[test]
+fn w1_the_guest_finds_a_relocated_table_in_a_larger_bar() {
+    let mut rig = relocated(true, Relocation::Behind(bar(0)));
+    assert_eq!((rig.config_read(0x44, 4), rig.config_read(0x48, 4)), (0x2000, 0x2040));
+    rig.config_write(0x10, 8, u64::MAX);
+    assert_eq!(rig.config_read(0x10, 8), 0xffff_ffff_ffff_c00c);
+}
+
+#[test]
+fn w1_a_relocated_table_is_emulated_where_the_guest_finds_it() {
+    let mut rig = relocated(true, Relocation::Behind(bar(0)));
+    rig.steps();
+    rig.write(BASE + 0x2008, 4, 0x77);
+    assert_eq!((rig.read(BASE + 0x2008, 4), rig.read(BASE + 0x200c, 4)), (0x77, 1));
+    assert_eq!((rig.kinds(), rig.decode(BASE + 0x2008, 4)), (vec![], Decoded::Function));
+}
+
+#[test]
+fn w1_behind_the_device_s_last_byte_nobody_answers() {
+    let mut rig = relocated(true, Relocation::Behind(bar(0)));
+    rig.steps();
+    rig.write(BASE + 0x2800, 8, 0);
+    assert_eq!((rig.read(BASE + 0x2800, 8), rig.kinds()), (u64::MAX, vec![]));
+    assert_eq!(rig.function.counters().missed_bytes, 16);
+    assert_eq!(rig.decode(BASE + 0x2800, 4), Decoded::Function);
+}
+
+#[test]
+fn w1_registers_before_a_relocated_table_are_the_device_s() {
+    let mut rig = relocated(true, Relocation::Behind(bar(0)));
+    rig.steps();
+    rig.write(BASE + 0x1ffc, 8, 0x2222_2222_1111_1111);
+    assert_eq!(rig.kinds(), [CallKind::WriteBar]);
+    let offset = PhysBarOffset::new(0x1ff8);
+    assert_eq!(rig.decode(BASE + 0x1ff8, 8), Decoded::Passthrough { bar: bar(0), offset });
+}
+
+#[test]
+fn w1_pending_bits_of_a_relocated_array_are_the_device_s() {
+    let mut rig = relocated(true, Relocation::Behind(bar(0)));
+    rig.config_write(0x42, 2, 0x8000);
+    rig.steps();
+    rig.read(BASE + 0x2040, 8);
+    let offset = PhysBarOffset::new(0x1c00);
+    assert_eq!(rig.steps(), [Step::ReadBar { bar: bar(0), offset, width: Width::Qword }]);
+}
+
+#[test]
+fn w1_a_table_relocated_into_an_unused_part_takes_its_page() {
+    let shape = Shape::nvme(4).msix_mappable();
+    let to = Relocation::At { bar: bar(0), offset: GuestBarOffset::new(0x1000) };
+    let mut rig = with(&shape, Options { relocation: Some(to), ..Options::default() });
+    assert_eq!(parts(&rig), [(0, 0xfff), (0x2000, 0x3fff)]);
+    assert_eq!((rig.config_read(0x4c, 4), rig.config_read(0x50, 4)), (0x1000, 0x1040));
+}
+
+#[test]
+fn w1_a_relocation_that_cannot_be_is_a_typed_error() {
+    let relocation = Some(Relocation::Behind(bar(3)));
+    let error = Rig::with(&shared(), Options { relocation, ..Options::default() }).err();
+    assert_eq!(error, Some(DescriptionError::Relocation(RelocationError::NoBar(bar(3)))));
+}
+
+#[test]
+fn w1_without_msix_there_is_nothing_to_relocate() {
+    let shape = Shape::new().memory_bar(bar(0), 0x1000);
+    let mut rig =
+        with(&shape, Options { relocation: Some(Relocation::Behind(bar(0))), ..Options::default() });
+    rig.config_write(0x10, 4, 0xffff_ffff);
+    assert_eq!(rig.config_read(0x10, 4), 0xffff_f000);
+}
+
+#[test]
+fn w1_what_is_excluded_is_trapped_in_whole_pages() {
+    let part = Span::from_size(PhysBarOffset::new(0x17ff), 2);
+    let unmapped = [Exclusion { bar: bar(0), part }];
+    let shape = Shape::new().wide_bar(bar(0), 0x4000);
+    let mut rig = with(&shape, Options { unmapped: &unmapped, ..Options::default() });
+    assert_eq!(parts(&rig), [(0, 0xfff), (0x2000, 0x3fff)]);
+    rig.write(BASE + 0x1000, 4, 5);
+    assert_eq!(rig.read(BASE + 0x1000, 4), 5);
+}
+
+#[test]
+fn w1_a_whole_bar_is_excluded() {
+    let unmapped = [Exclusion { bar: bar(0), part: None }];
+    let rig = with(&Shape::nvme(4), Options { unmapped: &unmapped, ..Options::default() });
+    assert_eq!(parts(&rig), []);
+}
+
+#[test]
+fn w1_every_page_size_makes_whole_pages_of_its_own() {
+    let expected = [
+        (PageSize::SIZE_4K, vec![(0, 0x7fff), (0x9000, 0x1_0fff), (0x1_2000, 0x3_ffff)]),
+        (PageSize::SIZE_16K, vec![(0, 0x7fff), (0xc000, 0xffff), (0x1_4000, 0x3_ffff)]),
+        (PageSize::SIZE_64K, vec![(0x2_0000, 0x3_ffff)]),
+    ];
+    let plan = MsixPlan { vectors: 16, table: (bar(0), 0x8000), pba: (bar(0), 0x1_1000) };
+    for (page_size, windows) in expected {
+        let mut shape = Shape::new().wide_bar(bar(0), 0x4_0000).msix(plan);
+        shape.page_size = page_size;
+        assert_eq!(self::plan(shape), windows, "{page_size:?}");
+    }
 }
