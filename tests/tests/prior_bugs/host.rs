@@ -283,6 +283,24 @@ fn device_left_asleep_is_woken_when_the_assignment_begins() {
     assert_eq!((rig.read(BASE, 4), rig.windows().len()), (7, 1));
 }
 
+#[test]
+fn state_restored_into_a_device_that_was_left_asleep_finds_it_awake() {
+    let mut shape = Shape::nvme(4);
+    let mut rig = Rig::started(&shape);
+    rig.function.stop(vfio_assign_core::BusMastering::Kept, &mut rig.host);
+    let mut bytes = vec![0; rig.function.saved_size()];
+    rig.function.save(&mut bytes).unwrap();
+    shape.put(0x44, &[3]);
+    for attached in [true, false] {
+        let mut rig = if attached { Rig::new(&shape) } else { Rig::unattached(&shape) };
+        rig.function.restore(&bytes).unwrap();
+        rig.settle();
+        rig.write(BASE, 4, 7);
+        assert_eq!((rig.read(BASE, 4), rig.windows().len()), (7, 1), "attached {attached}");
+        assert_eq!(rig.config_read(Rig::PMCSR, 1), 0, "attached {attached}");
+    }
+}
+
 /// A device without a reset, in full swing.
 fn without_reset() -> Rig {
     let mut shape = Shape::nvme(4);
