@@ -82,6 +82,9 @@ pub enum DmaError {
     /// The kernel does not tell what the IOMMU can do.
     #[error("VFIO does not tell what the IOMMU can do: {0}")]
     Info(#[from] crate::info::InfoError),
+    /// The thread that mapped it in the background came to a bad end, which it has printed.
+    #[error("the thread that maps guest memory for devices has panicked")]
+    Panicked,
     /// No such region is mapped.
     #[error("no region {span} is mapped")]
     NotMapped {

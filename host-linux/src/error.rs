@@ -278,7 +278,7 @@ impl fmt::Display for Rebind<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(name, bound) = self;
         let folder = format_args!("/sys/bus/pci/devices/{name}");
-        write!(f, "echo vfio-pci > {folder}/driver_override")?;
+        write!(f, "modprobe vfio-pci; echo vfio-pci > {folder}/driver_override")?;
         if *bound {
             write!(f, "; echo {name} > {folder}/driver/unbind")?;
         }
@@ -305,7 +305,7 @@ mod tests {
         let text = "IOMMU group 7 cannot be given to a guest while host drivers use its devices:\
             \n  0000:00:04.0: vfio-pci\
             \n  0000:00:04.1: nvme; give it to VFIO, too: \
-            echo vfio-pci > /sys/bus/pci/devices/0000:00:04.1/driver_override; \
+            modprobe vfio-pci; echo vfio-pci > /sys/bus/pci/devices/0000:00:04.1/driver_override; \
             echo 0000:00:04.1 > /sys/bus/pci/devices/0000:00:04.1/driver/unbind; \
             echo 0000:00:04.1 > /sys/bus/pci/drivers_probe\
             \n  0000:00:04.2: no driver";
@@ -316,7 +316,7 @@ mod tests {
     fn device_of_another_driver_says_how_to_rebind_it() {
         let bdf = Bdf::new(0, 0, 4, 0).unwrap();
         let text = "0000:00:04.0 is bound to no driver, not to a VFIO driver; give it to VFIO by: \
-            echo vfio-pci > /sys/bus/pci/devices/0000:00:04.0/driver_override; \
+            modprobe vfio-pci; echo vfio-pci > /sys/bus/pci/devices/0000:00:04.0/driver_override; \
             echo 0000:00:04.0 > /sys/bus/pci/drivers_probe";
         assert_eq!(OpenError::NotVfio { bdf, driver: None }.to_string(), text);
     }

@@ -19,6 +19,7 @@ pub(crate) struct MemoryGate {
 #[derive(Debug, Default)]
 struct State {
     running: usize,
+    waiting: usize,
     failed: Option<DmaError>,
 }
 
@@ -45,9 +46,18 @@ impl MemoryGate {
     ///
     /// One has failed: devices do not reach all of the guest's memory.
     pub(crate) fn wait(&self) -> Result<(), DmaError> {
-        let state = self.changed.wait_while(self.lock(), |state| state.running > 0);
-        let state = state.unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        state.waiting += 1;
+        let state = self.changed.wait_while(state, |state| state.running > 0);
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
         state.failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// How many threads wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().waiting
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -57,13 +67,36 @@ impl MemoryGate {
 
 /// A mapping in the background; dropping it waits for its end.
 #[derive(Debug)]
-pub struct MappingThread(pub(crate) Option<JoinHandle<()>>);
+pub struct MappingThread(pub(crate) Option<JoinHandle<Result<(), DmaError>>>);
+
+impl MappingThread {
+    /// Whether it has ended, and has said so.
+    pub fn is_done(&self) -> bool {
+        self.0.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// The memory is not mapped.
+    pub fn wait(mut self) -> Result<(), DmaError> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<(), DmaError> {
+        let ended = self.0.take().map_or(Ok(Ok(())), JoinHandle::join);
+        ended.unwrap_or_else(|_panic| {
+            log::error!("{}", DmaError::Panicked);
+            Err(DmaError::Panicked)
+        })
+    }
+}
 
 impl Drop for MappingThread {
     fn drop(&mut self) {
-        if self.0.take().is_some_and(|thread| thread.join().is_err()) {
-            log::error!("the thread that maps guest memory for devices has panicked");
-        }
+        // Whoever started it has heard of a failure already.
+        drop(self.join());
     }
 }
 
@@ -79,7 +112,6 @@ pub struct MappingThreadError {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::sync::mpsc::channel;
     use vfio_assign_core::{Iova, Span};
 
     fn failure() -> DmaError {
@@ -104,13 +136,14 @@ mod tests {
         let gate = Arc::new(MemoryGate::default());
         gate.begin();
         gate.begin();
-        let (sender, receiver) = channel();
+        gate.end(&Ok(()));
         let waiting = gate.clone();
-        let thread = std::thread::spawn(move || sender.send(waiting.wait()).unwrap());
+        let thread = std::thread::spawn(move || waiting.wait());
+        while gate.waiting() == 0 && !thread.is_finished() {
+            std::thread::yield_now();
+        }
+        assert_eq!(gate.waiting(), 1);
         gate.end(&Ok(()));
-        assert!(receiver.try_recv().is_err());
-        gate.end(&Ok(()));
-        assert_eq!(receiver.recv().unwrap(), Ok(()));
-        thread.join().unwrap();
+        assert_eq!(thread.join().unwrap(), Ok(()));
     }
 }

@@ -15,6 +15,7 @@ use crate::retry::RetryPolicy;
 use crate::sysfs::Sysfs;
 use std::ffi::CString;
 use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -126,8 +127,13 @@ impl Vm {
 
     /// Maps memory in a thread of its own, as [`add_memory`](Self::add_memory) does, and calls `done` at the end.
     ///
-    /// Until then a guest that turns bus mastering on waits in that write; if the mapping fails, the write
-    /// is dropped, and the VM is to be given up.
+    /// Until then a guest that turns bus mastering on waits in that write, and with it every vCPU whose access needs
+    /// the same function: configuration space, the MSI-X table. Registers that only pass through do not wait. To pin
+    /// memory takes a quarter of a second a GiB that nobody has touched, and less of what is there; where that is
+    /// long, as with hundreds of GiB, [wait](MappingThread::wait) before vCPUs run. Opening a device, dropping one and
+    /// changing memory wait as well.
+    ///
+    /// If the mapping fails the write is dropped, and so is each later one; the VM is to be given up.
     ///
     /// # Errors
     ///
@@ -141,9 +147,13 @@ impl Vm {
         self.0.gate.begin();
         let work = move || {
             // One processor is left to the guest.
-            let result = vm.map_memory(&regions, processors().saturating_sub(1).max(1));
+            let threads = processors().saturating_sub(1).max(1);
+            // A panic must not leave the guest waiting. The locks it may have poisoned are used all the same.
+            let mapped = catch_unwind(AssertUnwindSafe(|| vm.map_memory(&regions, threads)));
+            let result = mapped.unwrap_or(Err(DmaError::Panicked));
             vm.0.gate.end(&result);
-            done(result);
+            done(result.clone());
+            result
         };
         match thread::Builder::new().name("dma-map".into()).spawn(work) {
             Ok(thread) => Ok(MappingThread(Some(thread))),
@@ -181,6 +191,12 @@ impl Vm {
         let groups = state.groups.iter().filter(|group| group.strong_count() > 0).count();
         let spaces = state.spaces.iter().filter(|space| space.strong_count() > 0).count();
         (groups, spaces)
+    }
+
+    /// How many threads wait for memory to be mapped.
+    #[cfg(test)]
+    pub(crate) fn waiting_for_memory(&self) -> usize {
+        self.0.gate.waiting()
     }
 
     /// The group, opened if the VM does not have it yet.

@@ -20,6 +20,7 @@ use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vfio_bindings::bindings::vfio as v;
@@ -47,7 +48,25 @@ struct Fault {
     call: &'static str,
     /// How many of these calls go well before.
     before: u32,
-    result: Result<u32, Errno>,
+    act: Box<dyn FnOnce() -> Result<Option<u32>, Errno> + Send>,
+}
+
+/// A call that does not come back before it is told to, or this is dropped.
+pub(crate) struct Held {
+    reached: Receiver<()>,
+    release: Sender<Result<(), Errno>>,
+}
+
+impl Held {
+    /// Waits for the call to be made.
+    pub(crate) fn reached(&self) {
+        self.reached.recv().unwrap();
+    }
+
+    /// The call goes on to this end.
+    pub(crate) fn release(self, result: Result<(), Errno>) {
+        self.release.send(result).unwrap();
+    }
 }
 
 impl fmt::Debug for TestKernel {
@@ -69,12 +88,36 @@ impl TestKernel {
 
     /// The same, after `before` of these calls have gone well.
     pub(crate) fn fail_after(&self, before: u32, call: &'static str, errno: Errno) {
-        self.0.lock().unwrap().faults.push(Fault { call, before, result: Err(errno) });
+        self.intervene(before, call, move || Err(errno));
     }
 
     /// The next call whose note starts with `call` succeeds with this result, and does nothing.
     pub(crate) fn answer(&self, call: &'static str, result: u32) {
-        self.0.lock().unwrap().faults.push(Fault { call, before: 0, result: Ok(result) });
+        self.intervene(0, call, move || Ok(Some(result)));
+    }
+
+    /// The next call whose note starts with `call` panics.
+    pub(crate) fn panic(&self, call: &'static str) {
+        self.intervene(0, call, move || panic!("{call} was told to panic"));
+    }
+
+    /// The next call whose note starts with `call` is held.
+    pub(crate) fn hold(&self, call: &'static str) -> Held {
+        let ((reach, reached), (release, released)) = (channel(), channel());
+        self.intervene(0, call, move || {
+            reach.send(()).unwrap();
+            released.recv().unwrap_or(Ok(())).map(|()| None)
+        });
+        Held { reached, release }
+    }
+
+    fn intervene(
+        &self,
+        before: u32,
+        call: &'static str,
+        act: impl FnOnce() -> Result<Option<u32>, Errno> + Send + 'static,
+    ) {
+        self.0.lock().unwrap().faults.push(Fault { call, before, act: Box::new(act) });
     }
 
     /// What was asked for since the last time, in order.
@@ -101,11 +144,12 @@ impl TestKernel {
                 *before -= 1;
                 None
             }
-            Some(_) => place.map(|place| script.faults.remove(place).result),
+            Some(_) => place.map(|place| script.faults.remove(place).act),
             None => None,
         };
         script.calls.push(call);
-        fault.transpose()
+        drop(script);
+        fault.map_or(Ok(None), |act| act())
     }
 }
 
@@ -135,6 +179,7 @@ impl VfioFiles for TestFiles {
 pub(crate) struct TestDevice {
     pub(crate) kernel: TestKernel,
     pub(crate) device: Arc<Device>,
+    pub(crate) vm: Vm,
     _sysfs: FakeSysfs,
 }
 
@@ -145,8 +190,9 @@ impl TestDevice {
         let interval = Duration::from_secs(1);
         let retry = RetryPolicy { interval, tries: 3, clock: Arc::new(kernel.clone()) };
         let options = VmOptions { sysfs: sysfs.sysfs(), retry, ..VmOptions::default() };
-        let device = Vm::new(kernel.host(), options).open("0000:00:04.0".parse().unwrap()).unwrap();
-        Self { kernel, device: Arc::new(device), _sysfs: sysfs }
+        let vm = Vm::new(kernel.host(), options);
+        let device = Arc::new(vm.open("0000:00:04.0".parse().unwrap()).unwrap());
+        Self { kernel, device, vm, _sysfs: sysfs }
     }
 }
 

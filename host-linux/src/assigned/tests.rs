@@ -2,9 +2,13 @@
 
 use super::*;
 use crate::bar::WindowMemory;
+use crate::dma::GuestRegion;
 use crate::errno::Errno;
-use crate::sys::EventFd;
-use crate::testing::{TestDevice, TestKernel};
+use crate::gate::MappingThread;
+use crate::manager::Vm;
+use crate::sys::{EventFd, GuestMemory, MemoryBacking};
+use crate::testing::{Held, TestDevice, TestKernel};
+use std::thread;
 use vfio_assign_core::host::Message;
 use vfio_assign_core::{Span, VectorIndex};
 
@@ -56,11 +60,27 @@ impl GuestSide for TestGuest {
 
 /// The test device assigned, nothing noted yet.
 fn assigned() -> (TestKernel, Assigned<TestGuest>) {
-    let TestDevice { kernel, device, .. } = TestDevice::open();
+    let (kernel, assigned, _vm) = assigned_in_vm();
+    (kernel, assigned)
+}
+
+fn assigned_in_vm() -> (TestKernel, Assigned<TestGuest>, Vm) {
+    let TestDevice { kernel, device, vm, .. } = TestDevice::open();
     let device = Arc::into_inner(device).unwrap();
     let assigned = Assigned::new(device, TestGuest(kernel.clone()), &AssignOptions::default()).unwrap();
     kernel.calls();
-    (kernel, assigned)
+    (kernel, assigned, vm)
+}
+
+/// The test device assigned while memory is mapped for it, in a call that is held.
+fn assigned_beside_a_mapping() -> (TestKernel, Assigned<TestGuest>, Vm, MappingThread, Held) {
+    let (kernel, assigned, vm) = assigned_in_vm();
+    let held = kernel.hold("map_dma");
+    let memory = GuestMemory::new(0x2000, MemoryBacking::Anonymous).unwrap();
+    let guest = Span::from_size(GuestAddr::new(0), 0x2000).unwrap();
+    let mapping = vm.add_memory_in_background(vec![GuestRegion { guest, memory, offset: 0 }], drop).unwrap();
+    held.reached();
+    (kernel, assigned, vm, mapping, held)
 }
 
 /// The guest has placed BAR 0 and turned memory decoding on.
@@ -321,4 +341,50 @@ fn config_read_of_any_length_is_answered() {
     let mut data = [0; 80];
     assigned.config_read(0, &mut data);
     assert_eq!((data[..4].to_vec(), data[0x40]), (vec![0x36, 0x1b, 0x10, 0], 0x11));
+}
+
+/// The guest turns bus mastering on during a mapping that ends so; what hardware's Command register became.
+fn command_after_a_mapping(result: Result<(), Errno>) -> (u8, Assigned<TestGuest>) {
+    let (_kernel, assigned, vm, mapping, held) = assigned_beside_a_mapping();
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| assigned.config_write(COMMAND, &[6, 0]));
+        while vm.waiting_for_memory() == 0 && !writer.is_finished() {
+            thread::yield_now();
+        }
+        assert_eq!(vm.waiting_for_memory(), 1);
+        held.release(result);
+    });
+    drop(mapping);
+    let mut command = [0; 1];
+    assigned.device().read(RegionIndex::CONFIG, 4, &mut command).unwrap();
+    (command[0], assigned)
+}
+
+#[test]
+fn bus_mastering_waits_until_memory_is_mapped() {
+    assert_eq!(command_after_a_mapping(Ok(())).0, 6);
+}
+
+#[test]
+fn bus_mastering_stays_off_when_the_mapping_it_waits_for_fails() {
+    let (command, assigned) = command_after_a_mapping(Err(Errno::EFAULT));
+    let why = assigned.inspect(|_, _, _, failure| failure.map(|failure| failure.error.to_string()));
+    let text = "bus mastering stays off: the kernel does not map 0x0..=0x1fff: EFAULT, Bad address; \
+        the host memory behind it is not mapped, or not writable";
+    assert_eq!((command, why.as_deref()), (0, Some(text)));
+}
+
+#[test]
+fn reset_waits_for_no_mapping() {
+    let (_kernel, assigned, vm, mapping, held) = assigned_beside_a_mapping();
+    thread::scope(|scope| {
+        let reset = scope.spawn(|| assigned.reset());
+        while vm.waiting_for_memory() == 0 && !reset.is_finished() {
+            thread::yield_now();
+        }
+        assert_eq!(vm.waiting_for_memory(), 0);
+        assert_eq!(reset.join().unwrap(), ResetOutcome::Reset);
+        held.release(Ok(()));
+    });
+    assert_eq!(mapping.wait(), Ok(()));
 }

@@ -7,6 +7,7 @@ use crate::region::RegionIndex;
 use crate::sys::{GuestMemory, MemoryBacking};
 use crate::sysfs::tests::FakeSysfs;
 use crate::testing::{TestFiles, TestKernel};
+use std::sync::mpsc::{Receiver, channel};
 
 fn bdf() -> Bdf {
     Bdf::new(0, 0, 4, 0).unwrap()
@@ -342,6 +343,71 @@ fn memory_that_one_address_space_refuses_is_taken_back_from_the_others() {
     assert!(vm.add_memory(&[region(0, 0x2000)]).is_err());
     assert_eq!(starting(&kernel.calls(), "unmap_dma"), ["unmap_dma 0x0 0x2000"]);
     assert_eq!(vm.add_memory(&[region(0, 0x2000)]), Ok(()));
+}
+
+/// The end of a mapping in the background, in a channel.
+fn map_in_background(vm: &Vm) -> (MappingThread, Receiver<Result<(), DmaError>>) {
+    let (sender, receiver) = channel();
+    let done = move |result| sender.send(result).unwrap();
+    (vm.add_memory_in_background(vec![region(0, 0x2000)], done).unwrap(), receiver)
+}
+
+#[test]
+fn mapping_that_panics_has_failed() {
+    let (kernel, vm, _sysfs) = test_vm();
+    let device = vm.open(bdf()).unwrap();
+    kernel.panic("map_dma");
+    let (mapping, told) = map_in_background(&vm);
+    assert_eq!(device.wait_for_memory(), Err(DmaError::Panicked));
+    assert_eq!((told.recv().unwrap(), mapping.wait()), (Err(DmaError::Panicked), Err(DmaError::Panicked)));
+}
+
+#[test]
+fn mapping_thread_is_done_when_memory_is_mapped() {
+    let (kernel, vm, _sysfs) = test_vm();
+    let _device = vm.open(bdf()).unwrap();
+    let held = kernel.hold("map_dma");
+    let (mapping, told) = map_in_background(&vm);
+    held.reached();
+    assert!(!mapping.is_done());
+    held.release(Ok(()));
+    assert_eq!((mapping.wait(), told.recv().unwrap()), (Ok(()), Ok(())));
+}
+
+#[test]
+fn device_opened_during_a_mapping_has_the_memory_too() {
+    let (kernel, vm, _sysfs) = test_vm();
+    let _first = vm.open(at("0000:00:04.0")).unwrap();
+    // A space of its own for the second.
+    kernel.fail("set_container", Errno::EINVAL);
+    kernel.calls();
+    let held = kernel.hold("map_dma");
+    let (mapping, _told) = map_in_background(&vm);
+    held.reached();
+    thread::scope(|scope| {
+        let opening = scope.spawn(|| vm.open(at("0000:00:05.0")).unwrap());
+        held.release(Ok(()));
+        opening.join().unwrap();
+    });
+    assert_eq!(mapping.wait(), Ok(()));
+    assert_eq!(starting(&kernel.calls(), "map_dma"), ["map_dma 0x0 0x2000"; 2]);
+}
+
+#[test]
+fn device_dropped_during_a_mapping_closes_everything_after_it() {
+    let (kernel, vm, _sysfs) = test_vm();
+    let device = vm.open(bdf()).unwrap();
+    let held = kernel.hold("map_dma");
+    let (mapping, _told) = map_in_background(&vm);
+    held.reached();
+    thread::scope(|scope| {
+        scope.spawn(|| drop(device));
+        held.release(Ok(()));
+    });
+    assert_eq!((mapping.wait(), vm.open_groups_and_spaces()), (Ok(()), (0, 0)));
+    kernel.calls();
+    let _again = vm.open(bdf()).unwrap();
+    assert_eq!(starting(&kernel.calls(), "map_dma"), ["map_dma 0x0 0x2000"]);
 }
 
 #[test]

@@ -43,12 +43,8 @@ impl Mapping {
     ) -> Result<Self, Errno> {
         let reserved = Reservation::new(length, placement)?;
         let access = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
-        let flags = MapFlags::SHARED | MapFlags::FIXED;
-        // SAFETY: MAP_FIXED replaces pages of `reserved`, which covers `length` bytes from its address on
-        // and which nobody else uses.
-        let mapped = unsafe { mmap(reserved.address.as_ptr().cast(), length, access, flags, file, offset) };
-        mapped?;
-        Ok(Self { address: reserved.release(), length, writable })
+        let address = reserved.fill(file, offset, length, access)?;
+        Ok(Self { address, length, writable })
     }
 
     pub(crate) fn length(&self) -> usize {
@@ -131,10 +127,9 @@ impl Drop for Mapping {
 #[derive(Clone, Copy)]
 struct Aligned(usize);
 
-/// Address space with nothing in it, taken so that nobody else gets it. Given back when dropped.
+/// Address space with nothing in it, taken so that nobody else gets it.
 struct Reservation {
     address: NonNull<u8>,
-    length: usize,
 }
 
 impl Reservation {
@@ -162,20 +157,25 @@ impl Reservation {
             // SAFETY: `skip + length` is below the reservation's length.
             unmap(unsafe { address.add(length) }, slack - skip);
         }
-        Ok(Self { address, length })
+        Ok(Self { address })
     }
 
-    /// Leaves the address space to a mapping that has taken its place.
-    fn release(self) -> NonNull<u8> {
-        let address = self.address;
-        std::mem::forget(self);
-        address
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        unmap(self.address, self.length);
+    /// Puts `length` bytes of `file` from `offset` on in the place of the reservation, which is at least as long.
+    ///
+    /// On failure the address space is not given back: the kernel may have unmapped it before the mapping failed, and
+    /// another thread may have got it since. A range of addresses that nobody uses is the lesser harm.
+    fn fill(
+        self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: usize,
+        access: ProtFlags,
+    ) -> Result<NonNull<u8>, Errno> {
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: MAP_FIXED replaces pages of the reservation alone. The kernel chose them where nothing was, nobody
+        // else knows them, and as `self` ends here nothing unmaps or fills them a second time.
+        unsafe { mmap(self.address.as_ptr().cast(), length, access, flags, file, offset) }?;
+        Ok(self.address)
     }
 }
 
@@ -265,18 +265,20 @@ mod tests {
     }
 
     #[test]
-    fn failed_mapping_leaves_no_reservation() {
-        // A length that no other test's mapping has.
-        const LENGTH: usize = 0x4000_3000;
+    fn failed_mapping_unmaps_nothing() {
+        const LENGTH: usize = 0x3000;
         let file = tempfile::tempfile().unwrap();
+        let reserved = Reservation::new(LENGTH, PAGE).unwrap();
+        let first = reserved.address.addr().get();
         // An offset that is no multiple of the page is refused.
-        let failed = Mapping::new(file.as_fd(), 0x10, LENGTH, PAGE, true).map(drop);
+        assert_eq!(reserved.fill(file.as_fd(), 0x10, LENGTH, ProtFlags::READ), Err(Errno::EINVAL));
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let mut lengths = maps.lines().map(|line| {
-            let (first, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
-            usize::from_str_radix(end, 16).unwrap() - usize::from_str_radix(first, 16).unwrap()
+        let is_reserved = maps.lines().any(|line| {
+            let (range, access) = line.split_once(' ').unwrap();
+            let (start, end) = range.split_once('-').unwrap();
+            let number = |text| usize::from_str_radix(text, 16).unwrap();
+            number(start) <= first && first + LENGTH <= number(end) && access.starts_with("---p")
         });
-        assert_eq!(failed, Err(Errno::EINVAL));
-        assert!(lengths.all(|length| length != LENGTH), "{maps}");
+        assert!(is_reserved, "{first:#x} in\n{maps}");
     }
 }
