@@ -162,9 +162,6 @@ pub enum ContainerError {
     /// The kernel has no Type1v2.
     #[error("VFIO has no Type1v2 IOMMU; load it with `modprobe vfio_iommu_type1`")]
     NoType1v2,
-    /// The kernel does not tell what the IOMMU can do.
-    #[error("VFIO does not tell what the IOMMU can do: {0}")]
-    Info(InfoError),
 }
 
 fn container_remedy(errno: Errno) -> &'static str {

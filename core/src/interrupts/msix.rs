@@ -65,7 +65,7 @@ impl Vector {
     /// The guest stores these bytes; what is reserved is dropped.
     fn store(&mut self, bytes: [u8; 16]) {
         let [a, b, c, d, e, f, g, h, i, j, k, l, control, ..] = bytes;
-        let address = u64::from_le_bytes([a, b, c, d, e, f, g, h]) & !3;
+        let address = u64::from_le_bytes([a, b, c, d, e, f, g, h]) & !regs::ADDRESS_ZERO_BITS;
         let data = u32::from_le_bytes([i, j, k, l]);
         let masked = u32::from(control) & regs::CONTROL_MASK_BIT != 0;
         if (address, data) != self.message() {

@@ -8,10 +8,6 @@ use crate::addr::ConfigOffset;
 pub const FIRST: ConfigOffset = ConfigOffset::low(0x40);
 /// The offset of the first extended capability.
 pub const EXTENDED_FIRST: u16 = 0x100;
-/// The most capabilities that fit between 0x40 and 0xff, a dword each.
-pub const STANDARD_LIMIT: usize = 48;
-/// The most extended capabilities that fit between 0x100 and 0xfff, a dword each.
-pub const EXTENDED_LIMIT: usize = 960;
 /// The bits of a capability pointer that count: it points to a dword.
 pub const POINTER: u8 = 0xfc;
 
@@ -55,5 +51,3 @@ pub const EXTENDED_VF_RESIZABLE_BAR: u16 = 0x0024;
 
 /// The id and version of an extended capability header; the rest is the next pointer.
 pub const EXTENDED_ID_AND_VERSION: u32 = 0x000f_ffff;
-/// The id of a standard capability header, as bits of its dword.
-pub const STANDARD_ID: u32 = 0x0000_00ff;

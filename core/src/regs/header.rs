@@ -15,8 +15,6 @@ pub const STATUS: ConfigOffset = ConfigOffset::low(0x06);
 pub const HEADER_TYPE_DWORD: ConfigOffset = ConfigOffset::low(0x0c);
 /// The first Base Address Register.
 pub const BAR0: ConfigOffset = ConfigOffset::low(0x10);
-/// The last Base Address Register.
-pub const BAR5: ConfigOffset = ConfigOffset::low(0x24);
 /// Subsystem Vendor ID and Subsystem ID.
 pub const SUBSYSTEM: ConfigOffset = ConfigOffset::low(0x2c);
 /// Expansion ROM Base Address.
@@ -68,10 +66,6 @@ pub mod bar {
     pub const TYPE_64: u32 = 0x4;
     /// Bit 3 of a memory BAR: reads have no side effects.
     pub const PREFETCHABLE: u32 = 0x8;
-    /// The bits of a memory BAR that are no address.
-    pub const MEMORY_FLAGS: u32 = 0xf;
-    /// The bits of an I/O BAR that are no address.
-    pub const IO_FLAGS: u32 = 0x3;
     /// Bit 0 of the Expansion ROM Base Address: the ROM answers.
     pub const ROM_ENABLE: u32 = 0x1;
     /// The address bits of the Expansion ROM Base Address.

@@ -34,15 +34,7 @@ pub const BIR: u32 = 0x7;
 
 /// The size of a table entry in bytes.
 pub const ENTRY_SIZE: u64 = 16;
-/// Message Address, 6.8.2.7: an entry's first dword.
-pub const ENTRY_ADDRESS_LOW: u64 = 0;
-/// Message Upper Address, 6.8.2.8.
-pub const ENTRY_ADDRESS_HIGH: u64 = 4;
-/// Message Data, 6.8.2.6.
-pub const ENTRY_DATA: u64 = 8;
-/// Vector Control, 6.8.2.9.
-pub const ENTRY_CONTROL: u64 = 12;
 /// Vector Control: Mask Bit. The other bits are reserved and read zero.
 pub const CONTROL_MASK_BIT: u32 = 0x1;
-/// Message Address: bits 1:0 are zero, the message is a dword.
-pub const ADDRESS_LOW_BITS: u32 = 0xffff_fffc;
+/// Message Address, 6.8.2.7: these bits are zero, the message is a dword.
+pub const ADDRESS_ZERO_BITS: u64 = 0x3;
