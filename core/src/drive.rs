@@ -85,7 +85,7 @@ where
                 }
                 Err(error) => {
                     host.step_failed(step, &error);
-                    Outcome::Failed
+                    H::fewer(&error).map_or(Outcome::Failed, Outcome::Fewer)
                 }
             };
             if let Completion::Done(bytes) = self.complete(token, outcome) {
@@ -99,13 +99,14 @@ where
     ///
     /// # Errors
     ///
-    /// What the host said. The step is to be [completed](Self::complete) as [`Outcome::Failed`].
+    /// What the host said. The step is to be [completed](Self::complete) as [`Outcome::Failed`], or as
+    /// [`Outcome::Fewer`] if [`fewer`](crate::host::InterruptHost::fewer) knows how many vectors there are.
     pub fn perform<H: Host>(&self, step: Step, host: &mut H) -> Result<Outcome, <H as HostError>::Error> {
         let value = match step {
             Step::ReadConfig { offset, width } => u64::from(host.config_read(offset, width)?),
             Step::ReadBar { bar, offset, width } => host.bar_read(bar, offset, width)?,
-            Step::PollPending { first, mask } => host.poll_pending(first, mask)?,
-            Step::TakePending { first, mask } => host.take_pending(first, mask)?,
+            Step::PollPending { kind, first, mask } => host.poll_pending(kind, first, mask)?,
+            Step::TakePending { kind, first, mask } => host.take_pending(kind, first, mask)?,
             Step::WriteConfig { offset, width, value } => done(host.config_write(offset, width, value)?),
             Step::WriteBar { bar, offset, width, value } => done(host.bar_write(bar, offset, width, value)?),
             Step::ResetFunction => done(host.reset()?),
@@ -113,15 +114,18 @@ where
             Step::Map(window) => done(host.map(window)?),
             Step::Untrap { bar, range } => done(host.untrap(bar, range, self.decoder())?),
             Step::Trap { bar, range } => done(host.trap(bar, range, self.decoder())?),
-            Step::Disarm { vector } => done(host.disarm(vector)?),
-            Step::DisableInterrupts => done(host.disable()?),
-            Step::ReleaseVectors => done(host.release()?),
-            Step::EnableInterrupts => done(host.enable()?),
-            Step::Wire { first, last } => done(host.wire(first, last, &|vector| self.wants_event(vector))?),
-            Step::Route { vector, message } => done(host.route(vector, message)?),
+            Step::Disarm { kind, vector } => done(host.disarm(kind, vector)?),
+            Step::DisableInterrupts { kind } => done(host.disable(kind)?),
+            Step::ReleaseVectors { kind } => done(host.release(kind)?),
+            Step::EnableInterrupts { kind } => done(host.enable(kind)?),
+            Step::Wire { kind, first, last } => {
+                done(host.wire(kind, first, last, &|vector| self.wants_event(kind, vector))?)
+            }
+            Step::Route { kind, vector, message } => done(host.route(kind, vector, message)?),
             Step::CommitRoutes => done(host.commit_routes()?),
-            Step::Arm { vector } => done(host.arm(vector)?),
-            Step::Signal { vector } => done(host.signal(vector)?),
+            Step::Arm { kind, vector } => done(host.arm(kind, vector)?),
+            Step::UnmaskIntx => done(host.unmask_intx()?),
+            Step::Signal { kind, vector } => done(host.signal(kind, vector)?),
         };
         Ok(Outcome::Value(value))
     }

@@ -8,8 +8,11 @@ use crate::caps::{CapabilityFinding, ConfigImage};
 use crate::config::{ConfigMap, ConfigMapError, Register};
 use crate::decoder::{Decoder, physical};
 use crate::events::Counters;
-use crate::host::GuestRange;
-use crate::interrupts::{Msix, MsixFinding, MsixLayout, RelocationError, TablePlace, Vector};
+use crate::host::{GuestRange, HostInterrupts, InterruptKind};
+use crate::interrupts::{
+    Interrupts, Intx, IntxFinding, Msi, MsiFinding, Msix, MsixFinding, MsixLayout, RelocationError,
+    TablePlace, Vector,
+};
 use crate::operation::Operation;
 use crate::options::{Apertures, Options};
 use crate::regs::header::Command;
@@ -38,8 +41,8 @@ pub struct Description<'a> {
     pub regions: [Region<'a>; 7],
     /// The page size of host and guest mappings.
     pub page_size: PageSize,
-    /// Whether MSI-X vectors can be added while others are in use (VFIO: `NORESIZE` is clear).
-    pub vectors_resizable: bool,
+    /// The interrupts that the host can carry to the guest.
+    pub interrupts: HostInterrupts,
     /// What the embedder decides.
     pub options: Options<'a>,
 }
@@ -62,13 +65,13 @@ impl<'a> Description<'a> {
 }
 
 impl Default for Description<'_> {
-    /// Nothing, with pages of 4 KiB, on a host that can add vectors.
+    /// Nothing, with pages of 4 KiB, on a host that can do MSI-X and add vectors.
     fn default() -> Self {
         Self {
             config: &[],
             regions: [Region::default(); 7],
             page_size: PageSize::SIZE_4K,
-            vectors_resizable: true,
+            interrupts: HostInterrupts::MSIX,
             options: Options::default(),
         }
     }
@@ -99,6 +102,15 @@ pub enum Finding {
     /// MSI-X.
     #[error(transparent)]
     Msix(#[from] MsixFinding),
+    /// MSI.
+    #[error(transparent)]
+    Msi(#[from] MsiFinding),
+    /// The interrupt pin.
+    #[error(transparent)]
+    Intx(#[from] IntxFinding),
+    /// The device has this kind of interrupt, and the host cannot carry it: it is hidden from the guest.
+    #[error("the device has {0}, which this host cannot carry to the guest: it is hidden")]
+    NotCarried(InterruptKind),
     /// The mapping plan.
     #[error(transparent)]
     Window(#[from] WindowFinding),
@@ -133,7 +145,7 @@ pub struct AssignedFunction<V, W> {
     /// All that the guest has written; it reads back [`Command::TRACKED`] of it, and the rest from hardware.
     pub(crate) command: Command,
     pub(crate) power: PowerState,
-    pub(crate) msix: Option<Msix<V>>,
+    pub(crate) interrupts: Interrupts<V>,
     pub(crate) windows: Windows<W>,
     /// What the host traps now.
     pub(crate) decoder: Decoder,
@@ -179,11 +191,30 @@ where
         let mut map = ConfigMap::build(image, options, &mut |found| finding(found.into()))?;
         let sizes = description.regions.map(|region| region.size);
         let mut bars = Bars::new(image, &sizes)?;
-        let offered = |at| map.register(at) == Some(Register::MsixControl);
+        let offered = |at, register| map.register(at) == Some(register);
         let layout = MsixLayout::build(image, &bars, &mut |found| finding(found.into()));
-        let layout = layout.filter(|layout| offered(layout.capability));
+        let layout = layout.filter(|layout| offered(layout.capability, Register::MsixControl));
+        let host = description.interrupts;
+        let msi = Msi::new(image, host.msi.max(1), &mut |found| finding(found.into()));
+        let msi = msi.filter(|msi| offered(msi.capability(), Register::MsiControl));
+        let intx = Intx::new(image, &mut |found| finding(found.into()));
+        let found =
+            [(intx.is_some(), host.intx), (msi.is_some(), host.msi != 0), (layout.is_some(), host.msix != 0)];
+        for (kind, (found, carried)) in InterruptKind::ALL.into_iter().zip(found) {
+            if found && !carried {
+                finding(Finding::NotCarried(kind));
+            }
+        }
+        let msi = msi.filter(|_| host.msi != 0);
+        if msi.is_none() {
+            map.hide_msi();
+        }
+        let intx = intx.filter(|_| host.intx);
+        if intx.is_some() {
+            map.show_interrupt_pin();
+        }
         let storage = vectors.as_ref().len();
-        let mut layout = layout.filter(|layout| {
+        let mut layout = layout.filter(|_| host.msix != 0).filter(|layout| {
             let enough = usize::from(layout.vectors) <= storage;
             if !enough {
                 finding(MsixFinding::StorageTooSmall { device: layout.vectors, storage }.into());
@@ -220,7 +251,11 @@ where
             apertures: description.options.apertures,
             command: Command::empty(),
             power: PowerState::D0,
-            msix: layout.map(|layout| Msix::new(layout, vectors, description.vectors_resizable)),
+            interrupts: Interrupts::new(
+                layout.map(|layout| Msix::new(layout, vectors, host.resizable)),
+                msi,
+                intx,
+            ),
             windows,
             decoder: Decoder::new([table, pba, beyond]),
             refused_traps: 0,
@@ -247,9 +282,25 @@ where
         &self.bars
     }
 
-    /// MSI-X, if the function has it.
+    /// MSI-X, if the guest is offered it.
     pub fn msix(&self) -> Option<&Msix<V>> {
-        self.msix.as_ref()
+        self.interrupts.msix.as_ref()
+    }
+
+    /// MSI, if the guest is offered it.
+    pub fn msi(&self) -> Option<&Msi> {
+        self.interrupts.msi.as_ref()
+    }
+
+    /// The interrupt pin, if the guest is offered it.
+    pub fn intx(&self) -> Option<&Intx> {
+        self.interrupts.intx.as_ref()
+    }
+
+    /// The kind of interrupt that the guest uses: MSI-X if it has enabled that, else MSI if it has enabled that,
+    /// else the pin if there is one and the function is attached.
+    pub fn interrupt_mode(&self) -> Option<InterruptKind> {
+        self.interrupts.mode()
     }
 
     /// Those bits of the Command register that the guest reads as it wrote them.
@@ -290,13 +341,13 @@ where
 
     /// Whether the host is to give an event to `vector` when it carries out a
     /// [`Wire`](crate::host::Step::Wire) step.
-    pub fn wants_event(&self, vector: VectorIndex) -> bool {
-        self.msix.as_ref().is_some_and(|msix| msix.wants_event(vector))
+    pub fn wants_event(&self, kind: InterruptKind, vector: VectorIndex) -> bool {
+        self.interrupts.wants_event(kind, vector)
     }
 
     /// What is emulated inside BARs: the MSI-X table and the Pending Bit Array.
     pub(crate) fn emulated(&self) -> Option<(TablePlace, TablePlace)> {
-        self.msix.as_ref().map(|msix| (msix.layout().table, msix.layout().pba))
+        self.interrupts.msix.as_ref().map(|msix| (msix.layout().table, msix.layout().pba))
     }
 
     /// What `bar` is to decode.
@@ -351,8 +402,6 @@ where
         self.power = PowerState::D0;
         self.bars.reset();
         self.decode_changed();
-        if let Some(msix) = &mut self.msix {
-            msix.turn_off();
-        }
+        self.interrupts.turn_off();
     }
 }

@@ -13,6 +13,52 @@ use crate::decoder::Decoder;
 use crate::span::Span;
 use core::fmt;
 
+/// How a function interrupts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum InterruptKind {
+    /// The interrupt pin: PCI Local Bus 3.0, 2.2.6. Its one interrupt is vector 0, and a level.
+    Intx,
+    /// Message Signaled Interrupts: PCI Local Bus 3.0, 6.8.1.
+    Msi,
+    /// MSI-X: PCI Local Bus 3.0, 6.8.2.
+    Msix,
+}
+
+impl InterruptKind {
+    /// Every kind, in the order of their numbers in VFIO.
+    pub const ALL: [Self; 3] = [Self::Intx, Self::Msi, Self::Msix];
+}
+
+impl fmt::Display for InterruptKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Intx => "INTx",
+            Self::Msi => "MSI",
+            Self::Msix => "MSI-X",
+        })
+    }
+}
+
+/// What interrupts the host can carry to the guest; the others are hidden from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostInterrupts {
+    /// It can carry the interrupt pin.
+    pub intx: bool,
+    /// How many MSI vectors it has for the device; 0 if it cannot do MSI.
+    pub msi: u16,
+    /// How many MSI-X vectors it has for the device; 0 if it cannot do MSI-X.
+    pub msix: u16,
+    /// Whether MSI-X vectors can be added while others are in use (VFIO: `NORESIZE` is clear).
+    pub resizable: bool,
+}
+
+impl HostInterrupts {
+    /// Every kind, and as many vectors as a function can have.
+    pub const ALL: Self = Self { intx: true, msi: 32, msix: VectorIndex::LIMIT, resizable: true };
+    /// MSI-X only, with as many vectors as a function can have.
+    pub const MSIX: Self = Self { intx: false, msi: 0, ..Self::ALL };
+}
+
 /// The message that an interrupt writes: PCI Local Bus 3.0, 6.8.2.6 and 6.8.2.7.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Message {
@@ -66,6 +112,8 @@ pub enum Step {
     },
     /// Which of these vectors' events are signalled? Bit 0 is vector `first`. Nothing is consumed.
     PollPending {
+        /// The kind of interrupt.
+        kind: InterruptKind,
         /// A multiple of 64.
         first: VectorIndex,
         /// The vectors that are asked about.
@@ -104,20 +152,30 @@ pub enum Step {
     },
     /// The vector's event no longer reaches the guest; an interrupt that comes now stays in the event.
     Disarm {
+        /// The kind of interrupt.
+        kind: InterruptKind,
         /// The vector.
         vector: VectorIndex,
     },
     /// Which of these vectors' events are signalled? Consumes the signals. Bit 0 is vector `first`.
     TakePending {
+        /// The kind of interrupt.
+        kind: InterruptKind,
         /// A multiple of 64.
         first: VectorIndex,
         /// The vectors that are asked about.
         mask: u64,
     },
-    /// MSI-X off in the device. Events and routes are kept.
-    DisableInterrupts,
-    /// Give back every event and every route of this function.
-    ReleaseVectors,
+    /// The kind off in the device. Events and routes are kept.
+    DisableInterrupts {
+        /// The kind of interrupt.
+        kind: InterruptKind,
+    },
+    /// Give back every event and every route that this function has for the kind.
+    ReleaseVectors {
+        /// The kind of interrupt.
+        kind: InterruptKind,
+    },
     /// Accesses to this range are this function's.
     Trap {
         /// The BAR.
@@ -127,11 +185,16 @@ pub enum Step {
     },
     /// Let the guest reach a window without leaving guest mode.
     Map(MappedWindow),
-    /// MSI-X on in the device, with no vector that signals an event.
-    EnableInterrupts,
+    /// The kind on in the device, with no vector that signals an event. No other kind is on.
+    EnableInterrupts {
+        /// The kind of interrupt.
+        kind: InterruptKind,
+    },
     /// Let these vectors signal events, those that [`wants_event`](crate::AssignedFunction::wants_event) names;
-    /// turns MSI-X on in the device if it is off. The others of the range signal nothing.
+    /// turns the kind on in the device if it is off, no other being on. The others of the range signal nothing.
     Wire {
+        /// The kind of interrupt.
+        kind: InterruptKind,
         /// The first vector.
         first: VectorIndex,
         /// The last vector.
@@ -139,6 +202,8 @@ pub enum Step {
     },
     /// Note the message of a vector; takes effect with [`Step::CommitRoutes`].
     Route {
+        /// The kind of interrupt, not INTx.
+        kind: InterruptKind,
         /// The vector.
         vector: VectorIndex,
         /// Its message.
@@ -148,11 +213,18 @@ pub enum Step {
     CommitRoutes,
     /// The vector's event reaches the guest from now on, and so does what it already holds.
     Arm {
+        /// The kind of interrupt.
+        kind: InterruptKind,
         /// The vector.
         vector: VectorIndex,
     },
+    /// The device may assert its pin again; the host masked it when it last did. Until the guest has ended that
+    /// interrupt the host need not have done anything.
+    UnmaskIntx,
     /// Signal the vector's event once, as if the device had.
     Signal {
+        /// The kind of interrupt.
+        kind: InterruptKind,
         /// The vector.
         vector: VectorIndex,
     },
@@ -181,15 +253,16 @@ impl Step {
             | Self::Untrap { .. }
             | Self::Disarm { .. }
             | Self::TakePending { .. }
-            | Self::DisableInterrupts
-            | Self::ReleaseVectors => StepKind::Revoke,
+            | Self::DisableInterrupts { .. }
+            | Self::ReleaseVectors { .. } => StepKind::Revoke,
             Self::Trap { .. }
             | Self::Map(_)
-            | Self::EnableInterrupts
+            | Self::EnableInterrupts { .. }
             | Self::Wire { .. }
             | Self::Route { .. }
             | Self::CommitRoutes
             | Self::Arm { .. }
+            | Self::UnmaskIntx
             | Self::Signal { .. } => StepKind::Establish,
         }
     }
@@ -204,19 +277,21 @@ pub enum Outcome {
     Value(u64),
     /// It failed, or went only half way.
     Failed,
+    /// A [`Step::Wire`] that was to turn the kind on: the host has only so many vectors, and none is wired.
+    Fewer(u16),
 }
 
 impl Outcome {
     /// Whether the step is done.
     pub fn is_done(self) -> bool {
-        self != Self::Failed
+        !matches!(self, Self::Failed | Self::Fewer(_))
     }
 
     /// What was read; 0 if that is nothing.
     pub(crate) fn value(self) -> u64 {
         match self {
             Self::Value(value) => value,
-            Self::Done | Self::Failed => 0,
+            Self::Done | Self::Failed | Self::Fewer(_) => 0,
         }
     }
 }
@@ -302,48 +377,63 @@ pub trait GuestWindows: HostError {
     fn untrap(&mut self, bar: BarIndex, range: GuestRange, decoder: &Decoder) -> Result<(), Self::Error>;
 }
 
-/// The host's side of MSI-X. A *wired* vector signals an event; an *armed* event reaches the guest.
+/// The host's side of interrupts. A *wired* vector signals an event; an *armed* event reaches the guest.
+///
+/// One kind is on at a time: the core turns one off before it turns another on.
 pub trait InterruptHost: HostError {
-    /// Turns MSI-X on in the device, with no vector wired.
+    /// How many vectors the host has, where `error` is that of a [`wire`](Self::wire) which was to turn the kind
+    /// on and found fewer than it asked for (VFIO: `SET_IRQS` returned a positive number).
+    fn fewer(error: &Self::Error) -> Option<u16> {
+        let _ = error;
+        None
+    }
+
+    /// Turns the kind on in the device, with no vector wired.
     ///
     /// # Errors
     ///
-    /// MSI-X stays off. A host that has fewer vectors than one has failed.
-    fn enable(&mut self) -> Result<(), Self::Error>;
+    /// It stays off. A host that has fewer vectors than one has failed.
+    fn enable(&mut self, kind: InterruptKind) -> Result<(), Self::Error>;
 
     /// Wires those vectors from `first` to `last` that `wanted` names, and unwires the others of them, in one
-    /// call to the kernel. Turns MSI-X on if it is off.
+    /// call to the kernel. Turns the kind on if it is off.
     ///
     /// # Errors
     ///
-    /// None of the range is wired. A host that has fewer vectors has failed.
+    /// None of the range is wired. A host that has fewer vectors has failed, and [`fewer`](Self::fewer) says so.
     fn wire(
         &mut self,
+        kind: InterruptKind,
         first: VectorIndex,
         last: VectorIndex,
         wanted: &dyn Fn(VectorIndex) -> bool,
     ) -> Result<(), Self::Error>;
 
-    /// Turns MSI-X off in the device; events and routes are kept.
+    /// Turns the kind off in the device; events and routes are kept.
     ///
     /// # Errors
     ///
     /// The function is quarantined.
-    fn disable(&mut self) -> Result<(), Self::Error>;
+    fn disable(&mut self, kind: InterruptKind) -> Result<(), Self::Error>;
 
-    /// Gives back every event and every route of this function.
+    /// Gives back every event and every route that this function has for the kind.
     ///
     /// # Errors
     ///
     /// Something could not be given back; nothing follows from it for the guest.
-    fn release(&mut self) -> Result<(), Self::Error>;
+    fn release(&mut self, kind: InterruptKind) -> Result<(), Self::Error>;
 
-    /// Notes the message of a wired vector, to take effect with [`commit_routes`](Self::commit_routes).
+    /// Notes the message of a wired vector of MSI or MSI-X, to take effect with [`commit_routes`](Self::commit_routes).
     ///
     /// # Errors
     ///
     /// The message is none that the host can route, or there is no room for it: the vector stays unarmed.
-    fn route(&mut self, vector: VectorIndex, message: Message) -> Result<(), Self::Error>;
+    fn route(
+        &mut self,
+        kind: InterruptKind,
+        vector: VectorIndex,
+        message: Message,
+    ) -> Result<(), Self::Error>;
 
     /// All messages noted take effect, in one call to the kernel.
     ///
@@ -354,38 +444,60 @@ pub trait InterruptHost: HostError {
 
     /// The vector's event reaches the guest from now on, and so does what it already holds.
     ///
+    /// An event of INTx asserts the guest's line. When the guest ends that interrupt the line is let go and the
+    /// pin unmasked: by the host itself (KVM's resample event), or by the core, which the embedder tells by
+    /// [`handle_intx_eoi`](crate::AssignedFunction::handle_intx_eoi).
+    ///
     /// # Errors
     ///
     /// The vector stays unarmed.
-    fn arm(&mut self, vector: VectorIndex) -> Result<(), Self::Error>;
+    fn arm(&mut self, kind: InterruptKind, vector: VectorIndex) -> Result<(), Self::Error>;
 
-    /// The vector's event no longer reaches the guest; what comes now stays in it.
+    /// The device may assert its pin again, and does if it still has a reason to.
+    ///
+    /// # Errors
+    ///
+    /// It stays masked; the next settling tries again.
+    fn unmask_intx(&mut self) -> Result<(), Self::Error>;
+
+    /// The vector's event no longer reaches the guest; what comes now stays in it. A line that it has asserted
+    /// is let go.
     ///
     /// # Errors
     ///
     /// The function is quarantined.
-    fn disarm(&mut self, vector: VectorIndex) -> Result<(), Self::Error>;
+    fn disarm(&mut self, kind: InterruptKind, vector: VectorIndex) -> Result<(), Self::Error>;
 
     /// Signals the vector's event once.
     ///
     /// # Errors
     ///
     /// The interrupt stays pending.
-    fn signal(&mut self, vector: VectorIndex) -> Result<(), Self::Error>;
+    fn signal(&mut self, kind: InterruptKind, vector: VectorIndex) -> Result<(), Self::Error>;
 
     /// Which of the vectors `first` + n, for each bit n of `mask`, have a signalled event. Consumes nothing.
     ///
     /// # Errors
     ///
     /// The guest reads those pending bits as 0.
-    fn poll_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, Self::Error>;
+    fn poll_pending(
+        &mut self,
+        kind: InterruptKind,
+        first: VectorIndex,
+        mask: u64,
+    ) -> Result<u64, Self::Error>;
 
     /// The same, and consumes the signals.
     ///
     /// # Errors
     ///
     /// The interrupts that those events hold are lost, and counted.
-    fn take_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, Self::Error>;
+    fn take_pending(
+        &mut self,
+        kind: InterruptKind,
+        first: VectorIndex,
+        mask: u64,
+    ) -> Result<u64, Self::Error>;
 }
 
 /// What happens while a function is driven; every method has a default that does nothing.

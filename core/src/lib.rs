@@ -118,7 +118,10 @@ pub use decoder::{Decoded, Decoder};
 pub use events::Counters;
 pub use explain::{BarPiece, Reason, Treatment};
 pub use function::{AssignedFunction, Description, DescriptionError, Finding, Region, ResetOutcome};
-pub use interrupts::{Msix, MsixFinding, MsixLayout, PendingQuery, RelocationError, TablePlace, Vector};
+pub use interrupts::{
+    InterruptPin, Intx, IntxFinding, Msi, MsiFinding, Msix, MsixFinding, MsixLayout, PendingQuery,
+    RelocationError, TablePlace, Vector,
+};
 pub use operation::{Access, Begin, Completion, Target, Token};
 pub use options::{
     Apertures, CapabilityChoice, CapabilityId, Exclusion, Ids, Options, Pin, Placement, Relocation,

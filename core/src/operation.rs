@@ -5,7 +5,7 @@
 use crate::access::{Bytes, Width};
 use crate::addr::{GuestAddr, GuestPort, VectorIndex};
 use crate::function::{AssignedFunction, ResetOutcome};
-use crate::host::{Outcome, Step};
+use crate::host::{InterruptKind, Outcome, Step};
 use crate::interrupts::{Settled, Vector};
 use crate::pieces::Piece;
 use crate::power::QUIET;
@@ -274,9 +274,15 @@ where
 
     /// An interrupt of `vector` has reached the embedder and not the guest. It is delivered at the next
     /// settling, or stays pending until the guest unmasks it.
-    pub fn handle_interrupt(&mut self, vector: VectorIndex) {
-        if let Some(msix) = &mut self.msix {
-            let _ = msix.latch(vector);
+    pub fn handle_interrupt(&mut self, kind: InterruptKind, vector: VectorIndex) {
+        self.interrupts.latch(kind, vector);
+    }
+
+    /// The guest has ended an interrupt of the function's pin: at the next settling the host unmasks it, and is
+    /// interrupted again if the device still asserts it. A host that resamples by itself need not be told, and may.
+    pub fn handle_intx_eoi(&mut self) {
+        if let Some(intx) = &mut self.interrupts.intx {
+            intx.eoi();
         }
     }
 
@@ -327,13 +333,11 @@ where
 
     pub(crate) fn enter_revoke(&mut self) {
         self.operation.phase = Phase::Revoke;
-        if let Some(msix) = &mut self.msix {
-            msix.begin_settle();
-        }
+        self.interrupts.begin_settle();
     }
 
     fn next_revoke(&mut self) -> Option<Step> {
-        if let Some(step) = self.msix.as_mut().and_then(|msix| msix.next_revoke()) {
+        if let Some(step) = self.interrupts.next_revoke() {
             return Some(step);
         }
         if let Some(window) = self.windows.next_unmap(|bar, part| self.wanted_window(bar, part)) {
@@ -355,8 +359,10 @@ where
         }
         if self.operation.resetting {
             self.operation.resetting = false;
-            if let Some(msix) = &mut self.msix {
-                msix.reset_table();
+            self.interrupts.reset();
+            if self.operation.task != Task::Detach {
+                self.interrupts.turn_on();
+                self.interrupts.begin_settle();
             }
         }
         let inside_bar_write =
@@ -377,7 +383,7 @@ where
         if let Some(window) = self.windows.next_map(|bar, part| self.wanted_window(bar, part)) {
             return Some(Step::Map(window));
         }
-        if let Some(step) = self.msix.as_mut().and_then(|msix| msix.next_establish()) {
+        if let Some(step) = self.interrupts.next_establish() {
             return Some(step);
         }
         self.operation.phase = if self.operation.settling_all { Phase::Finish } else { Phase::Piece };
@@ -411,8 +417,7 @@ where
             Step::Untrap { .. } | Step::Trap { .. } => {}
             Step::Map(window) => self.windows.mapped(window, done),
             _ => {
-                let settled = self.msix.as_mut().map(|msix| msix.complete(step, outcome));
-                unknown = settled == Some(Settled::Unknown);
+                unknown = self.interrupts.complete(step, outcome) == Settled::Unknown;
             }
         }
         self.operation.unknown |= unknown;

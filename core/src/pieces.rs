@@ -6,7 +6,7 @@ use crate::bars::BarKind;
 use crate::config::{Policy, Register};
 use crate::decoder::physical;
 use crate::function::AssignedFunction;
-use crate::host::{GuestRange, Outcome, Step};
+use crate::host::{GuestRange, InterruptKind, Outcome, Step};
 use crate::interrupts::{PendingQuery, Vector};
 use crate::operation::{Phase, Target, Task, WIDEST_PORT};
 use crate::regs::header::Command;
@@ -29,6 +29,8 @@ pub(crate) enum Piece {
         /// The bits that are not hardware's.
         virtual_read: u32,
     },
+    /// Pending Bits of MSI, of a configuration dword.
+    MsiPending { base: usize, lanes: ByteLanes, query: PendingQuery, bits: u64 },
     /// Bytes of a BAR.
     Bar { bar: BarIndex, offset: PhysBarOffset, at: usize, width: Width },
     /// Bytes of the Pending Bit Array.
@@ -60,8 +62,7 @@ where
                 _ => self.operation.phase = Phase::Finish,
             };
         }
-        let settled = self.msix.as_ref().is_none_or(|msix| msix.is_settled());
-        if settled {
+        if self.interrupts.is_settled() {
             self.operation.phase = Phase::Finish;
         } else {
             self.operation.settling_all = true;
@@ -97,13 +98,16 @@ where
     /// The bytes that the guest reads from the virtual register go into the access; hardware's are to be read.
     fn read_register(&mut self, access: DwordAccess, register: Register, base: usize) {
         let Policy { virtual_read, .. } = Policy::of(register);
-        let value = self.virtual_value(register) & virtual_read;
-        let enabled = access.lanes.mask().to_le_bytes();
-        for (lane, (byte, enabled)) in value.to_le_bytes().into_iter().zip(enabled).enumerate() {
-            if enabled != 0 {
-                self.operation.bytes.set(base.wrapping_add(lane), byte);
-            }
+        let msi = self.interrupts.msi.as_ref().filter(|_| register == Register::MsiPending);
+        if let Some(msi) = msi {
+            let query = msi.pending();
+            let bits = query.known;
+            self.operation.piece = Piece::MsiPending { base, lanes: access.lanes, query, bits };
+            self.operation.phase = Phase::Read;
+            return;
         }
+        let value = self.virtual_value(register) & virtual_read;
+        set_lanes(&mut self.operation.bytes, base, access.lanes, value);
         let lanes = access.lanes.and(ByteLanes::touching(!virtual_read));
         self.operation.piece = Piece::Config { dword: access.dword, base, lanes, virtual_read };
         self.operation.phase = Phase::Read;
@@ -115,13 +119,18 @@ where
             let [low, high] = value.to_le_bytes();
             u32::from_le_bytes([0, 0, low, high])
         };
-        let msix = self.msix.as_ref();
+        let msix = self.interrupts.msix.as_ref();
         match register {
             Register::Command => u32::from(self.command.bits()),
             Register::Bar(bar) => self.bars.read(bar),
             Register::MsixControl => msix.map_or(0, |msix| upper_half(msix.message_control())),
             Register::MsixTable => msix.map_or(0, |msix| msix.layout().table_register()),
             Register::MsixPba => msix.map_or(0, |msix| msix.layout().pba_register()),
+            Register::MsiControl
+            | Register::MsiAddress
+            | Register::MsiUpperAddress
+            | Register::MsiData
+            | Register::MsiMask => self.interrupts.msi.as_ref().map_or(0, |msi| msi.read(register)),
             _ => self.map.constant(register),
         }
     }
@@ -141,13 +150,26 @@ where
                 }
             }
             Register::MsixControl => {
-                if let Some(msix) = &mut self.msix {
+                if let Some(msix) = &mut self.interrupts.msix {
                     let [_, _, low, high] = lanes.mask().to_le_bytes();
                     let mask = u16::from_le_bytes([low, high]);
                     let [_, _, low, high] = value.to_le_bytes();
                     let new = (msix.message_control() & !mask) | u16::from_le_bytes([low, high]);
                     msix.write_message_control(new);
                 }
+            }
+            Register::MsiControl
+            | Register::MsiAddress
+            | Register::MsiUpperAddress
+            | Register::MsiData
+            | Register::MsiMask => {
+                if let Some(msi) = &mut self.interrupts.msi {
+                    let mask = lanes.mask() & Policy::of(register).virtual_write;
+                    msi.write(register, (msi.read(register) & !mask) | (value & mask));
+                }
+                // Address and data that come in one access take effect as one change.
+                self.operation.phase = Phase::Piece;
+                return;
             }
             Register::PowerControl if !lanes.and(ByteLanes::touching(PMCSR_STATE)).is_none() => {
                 self.write_power_state(PowerState::from_pmcsr(value));
@@ -189,6 +211,9 @@ where
         if (before ^ self.command).intersects(Command::MEMORY_SPACE | Command::IO_SPACE) {
             self.decode_changed();
         }
+        if let Some(intx) = &mut self.interrupts.intx {
+            intx.set_disabled(self.command.contains(Command::INTERRUPT_DISABLE));
+        }
     }
 
     /// The BAR, the offset in it and the width of the access's next naturally aligned piece.
@@ -216,7 +241,7 @@ where
         };
         self.operation.done = at.saturating_add(width.bytes());
         let place = self.place(bar, offset);
-        let Some(msix) = self.msix.as_mut().filter(|_| !matches!(place, Place::Device)) else {
+        let Some(msix) = self.interrupts.msix.as_mut().filter(|_| !matches!(place, Place::Device)) else {
             return self.device_piece(bar, physical(offset), at, width, write);
         };
         let bytes = &mut self.operation.bytes;
@@ -287,12 +312,21 @@ where
     }
 
     fn piece_read(&mut self) -> Option<Step> {
-        let hardware_pba = self.msix.as_ref().and_then(|msix| msix.layout().hardware_pba);
+        let hardware_pba = self.interrupts.msix.as_ref().and_then(|msix| msix.layout().hardware_pba);
         match &mut self.operation.piece {
             Piece::None => None,
             Piece::Config { dword, lanes, .. } => {
                 let (at, width) = lanes.take_run()?;
                 Some(Step::ReadConfig { offset: dword.checked_add(u16::from(at))?, width })
+            }
+            Piece::MsiPending { base, lanes, query, bits } => {
+                if query.poll != 0 {
+                    let (kind, first) = (InterruptKind::Msi, VectorIndex::default());
+                    return Some(Step::PollPending { kind, first, mask: query.poll });
+                }
+                let value = u32::try_from(*bits & 0xffff_ffff).unwrap_or(0);
+                set_lanes(&mut self.operation.bytes, *base, *lanes, value);
+                None
             }
             Piece::Bar { bar, offset, width, .. } => {
                 let step = Step::ReadBar { bar: *bar, offset: *offset, width: *width };
@@ -300,7 +334,8 @@ where
             }
             Piece::Pending { first, query, bits, at, width, byte } => {
                 if query.poll != 0 {
-                    return Some(Step::PollPending { first: *first, mask: query.poll });
+                    let kind = InterruptKind::Msix;
+                    return Some(Step::PollPending { kind, first: *first, mask: query.poll });
                 }
                 if let Some((bar, offset)) = hardware_pba.filter(|_| query.hardware != 0) {
                     let offset = offset.checked_add(*byte & !7)?;
@@ -335,7 +370,10 @@ where
                 }
                 self.operation.piece = Piece::None;
             }
-            (Piece::Pending { query, bits, .. }, Step::PollPending { mask, .. }) => {
+            (
+                Piece::Pending { query, bits, .. } | Piece::MsiPending { query, bits, .. },
+                Step::PollPending { mask, .. },
+            ) => {
                 *bits |= outcome.value() & mask;
                 query.poll = 0;
             }
@@ -378,6 +416,16 @@ where
     pub(crate) fn untrap_failed(&mut self, bar: BarIndex, range: GuestRange) {
         self.decoder.set(bar, Some(range));
         self.refused_traps |= 1u8.wrapping_shl(u32::from(bar.get()));
+    }
+}
+
+/// Stores the bytes of a dword whose lanes are enabled; `base` is where lane 0 would go.
+fn set_lanes(bytes: &mut Bytes, base: usize, lanes: ByteLanes, value: u32) {
+    let enabled = lanes.mask().to_le_bytes();
+    for (lane, (byte, enabled)) in value.to_le_bytes().into_iter().zip(enabled).enumerate() {
+        if enabled != 0 {
+            bytes.set(base.wrapping_add(lane), byte);
+        }
     }
 }
 

@@ -13,7 +13,7 @@
 
 use crate::addr::BarIndex;
 use crate::function::AssignedFunction;
-use crate::interrupts::{Msix, Vector};
+use crate::interrupts::{Msi, MsiState, Msix, Vector};
 use crate::operation::Task;
 use crate::regs::header::Command;
 use crate::regs::msix as regs;
@@ -31,6 +31,8 @@ pub enum SavedSection {
     Function,
     /// Message Control of MSI-X and the table.
     Msix,
+    /// The registers of MSI.
+    Msi,
 }
 
 impl SavedSection {
@@ -38,6 +40,7 @@ impl SavedSection {
         match self {
             Self::Function => 1,
             Self::Msix => 2,
+            Self::Msi => 3,
         }
     }
 }
@@ -47,6 +50,7 @@ impl fmt::Display for SavedSection {
         f.write_str(match self {
             Self::Function => "function",
             Self::Msix => "MSI-X",
+            Self::Msi => "MSI",
         })
     }
 }
@@ -102,7 +106,8 @@ pub enum RestoreError {
     /// A section is missing, is not where it belongs, or has values that no function writes.
     #[error("the {0} section is not as it must be")]
     Section(SavedSection),
-    /// Configuration space had another size, or the MSI-X capability, table or Pending Bit Array was elsewhere.
+    /// Configuration space had another size, or the MSI-X capability, table or Pending Bit Array was elsewhere, or
+    /// the MSI capability.
     #[error("the state is that of another device")]
     AnotherDevice,
     /// A BAR was of another kind or size.
@@ -185,7 +190,27 @@ struct VectorRecord {
     flags: U32,
 }
 
+/// What MSI is.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct MsiRecord {
+    /// Where the capability is.
+    capability: U16,
+    /// Message Control.
+    control: U16,
+    /// Message Data.
+    data: U16,
+    reserved: U16,
+    /// Message Address.
+    address: U64,
+    /// Mask Bits.
+    masked: U32,
+    /// The vectors of which an interrupt waits.
+    waits: U32,
+}
+
 const _: () = {
+    assert!(size_of::<MsiRecord>() == 24);
     assert!(size_of::<Header>() == 16);
     assert!(size_of::<SectionHeader>() == 8);
     assert!(size_of::<BarRecord>() == 24);
@@ -249,8 +274,10 @@ where
     pub fn saved_size(&self) -> usize {
         const FIXED: usize =
             size_of::<Header>() + size_of::<SectionHeader>() + size_of::<FunctionRecord>() + CHECKSUM_SIZE;
-        let msix = self.msix.as_ref().map(|msix| msix_size(msix.count()));
-        msix.map_or(FIXED, |size| size.saturating_add(FIXED).saturating_add(size_of::<SectionHeader>()))
+        const MSI: usize = size_of::<SectionHeader>() + size_of::<MsiRecord>();
+        let fixed = if self.interrupts.msi.is_some() { FIXED + MSI } else { FIXED };
+        let msix = self.interrupts.msix.as_ref().map(|msix| msix_size(msix.count()));
+        msix.map_or(fixed, |size| size.saturating_add(fixed).saturating_add(size_of::<SectionHeader>()))
     }
 
     /// Writes all that the guest can see of the function to the front of `buffer`; returns the number of bytes.
@@ -283,7 +310,7 @@ where
         writer.put(header.as_bytes());
         writer.section(SavedSection::Function, size_of::<FunctionRecord>());
         writer.put(self.function_record().as_bytes());
-        if let Some(msix) = &self.msix {
+        if let Some(msix) = &self.interrupts.msix {
             writer.section(SavedSection::Msix, msix_size(msix.count()));
             writer.put(msix_record(msix).as_bytes());
             for (address, data, masked, waits) in msix.saved() {
@@ -291,6 +318,10 @@ where
                 let record = VectorRecord { address: address.into(), data: data.into(), flags: flags.into() };
                 writer.put(record.as_bytes());
             }
+        }
+        if let Some(msi) = &self.interrupts.msi {
+            writer.section(SavedSection::Msi, size_of::<MsiRecord>());
+            writer.put(msi_record(msi).as_bytes());
         }
         Writer(trailer).put(&checksum(body).to_le_bytes());
         Ok(needed)
@@ -304,17 +335,19 @@ where
     /// `bytes` are not exactly what was saved from a function of this shape, or this one is in use. Nothing has
     /// changed then.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let stands = self.msix.as_ref().is_some_and(|msix| msix.stands())
-            || self.windows.live() != 0
-            || !self.decoder.is_empty();
+        let stands = self.interrupts.stands() || self.windows.live() != 0 || !self.decoder.is_empty();
         if self.operation.task != Task::Idle || self.quarantined || stands {
             return Err(RestoreError::InUse);
         }
         let mut rest = contents(bytes)?;
         let function = self.fitting_function(take_section(&mut rest, SavedSection::Function)?)?;
-        let table = match &self.msix {
+        let table = match &self.interrupts.msix {
             Some(msix) => fitting_table(msix_record(msix), take_section(&mut rest, SavedSection::Msix)?)?,
             None => (0, &[][..]),
+        };
+        let saved_msi = match &self.interrupts.msi {
+            Some(msi) => Some(fitting_msi(msi, take_section(&mut rest, SavedSection::Msi)?)?),
+            None => None,
         };
         if !rest.is_empty() {
             return Err(RestoreError::Section(SavedSection::Msix));
@@ -322,7 +355,7 @@ where
         self.command = Command::from_bits_retain(function.command.get());
         self.power = PowerState::from_pmcsr(function.power.get());
         self.bars.restore(function.bars.iter().map(|record| record.value.get()));
-        if let Some(msix) = &mut self.msix {
+        if let Some(msix) = &mut self.interrupts.msix {
             let (control, vectors) = table;
             let saved = vectors.iter().map(|record| {
                 let flags = record.flags.get();
@@ -330,6 +363,13 @@ where
             });
             msix.restore(control, saved);
         }
+        if let (Some(msi), Some(state)) = (&mut self.interrupts.msi, saved_msi) {
+            msi.restore(state);
+        }
+        if let Some(intx) = &mut self.interrupts.intx {
+            intx.set_disabled(self.command.contains(Command::INTERRUPT_DISABLE));
+        }
+        self.interrupts.turn_on();
         self.set_stopped(false);
         // Windows wait until hardware has heard of it.
         self.hardware_stale = true;
@@ -384,6 +424,37 @@ fn msix_record<V: AsRef<[Vector]> + AsMut<[Vector]>>(msix: &Msix<V>) -> MsixReco
         pba: layout.pba_register().into(),
         reserved: U32::ZERO,
     }
+}
+
+/// MSI as it is saved.
+fn msi_record(msi: &Msi) -> MsiRecord {
+    let MsiState { control, address, data, masked, waits } = msi.saved();
+    MsiRecord {
+        capability: msi.capability().get().into(),
+        control: control.into(),
+        data: data.into(),
+        reserved: U16::ZERO,
+        address: address.into(),
+        masked: masked.into(),
+        waits: waits.into(),
+    }
+}
+
+/// The state of a section, if it can be that of this function.
+fn fitting_msi(msi: &Msi, body: &[u8]) -> Result<MsiState, RestoreError> {
+    let wrong = RestoreError::Section(SavedSection::Msi);
+    let record = MsiRecord::ref_from_bytes(body).map_err(|_| wrong)?;
+    if record.capability.get() != msi.capability().get() {
+        return Err(RestoreError::AnotherDevice);
+    }
+    let state = MsiState {
+        control: record.control.get(),
+        address: record.address.get(),
+        data: record.data.get(),
+        masked: record.masked.get(),
+        waits: record.waits.get(),
+    };
+    if record.reserved == U16::ZERO && msi.can_be(state) { Ok(state) } else { Err(wrong) }
 }
 
 /// The sections, if version, length and checksum are right.

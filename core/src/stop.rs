@@ -55,9 +55,7 @@ where
     pub(crate) fn set_stopped(&mut self, stopped: bool) {
         self.stopped = stopped;
         self.bus_master_off &= stopped;
-        if let Some(msix) = &mut self.msix {
-            msix.set_stopped(stopped);
-        }
+        self.interrupts.set_stopped(stopped);
     }
 
     /// Hardware's Command, and a power state that is not D0, are to become the guest's.

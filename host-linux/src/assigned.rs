@@ -7,10 +7,11 @@ use crate::host_side::{Failure, HostSide};
 use crate::irq::IrqKind;
 use crate::passthrough::{AccessFailures, Passthrough};
 use crate::region::RegionIndex;
-use crate::vectors::IrqVectors;
+use crate::vectors::DeviceIrqs;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use vfio_assign_core::host::{HostInterrupts, InterruptKind};
 use vfio_assign_core::{
     Access, AssignedFunction, BarIndex, Bdf, Bytes, Decoded, Decoder, Description, DescriptionError, Finding,
     GuestAddr, GuestPort, Options, PageSize, Region, ResetOutcome, Target, Vector, Window,
@@ -116,7 +117,7 @@ impl<G: GuestSide> Assigned<G> {
         let bars = Arc::new(MappedBars::map(device.clone(), options.registers, &options.unmapped));
         let bytes = rustix::param::page_size();
         let page_size = PageSize::new(bytes as u64).ok_or(AssignError::PageSize { bytes })?;
-        let vectors = IrqVectors::new(device.clone(), IrqKind::Msix);
+        let irqs = DeviceIrqs::new(&device);
         let areas = BarIndex::ALL.map(|bar| bars.areas(bar));
         let mut regions = [Region::default(); 7];
         for ((region, bar), areas) in regions.iter_mut().zip(BarIndex::ALL).zip(&areas) {
@@ -124,14 +125,15 @@ impl<G: GuestSide> Assigned<G> {
                 *region = Region { size: found.size, areas, msix_mappable: found.msix_mappable };
             }
         }
-        let resizable = device.irq(IrqKind::Msix).is_some_and(|irq| !irq.noresize);
-        let description = Description {
-            config: &config,
-            regions,
-            page_size,
-            vectors_resizable: resizable,
-            options: options.function,
+        let count = |kind| u16::try_from(irqs.of(kind).count()).unwrap_or(u16::MAX);
+        let interrupts = HostInterrupts {
+            intx: count(InterruptKind::Intx) != 0 && guest.line().is_some(),
+            msi: count(InterruptKind::Msi),
+            msix: count(InterruptKind::Msix),
+            resizable: device.irq(IrqKind::Msix).is_some_and(|irq| !irq.noresize),
         };
+        let description =
+            Description { config: &config, regions, page_size, interrupts, options: options.function };
         // Each hole cuts an area in two: the MSI-X table and the Pending Bit Array, where the device has them and
         // where the guest sees them, and what is excluded.
         let holes = 4 + options.function.unmapped.len();
@@ -139,7 +141,7 @@ impl<G: GuestSide> Assigned<G> {
         let mut findings = Vec::new();
         let function = AssignedFunction::new(
             &description,
-            vec![Vector::RESET; vectors.count()].into_boxed_slice(),
+            vec![Vector::RESET; irqs.of(InterruptKind::Msix).count()].into_boxed_slice(),
             vec![Window::default(); windows].into_boxed_slice(),
             |finding| findings.push(finding),
         )
@@ -153,7 +155,7 @@ impl<G: GuestSide> Assigned<G> {
         let decoder = Arc::new(RwLock::new(*function.decoder()));
         let host = HostSide {
             guest,
-            vectors,
+            irqs,
             bars: bars.clone(),
             decoder: decoder.clone(),
             reset_error: None,
@@ -222,6 +224,15 @@ impl<G: GuestSide> Assigned<G> {
         self.lock().host.reset_error
     }
 
+    /// The guest has ended an interrupt of the function's pin, where the guest's line is one that the monitor is
+    /// [told](crate::LineEnd::Told) of.
+    pub fn handle_intx_eoi(&self) {
+        self.drive(|function, host| {
+            function.handle_intx_eoi();
+            function.settle(host);
+        });
+    }
+
     /// Whether the device still answers. One that is gone loses its windows here and decodes nothing from now on:
     /// call this when `KVM_RUN` fails with `EFAULT`, and run the vCPU again if any function was gone.
     pub fn check_health(&self) -> bool {
@@ -278,10 +289,10 @@ impl<G: GuestSide> Assigned<G> {
     /// Looks at the machines, the vectors and the guest's side, and at the last step that failed.
     pub fn inspect<T>(
         &self,
-        look: impl FnOnce(&Function, &IrqVectors, &G, Option<&Failure<G::Error>>) -> T,
+        look: impl FnOnce(&Function, &DeviceIrqs, &G, Option<&Failure<G::Error>>) -> T,
     ) -> T {
         let driven = self.lock();
-        look(&driven.function, &driven.host.vectors, &driven.host.guest, driven.host.last_failure.as_ref())
+        look(&driven.function, &driven.host.irqs, &driven.host.guest, driven.host.last_failure.as_ref())
     }
 
     fn memory(&self, address: GuestAddr, data: Data<'_>) -> bool {

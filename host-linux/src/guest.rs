@@ -8,7 +8,19 @@ use std::error::Error;
 use vfio_assign_core::host::Message;
 use vfio_assign_core::{GuestAddr, Span, VectorIndex};
 
+/// Who unmasks a function's pin when the guest has ended its interrupt.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum LineEnd {
+    /// The hypervisor, by an event that leads to VFIO.
+    Resampled,
+    /// The monitor, which calls [`Assigned::handle_intx_eoi`](crate::Assigned::handle_intx_eoi).
+    Told,
+}
+
 /// One assigned function's side of the hypervisor.
+///
+/// A function uses messages or its pin, and the routes and events of one kind are given back before those of
+/// another come.
 pub trait GuestSide {
     /// The hypervisor's error.
     type Error: Error + Clone + Send + 'static;
@@ -54,6 +66,27 @@ pub trait GuestSide {
     ///
     /// It may still.
     fn disarm(&mut self, vector: VectorIndex, event: &EventFd) -> Result<(), Self::Error>;
+
+    /// Who ends interrupts on the guest's line that the function's pin leads to; `None` if it leads to none, and the
+    /// pin is hidden from the guest.
+    fn line(&self) -> Option<LineEnd> {
+        None
+    }
+
+    /// `event` asserts the function's line from now on; a signal that it holds, too. When the guest has ended the
+    /// interrupt the line is let go, and `resample` signalled if the line is [`LineEnd::Resampled`].
+    ///
+    /// # Errors
+    ///
+    /// It does not.
+    fn arm_line(&mut self, event: &EventFd, resample: Option<&EventFd>) -> Result<(), Self::Error>;
+
+    /// `event` no longer asserts the line, which is let go; signals stay in it.
+    ///
+    /// # Errors
+    ///
+    /// It may still.
+    fn disarm_line(&mut self, event: &EventFd) -> Result<(), Self::Error>;
 
     /// Gives back every route.
     ///

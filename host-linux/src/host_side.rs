@@ -3,14 +3,15 @@
 use crate::bar::MappedBars;
 use crate::device::{RegionError, ResetError};
 use crate::dma::DmaError;
-use crate::guest::GuestSide;
+use crate::guest::{GuestSide, LineEnd};
 use crate::irq::IrqError;
 use crate::region::RegionIndex;
-use crate::vectors::IrqVectors;
+use crate::vectors::DeviceIrqs;
 use std::error::Error;
 use std::sync::{Arc, PoisonError, RwLock};
 use vfio_assign_core::host::{
-    Events, GuestRange, GuestWindows, HostError, InterruptHost, MappedWindow, Message, PhysicalFunction, Step,
+    Events, GuestRange, GuestWindows, HostError, InterruptHost, InterruptKind, MappedWindow, Message,
+    PhysicalFunction, Step,
 };
 use vfio_assign_core::regs::header::{self, Command};
 use vfio_assign_core::{BarIndex, ConfigOffset, Decoder, PhysBarOffset, VectorIndex, Width};
@@ -20,7 +21,7 @@ use vfio_assign_core::{BarIndex, ConfigOffset, Decoder, PhysBarOffset, VectorInd
 pub(crate) struct HostSide<G: GuestSide> {
     // Dropped in this order: the guest loses windows and interrupts before the events and the device go.
     pub(crate) guest: G,
-    pub(crate) vectors: IrqVectors,
+    pub(crate) irqs: DeviceIrqs,
     pub(crate) bars: Arc<MappedBars>,
     /// Where vCPUs read what the function decodes.
     pub(crate) decoder: Arc<RwLock<Decoder>>,
@@ -148,29 +149,43 @@ impl<G: GuestSide> GuestWindows for HostSide<G> {
 }
 
 impl<G: GuestSide> InterruptHost for HostSide<G> {
-    fn enable(&mut self) -> Result<(), Self::Error> {
-        Ok(self.vectors.enable()?)
+    fn fewer(error: &Self::Error) -> Option<u16> {
+        match error {
+            HostSideError::Irq(IrqError::Fewer { available, .. }) => u16::try_from(*available).ok(),
+            _ => None,
+        }
+    }
+
+    fn enable(&mut self, kind: InterruptKind) -> Result<(), Self::Error> {
+        Ok(self.irqs.of_mut(kind).enable()?)
     }
 
     fn wire(
         &mut self,
+        kind: InterruptKind,
         first: VectorIndex,
         last: VectorIndex,
         wanted: &dyn Fn(VectorIndex) -> bool,
     ) -> Result<(), Self::Error> {
-        Ok(self.vectors.wire(first, last, wanted)?)
+        Ok(self.irqs.of_mut(kind).wire(first, last, wanted)?)
     }
 
-    fn disable(&mut self) -> Result<(), Self::Error> {
-        Ok(self.vectors.disable()?)
+    fn disable(&mut self, kind: InterruptKind) -> Result<(), Self::Error> {
+        Ok(self.irqs.disable(kind)?)
     }
 
-    fn release(&mut self) -> Result<(), Self::Error> {
-        self.vectors.release();
-        self.guest.release_routes().map_err(HostSideError::Guest)
+    fn release(&mut self, kind: InterruptKind) -> Result<(), Self::Error> {
+        self.irqs.of_mut(kind).release();
+        match kind {
+            // A line has no routes.
+            InterruptKind::Intx => Ok(()),
+            InterruptKind::Msi | InterruptKind::Msix => {
+                self.guest.release_routes().map_err(HostSideError::Guest)
+            }
+        }
     }
 
-    fn route(&mut self, vector: VectorIndex, message: Message) -> Result<(), Self::Error> {
+    fn route(&mut self, _: InterruptKind, vector: VectorIndex, message: Message) -> Result<(), Self::Error> {
         self.guest.route(vector, message).map_err(HostSideError::Guest)
     }
 
@@ -178,26 +193,52 @@ impl<G: GuestSide> InterruptHost for HostSide<G> {
         self.guest.commit_routes().map_err(HostSideError::Guest)
     }
 
-    fn arm(&mut self, vector: VectorIndex) -> Result<(), Self::Error> {
-        let event = self.vectors.event(vector).ok_or(HostSideError::NoEvent { vector })?;
-        self.guest.arm(vector, event).map_err(HostSideError::Guest)
+    fn arm(&mut self, kind: InterruptKind, vector: VectorIndex) -> Result<(), Self::Error> {
+        let resampled = kind == InterruptKind::Intx && self.guest.line() == Some(LineEnd::Resampled);
+        if resampled {
+            self.irqs.resample()?;
+        }
+        let event = self.irqs.of(kind).event(vector).ok_or(HostSideError::NoEvent { vector })?;
+        let armed = match kind {
+            InterruptKind::Intx => self.guest.arm_line(event, self.irqs.resample_event()),
+            InterruptKind::Msi | InterruptKind::Msix => self.guest.arm(vector, event),
+        };
+        armed.map_err(HostSideError::Guest)
     }
 
-    fn disarm(&mut self, vector: VectorIndex) -> Result<(), Self::Error> {
-        let event = self.vectors.event(vector).ok_or(HostSideError::NoEvent { vector })?;
-        self.guest.disarm(vector, event).map_err(HostSideError::Guest)
+    fn unmask_intx(&mut self) -> Result<(), Self::Error> {
+        Ok(self.irqs.unmask()?)
     }
 
-    fn signal(&mut self, vector: VectorIndex) -> Result<(), Self::Error> {
-        Ok(self.vectors.signal(vector)?)
+    fn disarm(&mut self, kind: InterruptKind, vector: VectorIndex) -> Result<(), Self::Error> {
+        let event = self.irqs.of(kind).event(vector).ok_or(HostSideError::NoEvent { vector })?;
+        let disarmed = match kind {
+            InterruptKind::Intx => self.guest.disarm_line(event),
+            InterruptKind::Msi | InterruptKind::Msix => self.guest.disarm(vector, event),
+        };
+        disarmed.map_err(HostSideError::Guest)
     }
 
-    fn poll_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, Self::Error> {
-        Ok(self.vectors.poll(first, mask)?)
+    fn signal(&mut self, kind: InterruptKind, vector: VectorIndex) -> Result<(), Self::Error> {
+        Ok(self.irqs.of(kind).signal(vector)?)
     }
 
-    fn take_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, Self::Error> {
-        Ok(self.vectors.take(first, mask)?)
+    fn poll_pending(
+        &mut self,
+        kind: InterruptKind,
+        first: VectorIndex,
+        mask: u64,
+    ) -> Result<u64, Self::Error> {
+        Ok(self.irqs.of(kind).poll(first, mask)?)
+    }
+
+    fn take_pending(
+        &mut self,
+        kind: InterruptKind,
+        first: VectorIndex,
+        mask: u64,
+    ) -> Result<u64, Self::Error> {
+        Ok(self.irqs.of(kind).take(first, mask)?)
     }
 }
 

@@ -6,6 +6,7 @@ use crate::sys::EventFd;
 use crate::sys::vfio::{IrqData, IrqSet};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
+use vfio_assign_core::host::InterruptKind;
 use vfio_bindings::bindings::vfio as v;
 
 /// A kind of interrupt: `VFIO_PCI_*_IRQ_INDEX`.
@@ -40,6 +41,16 @@ impl IrqKind {
 
     pub(crate) fn position(self) -> usize {
         self.get() as usize
+    }
+}
+
+impl From<InterruptKind> for IrqKind {
+    fn from(kind: InterruptKind) -> Self {
+        match kind {
+            InterruptKind::Intx => Self::Intx,
+            InterruptKind::Msi => Self::Msi,
+            InterruptKind::Msix => Self::Msix,
+        }
     }
 }
 
@@ -138,6 +149,8 @@ pub enum IrqChange {
     Unwire,
     /// Switches the kind off.
     Off,
+    /// Unmasks the pin, now or whenever an eventfd says so.
+    Unmask,
 }
 
 impl fmt::Display for IrqChange {
@@ -146,6 +159,7 @@ impl fmt::Display for IrqChange {
             Self::Wire => "wire",
             Self::Unwire => "unwire",
             Self::Off => "switch off",
+            Self::Unmask => "unmask",
         })
     }
 }
@@ -181,6 +195,16 @@ impl Irqs<'_> {
     pub(crate) fn off(&self) -> Result<(), IrqError> {
         // With a count above 0 this very request would fire that many interrupts.
         self.set(IrqChange::Off, 0, IrqData::None { count: 0 }, 0)
+    }
+
+    /// Unmasks the pin.
+    pub(crate) fn unmask(&self) -> Result<(), IrqError> {
+        self.set(IrqChange::Unmask, 0, IrqData::Unmask, 1)
+    }
+
+    /// The pin is unmasked each time that `event` is signalled, until INTx is switched off.
+    pub(crate) fn unmask_on(&self, event: &EventFd) -> Result<(), IrqError> {
+        self.set(IrqChange::Unmask, 0, IrqData::UnmaskOn(event.as_fd()), 1)
     }
 
     fn set(&self, action: IrqChange, start: u32, data: IrqData<'_>, count: u32) -> Result<(), IrqError> {

@@ -204,6 +204,8 @@ fn file() -> Result<OwnedFd, Errno> {
 fn config() -> [u8; 256] {
     let mut config = [0; 256];
     put(&mut config, 0, &[0x36, 0x1b, 0x10, 0]);
+    // INTA#.
+    put(&mut config, 0x3d, &[1]);
     // Capabilities List in Status, and where the list starts.
     put(&mut config, 6, &[0x10]);
     put(&mut config, 0x34, &[0x40]);
@@ -288,13 +290,19 @@ impl Kernel for TestKernel {
 
     fn irq_info(&self, _: BorrowedFd<'_>, index: u32) -> Result<v::vfio_irq_info, Errno> {
         self.note(format!("irq_info {index}"))?;
-        let count = if index == 2 { VECTORS } else { 0 };
+        let count = match index {
+            0 => 1,
+            2 => VECTORS,
+            _ => 0,
+        };
         Ok(v::vfio_irq_info { argsz: 16, flags: v::VFIO_IRQ_INFO_EVENTFD, index, count })
     }
 
     fn set_irqs(&self, _: BorrowedFd<'_>, set: &IrqSet<'_>) -> Result<u32, Errno> {
         let data = match set.data {
             IrqData::None { count } => format!("none {count}"),
+            IrqData::Unmask => "unmask".into(),
+            IrqData::UnmaskOn(_) => "unmask_on".into(),
             IrqData::EventFds(fds) => {
                 let wired: String = fds.iter().map(|fd| if fd.is_some() { '1' } else { '-' }).collect();
                 format!("fds {wired}")
@@ -357,9 +365,10 @@ impl Kernel for TestKernel {
         _: BorrowedFd<'_>,
         gsi: u32,
         _: BorrowedFd<'_>,
-        _: Option<BorrowedFd<'_>>,
+        resample: Option<BorrowedFd<'_>>,
     ) -> Result<(), Errno> {
-        self.note(format!("assign_irqfd {gsi}")).map(drop)
+        let resample = if resample.is_some() { " resample" } else { "" };
+        self.note(format!("assign_irqfd {gsi}{resample}")).map(drop)
     }
 
     #[cfg(feature = "kvm")]

@@ -3,7 +3,7 @@
 use crate::op::Op;
 use crate::rig::Rig;
 use vfio_assign_core::fake::{CallKind, FakeHost, Shape};
-use vfio_assign_core::host::{GuestRange, Outcome};
+use vfio_assign_core::host::{GuestRange, InterruptKind, Outcome};
 use vfio_assign_core::{
     Access, AssignedFunction, BarIndex, Begin, Bytes, GuestAddr, GuestPort, PageSize, Target, Vector,
     VectorIndex, Window,
@@ -56,7 +56,7 @@ impl World {
             }
             Op::Latch { vector } => {
                 let vector = self.vector(vector);
-                self.rig.function.handle_interrupt(vector);
+                self.rig.function.handle_interrupt(InterruptKind::Msix, vector);
             }
             Op::Interrupt { vector, after } => self.interrupt = Some((self.vector(vector), after)),
             Op::Settle => self.task(AssignedFunction::begin_settle),
@@ -115,7 +115,7 @@ impl World {
             assert!(taken < bound, "more than {bound} steps");
             if let Some((vector, _)) = self.interrupt.take_if(|(_, after)| usize::from(*after) == taken) {
                 self.rig.host.raise(vector);
-                self.rig.function.handle_interrupt(vector);
+                self.rig.function.handle_interrupt(InterruptKind::Msix, vector);
             }
             let outcome = self.rig.function.perform(step, &mut self.rig.host).unwrap_or(Outcome::Failed);
             if let vfio_assign_core::Completion::Done(read) = self.rig.function.complete(token, outcome) {

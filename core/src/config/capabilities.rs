@@ -4,7 +4,7 @@ use super::rules::Register;
 use crate::addr::ConfigOffset;
 use crate::caps::{CapabilityFinding, ConfigImage};
 use crate::options::{CapabilityId, Placement};
-use crate::regs::{capability, express, power};
+use crate::regs::{capability, express, msi, power};
 use CapabilityId::{Extended, Standard};
 
 /// How a capability is treated where the embedder does not say otherwise.
@@ -35,7 +35,7 @@ pub(crate) struct Part {
 #[derive(Clone, Copy, Debug)]
 enum Size {
     Bytes(u16),
-    /// Bits of the first dword add bytes to the ten of a plain MSI.
+    /// Bits of the first dword add registers to those of a plain MSI.
     Msi,
     /// The version, and for the first one the port type.
     Express,
@@ -64,6 +64,20 @@ const fn hidden(id: CapabilityId, name: &'static str, size: Size) -> CapabilityR
 }
 
 const POWER_MANAGEMENT: &[Part] = &[part(power::PMCSR, Register::PowerControl)];
+/// Of two at one place the first that applies counts.
+const MSI: &[Part] = &[
+    part(0, Register::MsiControl),
+    part(4, Register::MsiAddress),
+    Part { needs: (0, MSI_WIDE), ..part(8, Register::MsiUpperAddress) },
+    part(8, Register::MsiData),
+    Part { needs: (0, MSI_WIDE), ..part(12, Register::MsiData) },
+    Part { needs: (0, MSI_MASKABLE), ..part(12, Register::MsiMask) },
+    Part { needs: (0, MSI_WIDE | MSI_MASKABLE), ..part(16, Register::MsiMask) },
+    Part { needs: (0, MSI_MASKABLE), ..part(16, Register::MsiPending) },
+    Part { needs: (0, MSI_WIDE | MSI_MASKABLE), ..part(20, Register::MsiPending) },
+];
+const MSI_WIDE: u32 = msi::in_first_dword(msi::WIDE);
+const MSI_MASKABLE: u32 = msi::in_first_dword(msi::MASKABLE);
 const MSIX: &[Part] =
     &[part(0, Register::MsixControl), part(4, Register::MsixTable), part(8, Register::MsixPba)];
 const FLR: (u16, u32) = (power::DEVICE_CAPABILITIES, power::DEVICE_CAPABILITIES_FLR);
@@ -147,7 +161,7 @@ pub(crate) static RULES: [CapabilityRule; 42] = [
     row(Standard(0x02), "AGP", Size::Rest, HARDWARE),
     row(Standard(capability::VITAL_PRODUCT_DATA), "Vital Product Data", Size::Bytes(8), HARDWARE),
     row(Standard(0x04), "Slot Identification", Size::Bytes(4), HARDWARE),
-    hidden(Standard(capability::MSI), "MSI", Size::Msi),
+    row(Standard(capability::MSI), "MSI", Size::Msi, MSI),
     row(Standard(0x07), "PCI-X", Size::Rest, HARDWARE),
     row(Standard(0x08), "HyperTransport", Size::Rest, HARDWARE),
     row(Standard(capability::VENDOR_SPECIFIC), "Vendor-Specific", Size::Length, HARDWARE),
@@ -219,11 +233,7 @@ pub(crate) fn last_dword(image: ConfigImage<'_>, id: CapabilityId, offset: Confi
     let dword = |at: u16| offset.checked_add(at).map_or(0, |at| image.dword(at));
     let size = match CapabilityRule::of(id).size {
         Size::Bytes(bytes) => u32::from(bytes),
-        Size::Msi => {
-            // 64-bit addresses add a dword, per-vector masks add two: bits 7 and 8 of Message Control.
-            let wide = if dword(0) & 0x0080_0000 == 0 { 12 } else { 16 };
-            if dword(0) & 0x0100_0000 == 0 { wide } else { wide | 8 }
-        }
+        Size::Msi => u32::from(msi::size(msi::control(dword(0)))),
         Size::Express => match dword(0) & express::VERSION {
             express::VERSION_1 if dword(0) & express::PORT_TYPE == express::INTEGRATED_ENDPOINT => 0x0c,
             express::VERSION_1 => 0x14,

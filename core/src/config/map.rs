@@ -179,6 +179,26 @@ impl ConfigMap {
         }
     }
 
+    /// MSI cannot be offered: hides its capability.
+    pub(crate) fn hide_msi(&mut self) {
+        for entry in &mut self.entries {
+            entry.register = match entry.register {
+                Register::MsiControl => Register::HiddenHeader,
+                Register::MsiAddress
+                | Register::MsiUpperAddress
+                | Register::MsiData
+                | Register::MsiMask
+                | Register::MsiPending => Register::Hidden,
+                other => other,
+            };
+        }
+    }
+
+    /// The interrupt pin is offered: the register is hardware's.
+    pub(crate) fn show_interrupt_pin(&mut self) {
+        self.entries.retain(|entry| entry.register != Register::NoInterruptPin);
+    }
+
     /// The ids that the guest reads, where they are not all the device's.
     fn put_ids(&mut self, image: ConfigImage<'_>, ids: &Ids) -> Result<(), ConfigMapError> {
         let given = [
@@ -313,11 +333,12 @@ mod tests {
     }
 
     #[test]
-    fn msi_is_hidden_and_its_link_kept() {
+    fn msi_that_cannot_be_offered_is_hidden_and_its_link_kept() {
         let mut bytes = endpoint();
         bytes[0x34] = 0x50;
         bytes[0x50..0x54].copy_from_slice(&[0x05, 0x60, 0x80, 0x00]);
-        let map = map(&bytes);
+        let mut map = map(&bytes);
+        map.hide_msi();
         assert_eq!(
             [0x50, 0x54, 0x5c, 0x60].map(|offset| at(&map, offset)),
             [
@@ -326,6 +347,35 @@ mod tests {
                 Some(Register::Hidden),
                 Some(Register::Hardware)
             ]
+        );
+    }
+
+    #[test]
+    fn msi_of_32_bits_has_data_after_the_address_and_no_masks() {
+        let mut bytes = endpoint();
+        bytes[0x34] = 0x50;
+        bytes[0x50..0x54].copy_from_slice(&[0x05, 0x00, 0x00, 0x00]);
+        assert_eq!(
+            [0x50, 0x54, 0x58, 0x5c].map(|offset| at(&map(&bytes), offset)),
+            [Register::MsiControl, Register::MsiAddress, Register::MsiData, Register::Hardware].map(Some)
+        );
+    }
+
+    #[test]
+    fn msi_of_64_bits_with_masks_has_six_registers() {
+        let mut bytes = endpoint();
+        bytes[0x34] = 0x50;
+        bytes[0x50..0x54].copy_from_slice(&[0x05, 0x00, 0x80, 0x01]);
+        assert_eq!(
+            [0x58, 0x5c, 0x60, 0x64, 0x68].map(|offset| at(&map(&bytes), offset)),
+            [
+                Register::MsiUpperAddress,
+                Register::MsiData,
+                Register::MsiMask,
+                Register::MsiPending,
+                Register::Hardware
+            ]
+            .map(Some)
         );
     }
 

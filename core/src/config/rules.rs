@@ -1,7 +1,7 @@
 //! The policy of each register as data: which bits the guest reads from where, and where its writes go.
 
 use crate::addr::BarIndex;
-use crate::regs::{capability, express, header, msix};
+use crate::regs::{capability, express, header, msi, msix};
 
 /// What a dword of configuration space is to us.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -27,6 +27,18 @@ pub enum Register {
     Bar(BarIndex),
     /// The dword of Interrupt Line and Interrupt Pin, with no pin.
     NoInterruptPin,
+    /// Message Control of MSI, with the capability's id and link.
+    MsiControl,
+    /// Message Address of MSI.
+    MsiAddress,
+    /// Message Upper Address of MSI.
+    MsiUpperAddress,
+    /// Message Data of MSI.
+    MsiData,
+    /// Mask Bits of MSI.
+    MsiMask,
+    /// Pending Bits of MSI.
+    MsiPending,
     /// Message Control of MSI-X, with the capability's id and link.
     MsixControl,
     /// Table Offset and Table BIR of MSI-X.
@@ -75,6 +87,17 @@ impl Policy {
         u32::from_le_bytes([0, 0, low, high])
     };
 
+    /// Message Control's writable bits of MSI, in the upper half of its dword.
+    const MSI_CONTROL: u32 = {
+        let [low, high] = (msi::ENABLE | msi::ENABLED).to_le_bytes();
+        u32::from_le_bytes([0, 0, low, high])
+    };
+
+    /// Virtual, and the guest writes these bits.
+    const fn virtual_bits(virtual_write: u32) -> Self {
+        Self { virtual_read: u32::MAX, virtual_write, forward: 0 }
+    }
+
     /// The policy of `register`.
     pub const fn of(register: Register) -> Self {
         match register {
@@ -88,7 +111,8 @@ impl Policy {
             | Register::LinkCapabilities
             | Register::LinkControl
             | Register::MsixTable
-            | Register::MsixPba => Self::READ_ONLY,
+            | Register::MsixPba
+            | Register::MsiPending => Self::READ_ONLY,
             Register::ExpressCapabilities => {
                 Self { virtual_read: express::PORT_TYPE, virtual_write: 0, forward: !express::PORT_TYPE }
             }
@@ -104,7 +128,12 @@ impl Policy {
                 virtual_write: 0,
                 forward: !header::MULTI_FUNCTION,
             },
-            Register::Bar(_) => Self { virtual_read: u32::MAX, virtual_write: u32::MAX, forward: 0 },
+            Register::Bar(_) | Register::MsiUpperAddress | Register::MsiMask => Self::virtual_bits(u32::MAX),
+            Register::MsiAddress => Self::virtual_bits(msi::ADDRESS_LOW_BITS),
+            Register::MsiData => Self::virtual_bits(0xffff),
+            Register::MsiControl => {
+                Self { virtual_read: 0xffff_0000, virtual_write: Self::MSI_CONTROL, forward: 0 }
+            }
             Register::NoInterruptPin => Self {
                 virtual_read: header::INTERRUPT_PIN,
                 virtual_write: 0,

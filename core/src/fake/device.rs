@@ -119,6 +119,18 @@ impl Device {
         self.plugged && self.command().contains(Command::BUS_MASTER) && self.power() == PowerState::D0
     }
 
+    /// Whether the device may assert its interrupt pin.
+    pub(super) fn may_assert(&self) -> bool {
+        self.plugged && !self.command().contains(Command::INTERRUPT_DISABLE)
+    }
+
+    /// The device has, or no longer has, a reason to assert its interrupt pin: Interrupt Status.
+    pub(super) fn interrupt_status(&mut self, asserted: bool) {
+        if let Some(status) = self.config.get_mut(6) {
+            *status = (*status & !8) | if asserted { 8 } else { 0 };
+        }
+    }
+
     /// A device that is gone reads all-ones, without an error.
     pub(super) fn config_read(&self, offset: ConfigOffset, width: Width) -> Result<u32, FakeError> {
         let first = usize::from(offset.get());
@@ -165,6 +177,7 @@ impl Device {
     /// The kernel's function reset: registers behind the BARs as after power-on, D0; Command is restored.
     fn function_reset(&mut self) {
         self.resets += 1;
+        self.interrupt_status(false);
         self.memory = Default::default();
         if let Some(state) = self.pmcsr.and_then(|at| self.config.get_mut(at)) {
             *state &= !3;

@@ -1,7 +1,7 @@
 //! Which calls of a fake host fail, and with what.
 
 use crate::addr::VectorIndex;
-use crate::host::Step;
+use crate::host::{InterruptKind, Step};
 use alloc::vec::Vec;
 
 /// Why a call of a fake host failed.
@@ -35,9 +35,12 @@ pub enum FakeError {
     /// Vectors cannot be added while others are in use.
     #[error("vector {0} is past those that were allocated, and none can be added")]
     NotResizable(VectorIndex),
-    /// MSI-X is not on.
-    #[error("MSI-X is not on")]
+    /// That kind of interrupt is not on.
+    #[error("that kind of interrupt is not on")]
     NotOn,
+    /// Another kind of interrupt is on.
+    #[error("{0} is on")]
+    OtherKind(InterruptKind),
     /// The vector has no event.
     #[error("{0:?} has no event")]
     NoEvent(VectorIndex),
@@ -78,12 +81,13 @@ pub enum CallKind {
     Route,
     CommitRoutes,
     Arm,
+    UnmaskIntx,
     Signal,
 }
 
 impl CallKind {
     /// Every kind.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::ReadConfig,
         Self::ReadBar,
         Self::PollPending,
@@ -103,6 +107,7 @@ impl CallKind {
         Self::Route,
         Self::CommitRoutes,
         Self::Arm,
+        Self::UnmaskIntx,
         Self::Signal,
     ];
 
@@ -119,15 +124,16 @@ impl CallKind {
             Step::Untrap { .. } => Self::Untrap,
             Step::Disarm { .. } => Self::Disarm,
             Step::TakePending { .. } => Self::TakePending,
-            Step::DisableInterrupts => Self::DisableInterrupts,
-            Step::ReleaseVectors => Self::ReleaseVectors,
+            Step::DisableInterrupts { .. } => Self::DisableInterrupts,
+            Step::ReleaseVectors { .. } => Self::ReleaseVectors,
             Step::Trap { .. } => Self::Trap,
             Step::Map(_) => Self::Map,
-            Step::EnableInterrupts => Self::EnableInterrupts,
+            Step::EnableInterrupts { .. } => Self::EnableInterrupts,
             Step::Wire { .. } => Self::Wire,
             Step::Route { .. } => Self::Route,
             Step::CommitRoutes => Self::CommitRoutes,
             Step::Arm { .. } => Self::Arm,
+            Step::UnmaskIntx => Self::UnmaskIntx,
             Step::Signal { .. } => Self::Signal,
         }
     }

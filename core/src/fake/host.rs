@@ -2,14 +2,16 @@
 
 use super::device::{Device, Effect};
 use super::faults::{CallKind, FakeError, Faults};
-use super::msix::{Kernel, Raised};
+use super::irqs::Irqs;
+use super::kernel::Raised;
 use super::shape::Shape;
 use crate::access::Width;
 use crate::addr::{BarIndex, ConfigOffset, GuestAddr, PhysBarOffset, VectorIndex};
 use crate::caps::ConfigImage;
 use crate::decoder::Decoder;
 use crate::host::{
-    Events, GuestRange, GuestWindows, HostError, InterruptHost, MappedWindow, Message, PhysicalFunction, Step,
+    Events, GuestRange, GuestWindows, HostError, InterruptHost, InterruptKind, MappedWindow, Message,
+    PhysicalFunction, Step,
 };
 use crate::regs::header::Command;
 use crate::regs::{capability, msix};
@@ -30,7 +32,7 @@ pub struct FakeHost {
     /// Which calls fail.
     pub faults: Faults,
     device: Device,
-    kernel: Kernel,
+    irqs: Irqs,
     /// Table and Pending Bit Array in the device: BAR, first byte, bytes.
     table: Option<(BarIndex, u64, u64)>,
     pba: Option<(BarIndex, u64, u64)>,
@@ -48,7 +50,7 @@ impl FakeHost {
         Self {
             faults: Faults::default(),
             device: Device::new(shape),
-            kernel: Kernel::new(shape),
+            irqs: Irqs::new(shape),
             table,
             pba,
             windows: Vec::new(),
@@ -59,9 +61,32 @@ impl FakeHost {
         }
     }
 
-    /// The device signals an interrupt.
+    /// The device sends the message of `vector`: of MSI-X or of MSI, whichever is on.
     pub fn raise(&mut self, vector: VectorIndex) -> Raised {
-        self.kernel.raise(vector, self.device.can_signal())
+        self.irqs.raise(vector, self.device.can_signal())
+    }
+
+    /// The device asserts its interrupt pin, or no longer does.
+    pub fn assert_pin(&mut self, asserted: bool) {
+        self.device.interrupt_status(asserted);
+        self.irqs.assert_pin(asserted, self.device.may_assert());
+    }
+
+    /// The guest ends the interrupt of its line. Whether the embedder is to tell the function: a host that resamples
+    /// has done what there was to do.
+    #[must_use]
+    pub fn end_interrupt(&mut self) -> bool {
+        self.irqs.end_interrupt(self.device.may_assert())
+    }
+
+    /// Whether the guest's line is asserted, and how often it was.
+    pub fn line(&self) -> (bool, u32) {
+        self.irqs.line()
+    }
+
+    /// The kind of interrupt that is on in the hardware.
+    pub fn interrupt_mode(&self) -> Option<InterruptKind> {
+        self.irqs.mode()
     }
 
     /// The device is pulled out: configuration space reads all-ones, everything else fails.
@@ -90,20 +115,22 @@ impl FakeHost {
     }
 
     /// The interrupts that reached the guest, with the message that each was sent as.
-    pub fn delivered(&self) -> &[(VectorIndex, Message)] {
-        self.kernel.delivered()
+    pub fn delivered(&self) -> Vec<(VectorIndex, Message)> {
+        self.irqs.delivered()
     }
 
     /// The interrupts that reached the guest since the last time.
     pub fn take_delivered(&mut self) -> Vec<(VectorIndex, Message)> {
-        let delivered = self.kernel.delivered().to_vec();
-        self.kernel.forget_delivered();
+        let delivered = self.irqs.delivered();
+        for kind in InterruptKind::ALL {
+            self.irqs.of_mut(kind).forget_delivered();
+        }
         delivered
     }
 
     /// How many events were given back while they held an interrupt.
     pub fn lost_interrupts(&self) -> u64 {
-        self.kernel.lost()
+        InterruptKind::ALL.iter().map(|kind| self.irqs.of(*kind).lost()).sum()
     }
 
     /// The windows that the guest sees.
@@ -145,22 +172,25 @@ impl FakeHost {
 
     /// Whether MSI-X is on in the hardware.
     pub fn interrupts_on(&self) -> bool {
-        self.kernel.is_on()
+        self.irqs.of(InterruptKind::Msix).is_on()
     }
 
-    /// The vectors that signal an event, in order.
+    /// The vectors of any kind that signal an event, in order.
     pub fn wired(&self) -> Vec<VectorIndex> {
-        self.kernel.wired().iter().copied().collect()
+        InterruptKind::ALL.iter().flat_map(|kind| self.irqs.of(*kind).wired().iter().copied()).collect()
     }
 
-    /// The vectors whose events reach the guest, in order.
+    /// The vectors of any kind whose events reach the guest, in order.
     pub fn armed(&self) -> Vec<VectorIndex> {
-        self.kernel.armed().iter().copied().collect()
+        InterruptKind::ALL.iter().flat_map(|kind| self.irqs.of(*kind).armed().iter().copied()).collect()
     }
 
     /// How many vectors the kernel has allocated, how many events there are, and how many routes.
     pub fn held(&self) -> (usize, usize, usize) {
-        (self.kernel.allocated(), self.kernel.events(), self.kernel.routes())
+        InterruptKind::ALL.iter().fold((0, 0, 0), |(vectors, events, routes), kind| {
+            let kind = self.irqs.of(*kind);
+            (vectors + kind.allocated(), events + kind.events(), routes + kind.routes())
+        })
     }
 
     /// Notes the call, and lets it fail or happen.
@@ -207,11 +237,12 @@ impl PhysicalFunction for FakeHost {
     fn config_write(&mut self, offset: ConfigOffset, width: Width, value: u32) -> Result<(), FakeError> {
         self.call(Step::WriteConfig { offset, width, value }, |host| {
             if host.device.config_write(offset, width, value)? == Effect::FunctionReset {
-                host.kernel.device_was_reset();
+                host.irqs.device_was_reset();
             }
             if host.device.can_signal() {
-                host.kernel.signalling_again();
+                host.irqs.signalling_again();
             }
+            host.irqs.sample(host.device.may_assert());
             Ok(())
         })
     }
@@ -226,7 +257,7 @@ impl PhysicalFunction for FakeHost {
             let Some(byte) = within(host.pba, bar, offset) else {
                 return Ok(value);
             };
-            let bits = host.kernel.pending_bits((byte / 8 * 64) as u16);
+            let bits = host.irqs.of(InterruptKind::Msix).pending_bits((byte / 8 * 64) as u16);
             Ok(bits >> (byte % 8 * 8) & width.all_ones())
         })
     }
@@ -249,7 +280,7 @@ impl PhysicalFunction for FakeHost {
     fn reset(&mut self) -> Result<(), FakeError> {
         self.call(Step::ResetFunction, |host| {
             host.device.reset()?;
-            host.kernel.device_was_reset();
+            host.irqs.device_was_reset();
             Ok(())
         })
     }
@@ -302,73 +333,86 @@ impl GuestWindows for FakeHost {
 }
 
 impl InterruptHost for FakeHost {
-    fn enable(&mut self) -> Result<(), FakeError> {
-        self.call(Step::EnableInterrupts, |host| {
+    fn fewer(error: &FakeError) -> Option<u16> {
+        match error {
+            FakeError::FewerVectors(most) => Some(*most),
+            _ => None,
+        }
+    }
+
+    fn enable(&mut self, kind: InterruptKind) -> Result<(), FakeError> {
+        self.call(Step::EnableInterrupts { kind }, |host| {
             host.plugged()?;
-            host.kernel.enable()
+            host.irqs.enable(kind)
         })
     }
 
     /// A planned failure detaches the range, as one of the kernel's does.
     fn wire(
         &mut self,
+        kind: InterruptKind,
         first: VectorIndex,
         last: VectorIndex,
         wanted: &dyn Fn(VectorIndex) -> bool,
     ) -> Result<(), FakeError> {
-        let result = self.call(Step::Wire { first, last }, |host| {
+        let result = self.call(Step::Wire { kind, first, last }, |host| {
             host.plugged()?;
-            host.kernel.wire(first, last, wanted)
+            host.irqs.wire(kind, first, last, wanted)
         });
         if result.is_err() {
-            self.kernel.detach(first, last);
+            self.irqs.of_mut(kind).detach(first, last);
         } else if self.device.can_signal() {
-            self.kernel.signalling_again();
+            self.irqs.signalling_again();
         }
+        self.irqs.sample(self.device.may_assert());
         result
     }
 
-    fn disable(&mut self) -> Result<(), FakeError> {
+    fn disable(&mut self, kind: InterruptKind) -> Result<(), FakeError> {
         // The kernel frees what it holds, whether the device still answers or not.
-        self.call(Step::DisableInterrupts, |host| host.kernel.disable())
+        self.call(Step::DisableInterrupts { kind }, |host| host.irqs.disable(kind))
     }
 
-    fn release(&mut self) -> Result<(), FakeError> {
-        self.call(Step::ReleaseVectors, |host| {
-            host.kernel.release();
+    fn release(&mut self, kind: InterruptKind) -> Result<(), FakeError> {
+        self.call(Step::ReleaseVectors { kind }, |host| {
+            host.irqs.release(kind);
             Ok(())
         })
     }
 
-    fn route(&mut self, vector: VectorIndex, message: Message) -> Result<(), FakeError> {
-        self.call(Step::Route { vector, message }, |host| host.kernel.route(vector, message))
+    fn route(&mut self, kind: InterruptKind, vector: VectorIndex, message: Message) -> Result<(), FakeError> {
+        self.call(Step::Route { kind, vector, message }, |host| host.irqs.of_mut(kind).route(vector, message))
     }
 
     fn commit_routes(&mut self) -> Result<(), FakeError> {
         self.call(Step::CommitRoutes, |host| {
-            host.kernel.commit();
+            host.irqs.commit();
             Ok(())
         })
     }
 
-    fn arm(&mut self, vector: VectorIndex) -> Result<(), FakeError> {
-        self.call(Step::Arm { vector }, |host| host.kernel.arm(vector))
+    fn arm(&mut self, kind: InterruptKind, vector: VectorIndex) -> Result<(), FakeError> {
+        self.call(Step::Arm { kind, vector }, |host| host.irqs.arm(kind, vector))
     }
 
-    fn disarm(&mut self, vector: VectorIndex) -> Result<(), FakeError> {
-        self.call(Step::Disarm { vector }, |host| host.kernel.disarm(vector))
+    fn unmask_intx(&mut self) -> Result<(), FakeError> {
+        self.call(Step::UnmaskIntx, |host| host.irqs.unmask(host.device.may_assert()))
     }
 
-    fn signal(&mut self, vector: VectorIndex) -> Result<(), FakeError> {
-        self.call(Step::Signal { vector }, |host| host.kernel.signal(vector))
+    fn disarm(&mut self, kind: InterruptKind, vector: VectorIndex) -> Result<(), FakeError> {
+        self.call(Step::Disarm { kind, vector }, |host| host.irqs.disarm(kind, vector))
     }
 
-    fn poll_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, FakeError> {
-        self.call(Step::PollPending { first, mask }, |host| host.kernel.poll(first, mask))
+    fn signal(&mut self, kind: InterruptKind, vector: VectorIndex) -> Result<(), FakeError> {
+        self.call(Step::Signal { kind, vector }, |host| host.irqs.signal(kind, vector))
     }
 
-    fn take_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, FakeError> {
-        self.call(Step::TakePending { first, mask }, |host| host.kernel.take(first, mask))
+    fn poll_pending(&mut self, kind: InterruptKind, first: VectorIndex, mask: u64) -> Result<u64, FakeError> {
+        self.call(Step::PollPending { kind, first, mask }, |host| host.irqs.of(kind).poll(first, mask))
+    }
+
+    fn take_pending(&mut self, kind: InterruptKind, first: VectorIndex, mask: u64) -> Result<u64, FakeError> {
+        self.call(Step::TakePending { kind, first, mask }, |host| host.irqs.of_mut(kind).take(first, mask))
     }
 }
 

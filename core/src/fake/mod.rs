@@ -10,10 +10,11 @@
 mod device;
 mod faults;
 mod host;
-mod msix;
+mod irqs;
+mod kernel;
 mod shape;
 
 pub use faults::{CallKind, FakeError, Faults};
 pub use host::{Call, FakeHost};
-pub use msix::Raised;
+pub use kernel::Raised;
 pub use shape::{MsixPlan, Shape};

@@ -2,7 +2,8 @@
 
 use crate::addr::{BarIndex, PageSize};
 use crate::function::{Description, Region};
-use crate::regs::{capability, header, msix, power};
+use crate::host::HostInterrupts;
+use crate::regs::{capability, header, msi, msix, power};
 use crate::windows::MmapArea;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -33,6 +34,10 @@ pub struct Shape {
     pub resizable: bool,
     /// How many vectors the kernel can allocate for this device.
     pub host_vectors: u16,
+    /// Which kinds of interrupt the embedder's host can carry to the guest: INTx, MSI and MSI-X.
+    pub carried: [bool; 3],
+    /// Whether the host unmasks the interrupt pin by itself when the guest has ended an interrupt.
+    pub resample: bool,
     /// How many routes the interrupt controller has room for.
     pub routes: usize,
     /// Whether the device can be reset.
@@ -57,6 +62,8 @@ impl Shape {
             page_size: PageSize::SIZE_4K,
             resizable: true,
             host_vectors: 2048,
+            carried: [true; 3],
+            resample: false,
             routes: 4096,
             resettable: true,
             virtual_function: false,
@@ -70,7 +77,7 @@ impl Shape {
         // Mass storage, NVM, NVM Express.
         shape.put(0x08, &[0x02, 0x02, 0x08, 0x01]);
         shape.put(0x2c, &[0xf4, 0x1a, 0x00, 0x11]);
-        shape.put(header::INTERRUPT_LINE.get(), &[0x0b, 0x01, 0x00, 0x00]);
+        shape.put(header::INTERRUPT_LINE.get(), &[0x0b, 0x00, 0x00, 0x00]);
         shape
     }
 
@@ -187,6 +194,23 @@ impl Shape {
         self.capability(capability::MSIX, &body)
     }
 
+    /// MSI with 2 to the power of `capable` vectors, addresses of 64 bits if `wide`, and masks if `maskable`.
+    #[must_use]
+    pub fn msi(self, capable: u16, wide: bool, maskable: bool) -> Self {
+        let flag = |on: bool, bit: u16| if on { bit } else { 0 };
+        let control = capable << msi::CAPABLE_SHIFT | flag(wide, msi::WIDE) | flag(maskable, msi::MASKABLE);
+        let mut body = Vec::from(control.to_le_bytes());
+        body.resize(usize::from(msi::size(control)) - 2, 0);
+        self.capability(capability::MSI, &body)
+    }
+
+    /// The interrupt pin INTA#.
+    #[must_use]
+    pub fn pin(mut self) -> Self {
+        self.put(header::INTERRUPT_LINE.get() + 1, &[1]);
+        self
+    }
+
     /// PCI Express with function-level reset.
     #[must_use]
     pub fn pci_express(self) -> Self {
@@ -216,6 +240,17 @@ impl Shape {
         self
     }
 
+    /// What the host can carry. VFIO tells how many vectors the device has, not how many can be had.
+    fn interrupts(&self) -> HostInterrupts {
+        let [intx, msi, msix] = self.carried;
+        HostInterrupts {
+            intx,
+            msi: if msi { HostInterrupts::ALL.msi } else { 0 },
+            msix: if msix { HostInterrupts::ALL.msix } else { 0 },
+            resizable: self.resizable,
+        }
+    }
+
     /// What the core is told of the device.
     pub fn description(&self) -> Description<'_> {
         let mut regions = [Region::default(); 7];
@@ -226,7 +261,7 @@ impl Shape {
             config: &self.config,
             regions,
             page_size: self.page_size,
-            vectors_resizable: self.resizable,
+            interrupts: self.interrupts(),
             ..Description::default()
         }
     }

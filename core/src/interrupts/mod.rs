@@ -1,12 +1,21 @@
 //! Interrupts: what the guest programs, and what of it stands in the host.
 
+mod intx;
 mod layout;
+mod mode;
+mod msi;
 mod msix;
 mod relocation;
 mod settle;
 mod settled;
+mod vector;
 
+pub use intx::{InterruptPin, Intx, IntxFinding};
 pub use layout::{MsixFinding, MsixLayout, TablePlace};
-pub use msix::{Msix, PendingQuery, Vector};
+pub(crate) use mode::Interrupts;
+pub(crate) use msi::MsiState;
+pub use msi::{Msi, MsiFinding};
+pub use msix::Msix;
 pub use relocation::RelocationError;
 pub(crate) use settled::Settled;
+pub use vector::{PendingQuery, Vector};

@@ -2,19 +2,19 @@
 //!
 //! One settling goes through the passes of [`Pass`] in order, each with a cursor over the entries that may have
 //! changed, and tries nothing twice. Host vectors are taken when the guest first unmasks an entry and kept until
-//! it turns MSI-X off; masking only cuts an event off from the guest. What a step leaves behind is in
-//! `settled.rs`.
+//! it turns MSI-X off; masking only cuts an event off from the guest. MSI and INTx take all of theirs when they
+//! are turned on. What a step leaves behind is in `settled.rs`.
 
-use super::msix::{Msix, Vector, VectorState};
+use super::vector::{PendingQuery, Vector, VectorState};
 use crate::addr::VectorIndex;
-use crate::host::{Message, Step};
+use crate::host::{InterruptKind, Step};
 
 /// What a settling does, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Pass {
     /// Events that must no longer reach the guest are cut off.
     Disarm,
-    /// MSI-X off.
+    /// The kind off.
     Disable,
     /// While the function is stopped no vector signals an event: the device keeps what it wants to signal.
     Unwire,
@@ -22,9 +22,9 @@ pub(super) enum Pass {
     TakePending,
     /// Events and routes given back.
     Release,
-    /// The vectors must be allocated anew, larger: MSI-X off for a moment. Events keep what they hold.
+    /// The vectors must be allocated anew, larger: off for a moment. Events keep what they hold.
     GrowDisable,
-    /// MSI-X on again.
+    /// On again.
     GrowWire,
     /// Vectors that the guest wants for the first time get an event.
     Wire,
@@ -39,6 +39,8 @@ pub(super) enum Pass {
     Signal,
     /// Events reach the guest.
     Arm,
+    /// A pin that the host has masked may be asserted again.
+    Unmask,
     /// Nothing is left to do.
     Done,
 }
@@ -57,13 +59,29 @@ pub(super) struct Growth {
 /// The first and the last of the entries that a settling looks at.
 pub(super) type Range = Option<(u16, u16)>;
 
-/// What of MSI-X stands in the host, and how far a settling has come.
+/// Every entry.
+const ALL: Range = Some((0, VectorIndex::LIMIT - 1));
+
+/// What of one kind of interrupt the guest has turned on, what stands in the host, and how far a settling has come.
+///
+/// The vectors themselves are with whoever owns this, and come into each call.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Settle {
+pub(crate) struct Settle {
+    pub(super) kind: InterruptKind,
+    /// The guest has turned the kind on.
+    pub(super) enable: bool,
+    /// The guest has turned on a kind that goes before this one.
+    pub(super) preempted: bool,
+    /// The guest has masked all vectors.
+    pub(super) function_mask: bool,
     /// The host can add vectors while others are in use.
     pub(super) resizable: bool,
-    /// MSI-X is on in the host.
+    /// It is on in the host.
     pub(super) live: bool,
+    /// How many vectors the host said it has, if it was last asked for more.
+    pub(super) fewer: Option<u16>,
+    /// The host may have masked the pin, and is to unmask it.
+    pub(super) unmask: bool,
     /// On a host that cannot add vectors: how many it has allocated.
     pub(super) allocated: u16,
     /// The host may hold events and routes.
@@ -78,18 +96,26 @@ pub(super) struct Settle {
     pub(super) cursor: u16,
     /// The most vectors to wire in one call: halved when a call fails.
     pub(super) run_limit: u16,
-    /// The first ranged call failed: turn MSI-X on by itself before trying smaller runs.
+    /// The first ranged call failed: turn the kind on by itself before trying smaller runs.
     pub(super) enable_alone: bool,
     pub(super) growth: Option<Growth>,
     /// The function is stopped: nothing is delivered, and nothing lost.
     pub(super) stopped: bool,
+    /// An interrupt that comes while nothing is wired is lost to the device too, which cannot mask it.
+    pub(super) lossy: bool,
 }
 
 impl Settle {
-    pub(super) fn new(resizable: bool) -> Self {
+    pub(super) fn new(kind: InterruptKind, resizable: bool) -> Self {
         Self {
+            kind,
+            enable: false,
+            preempted: false,
+            function_mask: false,
             resizable,
             live: false,
+            fewer: None,
+            unmask: false,
             allocated: 0,
             held: false,
             dirty: None,
@@ -101,260 +127,319 @@ impl Settle {
             enable_alone: false,
             growth: None,
             stopped: false,
+            lossy: false,
         }
-    }
-
-    /// Whether MSI-X is on in the host.
-    pub(super) fn is_live(&self) -> bool {
-        self.live
     }
 
     pub(super) fn enter(&mut self, pass: Pass) {
         self.pass = pass;
         self.cursor = self.working.map_or(0, |(first, _)| first);
     }
-}
 
-/// The smallest range that holds both.
-fn join(a: Range, b: Range) -> Range {
-    match (a, b) {
-        (Some((a_first, a_last)), Some((b_first, b_last))) => {
-            Some((a_first.min(b_first), a_last.max(b_last)))
-        }
-        (one, None) | (None, one) => one,
+    /// Whether the guest has turned the kind on, and none that goes before it.
+    pub(super) fn is_on(&self) -> bool {
+        self.enable && !self.preempted
     }
-}
 
-impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
+    /// Whether vectors that are not masked themselves can deliver.
+    pub(super) fn is_able(&self) -> bool {
+        self.is_on() && !self.function_mask
+    }
+
+    /// Whether the guest wants interrupts of this vector delivered now.
+    fn wants(&self, vector: Vector) -> bool {
+        self.is_able() && !self.stopped && !vector.state.intersects(VectorState::MASKED | VectorState::UNUSED)
+    }
+
+    /// Whether this vector is to have an event: of MSI-X one that the guest unmasks, of the others any, since none
+    /// can be added later.
+    fn takes(&self, vector: Vector) -> bool {
+        match self.kind {
+            InterruptKind::Msix => self.wants(vector),
+            InterruptKind::Intx | InterruptKind::Msi => {
+                self.is_on() && !self.stopped && !vector.state.contains(VectorState::UNUSED)
+            }
+        }
+    }
+
+    /// Whether the host is to give an event to this vector: it takes one, or has it already.
+    pub(super) fn wants_event(&self, table: &[Vector], vector: VectorIndex) -> bool {
+        table.get(vector.position()).filter(|_| !self.stopped).is_some_and(|found| {
+            found.state.contains(VectorState::WIRED)
+                || (self.takes(*found) && !found.state.contains(VectorState::REFUSED))
+        })
+    }
+
+    /// Where the pending bits of the 64 vectors from `first` on are.
+    pub(super) fn pending(&self, table: &[Vector], first: VectorIndex) -> PendingQuery {
+        let mut query = PendingQuery { known: 0, poll: 0, hardware: 0 };
+        let mut bit = 1u64;
+        for vector in table.iter().skip(first.pba_qword().position()).take(64) {
+            let state = vector.state;
+            if state.contains(VectorState::LATCHED) {
+                query.known |= bit;
+            } else if state.contains(VectorState::WIRED) && !state.contains(VectorState::ARMED) {
+                query.poll |= bit;
+            } else if !state.contains(VectorState::WIRED) && self.live {
+                query.hardware |= bit;
+            }
+            bit = bit.wrapping_shl(1);
+        }
+        query
+    }
+
+    /// An interrupt of `vector` has reached the embedder and not the guest: it waits until it can be delivered.
+    pub(super) fn latch(&mut self, table: &mut [Vector], vector: VectorIndex) {
+        let index = vector.position();
+        if let Some(found) = table.get_mut(index) {
+            found.state.insert(VectorState::LATCHED);
+            self.touch(index);
+        }
+    }
+
+    /// What the host refused is worth another try.
+    pub(super) fn retry(&mut self, table: &mut [Vector]) {
+        table.iter_mut().for_each(|vector| vector.state.remove(VectorState::REFUSED));
+    }
+
     /// Entry `index` may differ from what stands in the host.
     pub(super) fn touch(&mut self, index: usize) {
         let index = u16::try_from(index).unwrap_or(VectorIndex::LIMIT);
-        self.settle.dirty = join(self.settle.dirty, Some((index, index)));
+        self.dirty = join(self.dirty, Some((index, index)));
     }
 
     /// Any entry may differ from what stands in the host.
     pub(super) fn touch_all(&mut self) {
-        self.settle.dirty = self.all();
+        self.dirty = ALL;
     }
 
-    /// Every entry.
-    pub(super) fn all(&self) -> Range {
-        Some((0, self.count().wrapping_sub(1)))
+    /// All that is under work.
+    pub(super) fn work_on_all(&mut self) {
+        self.working = ALL;
     }
 
     /// Whether there is nothing to settle.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.settle.dirty.is_none() && self.settle.working.is_none()
-    }
-
-    /// A new settling starts, with what one that was cut short has left.
-    pub(crate) fn begin_settle(&mut self) {
-        self.settle.working = join(self.settle.working, self.settle.dirty.take());
-        let pass = if self.settle.working.is_some() { Pass::Disarm } else { Pass::Done };
-        self.settle.enter(pass);
-        self.settle.run_limit = VectorIndex::LIMIT;
-        self.settle.enable_alone = false;
-        self.settle.growth = None;
-    }
-
-    /// The next thing to take away, until none is left.
-    pub(crate) fn next_revoke(&mut self) -> Option<Step> {
-        self.next_before(Pass::GrowDisable)
-    }
-
-    /// The next thing to set up, until none is left.
-    pub(crate) fn next_establish(&mut self) -> Option<Step> {
-        let step = self.next_before(Pass::Done);
-        if step.is_none() {
-            // An interrupt that was told meanwhile is in `dirty`, and waits there for the next settling.
-            self.settle.working = None;
-        }
-        step
+    pub(super) fn is_settled(&self) -> bool {
+        self.dirty.is_none() && self.working.is_none()
     }
 
     /// Holds every interrupt, or delivers them again, to be settled.
-    pub(crate) fn set_stopped(&mut self, stopped: bool) {
-        self.settle.stopped = stopped;
+    pub(super) fn set_stopped(&mut self, stopped: bool) {
+        self.stopped = stopped;
         self.touch_all();
     }
 
-    /// Whether MSI-X is on in the host, or the host may hold events and routes.
-    pub(crate) fn stands(&self) -> bool {
-        self.settle.live || self.settle.held
+    /// Whether the kind is on in the host, or the host may hold events and routes.
+    pub(super) fn stands(&self) -> bool {
+        self.live || self.held
     }
 
-    /// MSI-X off for the guest, to be settled: the first half of a reset.
-    pub(crate) fn turn_off(&mut self) {
+    /// Off for the guest, to be settled: the first half of a reset.
+    pub(super) fn turn_off(&mut self) {
         (self.enable, self.function_mask) = (false, false);
         self.touch_all();
     }
 
-    /// Every entry as after reset: the second half of a reset, once nothing stands in the host.
-    pub(crate) fn reset_table(&mut self) {
-        for vector in self.table_mut() {
-            // What the host could not cut off is not forgotten: the next teardown tries again.
-            let left = vector.state & VectorState::ARMED;
-            *vector = Vector::RESET;
-            vector.state.insert(left);
-        }
-        self.settle.dirty = None;
-        self.settle.working = None;
-        self.settle.uncommitted = false;
+    /// Nothing is left to settle: the second half of a reset, once nothing stands in the host.
+    pub(super) fn forget(&mut self) {
+        self.dirty = None;
+        self.working = None;
+        self.uncommitted = false;
     }
 
-    fn next_before(&mut self, end: Pass) -> Option<Step> {
+    /// A new settling starts, with what one that was cut short has left.
+    pub(super) fn begin(&mut self) {
+        self.working = join(self.working, self.dirty.take());
+        let pass = if self.working.is_some() { Pass::Disarm } else { Pass::Done };
+        self.enter(pass);
+        self.run_limit = VectorIndex::LIMIT;
+        self.enable_alone = false;
+        self.growth = None;
+    }
+
+    /// The next thing to take away, until none is left.
+    pub(super) fn next_revoke(&mut self, table: &[Vector]) -> Option<Step> {
+        self.next_before(table, Pass::GrowDisable)
+    }
+
+    /// The next thing to set up, until none is left.
+    pub(super) fn next_establish(&mut self, table: &[Vector]) -> Option<Step> {
+        let step = self.next_before(table, Pass::Done);
+        if step.is_none() {
+            // An interrupt that was told meanwhile is in `dirty`, and waits there for the next settling.
+            self.working = None;
+        }
+        step
+    }
+
+    fn next_before(&mut self, table: &[Vector], end: Pass) -> Option<Step> {
+        let kind = self.kind;
         // Each pass is entered once, and once more if nothing could be enabled: the bound is never reached.
         for _ in 0..32 {
-            if self.settle.pass >= end {
+            if self.pass >= end {
                 return None;
             }
-            let (step, next) = match self.settle.pass {
-                Pass::Disarm => (self.disarm(), Pass::Disable),
+            let (step, next) = match self.pass {
+                Pass::Disarm => (self.disarm(table), Pass::Disable),
                 Pass::Disable => (self.disable(), Pass::Unwire),
-                Pass::Unwire => (self.unwire(), Pass::TakePending),
-                Pass::TakePending => (self.take_pending(), Pass::Release),
-                Pass::Release => (self.going().then_some(Step::ReleaseVectors), Pass::GrowDisable),
-                Pass::GrowDisable => (self.grow(), Pass::Wire),
+                Pass::Unwire => (self.unwire(table), Pass::TakePending),
+                Pass::TakePending => (self.take_pending(table), Pass::Release),
+                Pass::Release => (self.going().then_some(Step::ReleaseVectors { kind }), Pass::GrowDisable),
+                Pass::GrowDisable => (self.grow(table), Pass::Wire),
                 Pass::GrowWire => (self.grow_wire(), Pass::Wire),
-                Pass::Wire => (self.wire(), Pass::Route),
-                Pass::Route => (self.route(), Pass::Commit),
-                Pass::Commit => (self.settle.uncommitted.then_some(Step::CommitRoutes), Pass::DisarmUnrouted),
-                Pass::DisarmUnrouted => (self.disarm_unrouted(), Pass::Signal),
-                Pass::Signal => (self.signal(), Pass::Arm),
-                Pass::Arm => (self.arm(), Pass::Done),
+                Pass::Wire => (self.wire(table), Pass::Route),
+                Pass::Route => (self.route(table), Pass::Commit),
+                Pass::Commit => (self.uncommitted.then_some(Step::CommitRoutes), Pass::DisarmUnrouted),
+                Pass::DisarmUnrouted => (self.disarm_unrouted(table), Pass::Signal),
+                Pass::Signal => (self.signal(table), Pass::Arm),
+                Pass::Arm => (self.arm(table), Pass::Unmask),
+                Pass::Unmask => (self.unmask(table), Pass::Done),
                 Pass::Done => return None,
             };
             if step.is_some() {
                 return step;
             }
-            self.settle.enter(next);
+            self.enter(next);
         }
         None
     }
 
     /// The first entry at or after the cursor, of those under work, for which `test` holds.
-    fn find(&self, test: impl Fn(Vector) -> bool) -> Option<VectorIndex> {
-        let (_, last) = self.settle.working?;
-        (self.settle.cursor..=last)
-            .zip(self.table().iter().skip(usize::from(self.settle.cursor)))
+    fn find(&self, table: &[Vector], test: impl Fn(Vector) -> bool) -> Option<VectorIndex> {
+        let (_, last) = self.working?;
+        (self.cursor..=last)
+            .zip(table.iter().skip(usize::from(self.cursor)))
             .find(|(_, vector)| test(**vector))
             .and_then(|(index, _)| VectorIndex::new(index))
     }
 
-    fn disarm(&self) -> Option<Step> {
-        let vector = self.find(|vector| vector.state.contains(VectorState::ARMED) && !self.wants(vector))?;
-        Some(Step::Disarm { vector })
+    fn disarm(&self, table: &[Vector]) -> Option<Step> {
+        let gone = |vector: Vector| vector.state.contains(VectorState::ARMED) && !self.wants(vector);
+        Some(Step::Disarm { kind: self.kind, vector: self.find(table, gone)? })
     }
 
-    fn disarm_unrouted(&self) -> Option<Step> {
-        let unrouted =
-            |state: VectorState| state.contains(VectorState::ARMED) && !state.contains(VectorState::ROUTED);
-        Some(Step::Disarm { vector: self.find(|vector| unrouted(vector.state))? })
+    fn disarm_unrouted(&self, table: &[Vector]) -> Option<Step> {
+        let unrouted = |vector: Vector| {
+            vector.state.contains(VectorState::ARMED) && !vector.state.contains(VectorState::ROUTED)
+        };
+        Some(Step::Disarm { kind: self.kind, vector: self.find(table, unrouted)? })
     }
 
     fn disable(&self) -> Option<Step> {
-        (self.settle.live && !self.enable).then_some(Step::DisableInterrupts)
+        (self.live && !self.is_on()).then_some(Step::DisableInterrupts { kind: self.kind })
     }
 
-    /// All vectors that signal events, in one call: none of them is [wanted](Self::wants_event) now.
-    fn unwire(&self) -> Option<Step> {
+    /// All vectors that signal events, in one call: none of them is [wanted](Self::wants_event) now. A level stays
+    /// wired: it comes again as long as it is asserted.
+    fn unwire(&self, table: &[Vector]) -> Option<Step> {
         let wired = |vector: &Vector| vector.state.contains(VectorState::WIRED);
-        if !self.settle.stopped || !self.settle.live {
+        if !self.stopped || !self.live || self.kind == InterruptKind::Intx {
             return None;
         }
-        let first = u16::try_from(self.table().iter().position(wired)?).ok()?;
-        let last = u16::try_from(self.table().iter().rposition(wired)?).ok()?;
-        Some(Step::Wire { first: VectorIndex::new(first)?, last: VectorIndex::new(last)? })
+        let first = u16::try_from(table.iter().position(wired)?).ok()?;
+        let last = u16::try_from(table.iter().rposition(wired)?).ok()?;
+        self.wire_range(first, last)
     }
 
     /// Whether what the host holds is to be given back.
     fn going(&self) -> bool {
-        self.settle.held && !self.enable
+        self.held && !self.is_on()
     }
 
-    /// The next 64 vectors that may hold an interrupt which has reached nobody, if nothing signals them any longer.
-    fn take_pending(&self) -> Option<Step> {
+    /// The next 64 vectors that may hold an interrupt which has reached nobody, if nothing signals them any longer. A
+    /// level comes again as long as it is asserted, and is not taken.
+    fn take_pending(&self, table: &[Vector]) -> Option<Step> {
+        if !(self.stopped || self.going()) || self.kind == InterruptKind::Intx {
+            return None;
+        }
         let held = |vector: Vector| {
             vector.state.contains(VectorState::WIRED) && !vector.state.contains(VectorState::ARMED)
         };
-        let first = self.find(held).filter(|_| self.settle.stopped || self.going())?.pba_qword();
+        let first = self.find(table, held)?.pba_qword();
         let mut mask = 0u64;
         let mut bit = 1u64;
-        for vector in self.table().iter().skip(first.position()).take(64) {
+        for vector in table.iter().skip(first.position()).take(64) {
             if held(*vector) {
                 mask |= bit;
             }
             bit = bit.wrapping_shl(1);
         }
-        Some(Step::TakePending { first, mask })
+        Some(Step::TakePending { kind: self.kind, first, mask })
     }
 
-    /// Whether the guest wants this vector and the host has none for it.
+    /// Whether this vector is to have an event and has none.
     pub(super) fn lacks_event(&self, vector: Vector) -> bool {
-        self.wants(vector) && !vector.state.intersects(VectorState::WIRED | VectorState::REFUSED)
+        self.takes(vector) && !vector.state.intersects(VectorState::WIRED | VectorState::REFUSED)
     }
 
     /// On a host that cannot add vectors: whether it must start over with more of them.
-    fn grow(&mut self) -> Option<Step> {
-        if self.settle.resizable || !self.settle.live {
+    fn grow(&mut self, table: &[Vector]) -> Option<Step> {
+        if self.resizable || !self.live {
             return None;
         }
-        let exact = self.highest_wanted()?.checked_add(1)?;
-        let old = self.settle.allocated;
+        let exact = self.highest_wanted(table)?.checked_add(1)?;
+        let old = self.allocated;
         if exact <= old {
             return None;
         }
-        let attempt = exact.max(old.saturating_mul(2)).min(self.count());
-        self.settle.growth = Some(Growth { old, exact, attempt });
+        let count = u16::try_from(table.len()).unwrap_or(VectorIndex::LIMIT);
+        let double = if self.kind == InterruptKind::Msix { old.saturating_mul(2) } else { exact };
+        let attempt = exact.max(double).min(count);
+        self.growth = Some(Growth { old, exact, attempt });
         // Any vector of the function may lose an interrupt, not only those that changed.
-        self.settle.working = self.all();
-        Some(Step::DisableInterrupts)
+        self.work_on_all();
+        Some(Step::DisableInterrupts { kind: self.kind })
     }
 
-    fn highest_wanted(&self) -> Option<u16> {
-        let last = self.table().iter().rposition(|vector| self.lacks_event(*vector))?;
+    fn highest_wanted(&self, table: &[Vector]) -> Option<u16> {
+        let last = table.iter().rposition(|vector| self.lacks_event(*vector))?;
         u16::try_from(last).ok()
     }
 
-    fn grow_wire(&self) -> Option<Step> {
-        let growth = self.settle.growth?;
-        let last = VectorIndex::new(growth.attempt.saturating_sub(1)).unwrap_or_default();
-        Some(Step::Wire { first: VectorIndex::default(), last })
+    fn wire_range(&self, first: u16, last: u16) -> Option<Step> {
+        let (first, last) = (VectorIndex::new(first)?, VectorIndex::new(last)?);
+        Some(Step::Wire { kind: self.kind, first, last })
     }
 
-    fn wire(&self) -> Option<Step> {
-        let Some(first) = self.find(|vector| self.lacks_event(vector)) else {
-            return (self.enable && !self.settle.live).then_some(Step::EnableInterrupts);
+    fn grow_wire(&self) -> Option<Step> {
+        self.wire_range(0, self.growth?.attempt.saturating_sub(1))
+    }
+
+    fn wire(&self, table: &[Vector]) -> Option<Step> {
+        let enable = Step::EnableInterrupts { kind: self.kind };
+        let Some(first) = self.find(table, |vector| self.lacks_event(vector)) else {
+            // A pin that the host refuses has no register in which the guest could read that.
+            let alone = self.is_on() && !self.live && self.kind != InterruptKind::Intx;
+            return alone.then_some(enable);
         };
-        if !self.settle.live {
-            if !self.settle.resizable {
-                let last = VectorIndex::new(self.highest_wanted()?)?;
-                return Some(Step::Wire { first: VectorIndex::default(), last });
+        if !self.live {
+            if !self.resizable {
+                let most = self.run_limit.saturating_sub(1);
+                return self.wire_range(0, self.highest_wanted(table)?.min(most));
             }
-            if self.settle.enable_alone || first != VectorIndex::default() {
-                return Some(Step::EnableInterrupts);
+            if self.enable_alone || first != VectorIndex::default() {
+                return Some(enable);
             }
         }
-        let (_, end) = self.settle.working?;
-        let room = end.saturating_sub(first.get()).saturating_add(1).min(self.settle.run_limit);
-        let run = self
-            .table()
+        let (_, end) = self.working?;
+        let room = end.saturating_sub(first.get()).saturating_add(1).min(self.run_limit);
+        let run = table
             .iter()
             .skip(first.position())
             .take(usize::from(room))
             .take_while(|vector| self.lacks_event(**vector))
             .count();
         let last = first.get().saturating_add(u16::try_from(run).ok()?).checked_sub(1)?;
-        Some(Step::Wire { first, last: VectorIndex::new(last)? })
+        self.wire_range(first.get(), last)
     }
 
-    fn route(&self) -> Option<Step> {
+    fn route(&self, table: &[Vector]) -> Option<Step> {
         let told = VectorState::ROUTE_SET | VectorState::ROUTED | VectorState::REFUSED;
-        let vector = self.find(|vector| {
+        let vector = self.find(table, |vector| {
             self.wants(vector) && vector.state.contains(VectorState::WIRED) && !vector.state.intersects(told)
         })?;
-        let (address, data) = self.table().get(vector.position())?.message();
-        Some(Step::Route { vector, message: Message { address, data } })
+        let message = table.get(vector.position())?.message();
+        Some(Step::Route { kind: self.kind, vector, message })
     }
 
     /// Whether the guest wants this vector and its event can reach it.
@@ -364,13 +449,42 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
             && !vector.state.contains(VectorState::REFUSED)
     }
 
-    fn signal(&self) -> Option<Step> {
+    fn signal(&self, table: &[Vector]) -> Option<Step> {
         let waits = |vector: Vector| vector.state.contains(VectorState::LATCHED);
-        Some(Step::Signal { vector: self.find(|vector| waits(vector) && self.deliverable(vector))? })
+        let vector = self.find(table, |vector| waits(vector) && self.deliverable(vector))?;
+        Some(Step::Signal { kind: self.kind, vector })
     }
 
-    fn arm(&self) -> Option<Step> {
+    fn arm(&self, table: &[Vector]) -> Option<Step> {
         let armed = |vector: Vector| vector.state.contains(VectorState::ARMED);
-        Some(Step::Arm { vector: self.find(|vector| !armed(vector) && self.deliverable(vector))? })
+        let vector = self.find(table, |vector| !armed(vector) && self.deliverable(vector))?;
+        Some(Step::Arm { kind: self.kind, vector })
+    }
+
+    /// Unmasks the pin once there is somebody to hear of it.
+    fn unmask(&mut self, table: &[Vector]) -> Option<Step> {
+        let armed = table.iter().any(|vector| vector.state.contains(VectorState::ARMED));
+        // Forgotten at once: the guest may end the next interrupt before the host says that this is done.
+        let due = armed && core::mem::take(&mut self.unmask);
+        due.then_some(Step::UnmaskIntx)
+    }
+}
+
+/// How many vectors signal an event, and how many of those events reach the guest.
+pub(super) fn live(table: &[Vector]) -> (u16, u16) {
+    let count = |state: VectorState| {
+        let found = table.iter().filter(|vector| vector.state.contains(state)).count();
+        u16::try_from(found).unwrap_or(VectorIndex::LIMIT)
+    };
+    (count(VectorState::WIRED), count(VectorState::ARMED))
+}
+
+/// The smallest range that holds both.
+fn join(a: Range, b: Range) -> Range {
+    match (a, b) {
+        (Some((a_first, a_last)), Some((b_first, b_last))) => {
+            Some((a_first.min(b_first), a_last.max(b_last)))
+        }
+        (one, None) | (None, one) => one,
     }
 }

@@ -1,9 +1,9 @@
 //! What a step of a settling leaves behind, done or failed.
 
-use super::msix::{Msix, Vector, VectorState};
-use super::settle::Pass;
+use super::settle::{Pass, Settle};
+use super::vector::{Vector, VectorState};
 use crate::addr::VectorIndex;
-use crate::host::{Outcome, Step};
+use crate::host::{InterruptKind, Outcome, Step};
 
 /// How a step has left the function.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,71 +20,87 @@ impl Settled {
     }
 }
 
-impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
+impl Settle {
     /// Hears how a step of this machine went.
-    pub(crate) fn complete(&mut self, step: Step, outcome: Outcome) -> Settled {
+    pub(super) fn complete(&mut self, table: &mut [Vector], step: Step, outcome: Outcome) -> Settled {
         let done = outcome.is_done();
         match step {
-            Step::Disarm { vector } => {
-                self.advance(vector, |state| state.set(VectorState::ARMED, !done));
+            Step::Disarm { vector, .. } => {
+                self.advance(table, vector, |state| state.set(VectorState::ARMED, !done));
+                // What the pin has asserted is ended by nobody now.
+                self.unmask = self.kind == InterruptKind::Intx;
                 return Settled::known(done);
             }
-            Step::DisableInterrupts => {
+            Step::DisableInterrupts { .. } => {
                 self.disabled(done);
                 return Settled::known(done);
             }
-            Step::TakePending { first, mask } => self.taken(first, mask, outcome.value()),
-            Step::ReleaseVectors => self.released(done),
-            Step::EnableInterrupts => self.enabled(done),
-            Step::Wire { first, last } => self.wired(first, last, done),
+            Step::TakePending { first, mask, .. } => self.taken(table, first, mask, outcome.value()),
+            Step::ReleaseVectors { .. } => self.released(table, done),
+            Step::EnableInterrupts { .. } => self.enabled(done),
+            Step::Wire { first, last, .. } => self.wired(table, first, last, outcome),
             Step::Route { vector, .. } => {
                 let state = if done { VectorState::ROUTE_SET } else { VectorState::REFUSED };
-                self.settle.uncommitted |= done;
-                self.advance(vector, |found| found.insert(state));
+                self.uncommitted |= done;
+                self.advance(table, vector, |found| found.insert(state));
             }
-            Step::CommitRoutes => self.committed(done),
-            Step::Signal { vector } => {
-                self.advance(vector, |state| state.set(VectorState::LATCHED, !done));
+            Step::CommitRoutes => self.committed(table, done),
+            Step::Signal { vector, .. } => {
+                self.advance(table, vector, |state| state.set(VectorState::LATCHED, !done));
                 if !done {
                     self.touch(vector.position());
                 }
             }
-            Step::Arm { vector } => {
+            Step::Arm { vector, .. } => {
                 let state = if done { VectorState::ARMED } else { VectorState::REFUSED };
-                self.advance(vector, |found| found.insert(state));
+                self.advance(table, vector, |found| found.insert(state));
+            }
+            Step::UnmaskIntx => {
+                self.enter(Pass::Done);
+                if !done {
+                    self.unmask_due();
+                }
             }
             _ => {}
         }
         Settled::Known
     }
 
+    /// The pin is to be unmasked at the next settling.
+    pub(super) fn unmask_due(&mut self) {
+        self.unmask = true;
+        self.touch(0);
+    }
+
     /// Changes a vector and goes on to the next.
-    fn advance(&mut self, vector: VectorIndex, change: impl FnOnce(&mut VectorState)) {
-        if let Some(found) = self.table_mut().get_mut(vector.position()) {
+    fn advance(&mut self, table: &mut [Vector], vector: VectorIndex, change: impl FnOnce(&mut VectorState)) {
+        if let Some(found) = table.get_mut(vector.position()) {
             change(&mut found.state);
         }
-        self.settle.cursor = vector.get().saturating_add(1);
+        self.cursor = vector.get().saturating_add(1);
     }
 
     fn disabled(&mut self, done: bool) {
         if done {
-            self.settle.live = false;
+            self.live = false;
         }
-        match self.settle.growth {
-            Some(_) if done => self.settle.enter(Pass::GrowWire),
+        match self.growth {
+            Some(_) if done => self.enter(Pass::GrowWire),
             _ => {
-                self.settle.growth = None;
-                self.settle.allocated = 0;
-                self.settle.enter(Pass::TakePending);
+                self.growth = None;
+                self.allocated = 0;
+                self.enter(Pass::TakePending);
             }
         }
     }
 
     /// Those of the 64 vectors from `first` on that `mask` names signal nothing any longer; these `bits` of them
     /// held an interrupt.
-    fn taken(&mut self, first: VectorIndex, mask: u64, bits: u64) {
+    fn taken(&mut self, table: &mut [Vector], first: VectorIndex, mask: u64, bits: u64) {
+        // One too many is allowed, one too few is not.
+        let bits = if self.stopped && self.lossy { mask } else { bits };
         let mut bit = 1u64;
-        for vector in self.table_mut().iter_mut().skip(first.position()).take(64) {
+        for vector in table.iter_mut().skip(first.position()).take(64) {
             if mask & bit != 0 {
                 vector.state.remove(VectorState::WIRED);
                 if bits & bit != 0 {
@@ -93,104 +109,133 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
             }
             bit = bit.wrapping_shl(1);
         }
-        self.settle.cursor = first.get().saturating_add(64);
+        self.cursor = first.get().saturating_add(64);
     }
 
     /// Events and routes are gone; if that failed, the next teardown tries again.
-    fn released(&mut self, done: bool) {
-        self.settle.held = !done;
-        self.settle.allocated = 0;
-        self.settle.uncommitted = false;
-        let gone = VectorState::WIRED | VectorState::ROUTE_SET | VectorState::ROUTED;
+    fn released(&mut self, table: &mut [Vector], done: bool) {
+        self.held = !done;
+        self.allocated = 0;
+        self.uncommitted = false;
+        let mut gone = VectorState::WIRED;
+        if self.kind != InterruptKind::Intx {
+            gone |= VectorState::ROUTE_SET | VectorState::ROUTED;
+        }
         // An event that is gone reaches nobody, whether it could be cut off before or not.
-        let gone = if done { gone | VectorState::ARMED } else { gone };
-        for vector in self.table_mut() {
+        if done {
+            gone |= VectorState::ARMED;
+        }
+        for vector in table {
             vector.state.remove(gone);
         }
-        self.settle.enter(Pass::GrowDisable);
+        self.enter(Pass::GrowDisable);
     }
 
     fn enabled(&mut self, done: bool) {
         if done {
-            self.settle.live = true;
-            self.settle.allocated = 1;
+            self.live = true;
+            self.allocated = 1;
         } else {
             self.give_up();
         }
     }
 
-    /// Nothing could be enabled: the guest reads MSI-X Enable as 0, and what stands in the host goes.
+    /// Nothing could be enabled: the guest reads Enable as 0, and what stands in the host goes.
     fn give_up(&mut self) {
         self.enable = false;
-        self.settle.live = false;
-        self.settle.growth = None;
-        self.settle.working = self.all();
-        self.settle.enter(Pass::Disarm);
+        self.live = false;
+        self.growth = None;
+        self.work_on_all();
+        self.enter(Pass::Disarm);
     }
 
-    fn wired(&mut self, first: VectorIndex, last: VectorIndex, done: bool) {
-        if self.settle.pass == Pass::Unwire {
+    fn wired(&mut self, table: &mut [Vector], first: VectorIndex, last: VectorIndex, outcome: Outcome) {
+        if self.pass == Pass::Unwire {
             // A range that could not be wired is not wired, either.
-            self.settle.enter(Pass::TakePending);
+            self.enter(Pass::TakePending);
             return;
         }
-        self.settle.held = true;
-        if done {
-            self.wired_now(first, last);
-        } else if self.settle.growth.is_some() {
-            self.grow_failed();
-        } else if !self.settle.live && !self.settle.resizable {
-            self.give_up();
-        } else if first == last && self.settle.live {
-            self.advance(first, |state| state.insert(VectorState::REFUSED));
+        self.held = true;
+        self.fewer = match outcome {
+            Outcome::Fewer(most) => Some(most),
+            _ if outcome.is_done() => None,
+            _ => self.fewer,
+        };
+        if outcome.is_done() {
+            self.wired_now(table, first, last);
+        } else if self.growth.is_some() {
+            self.grow_failed(outcome);
+        } else if first == last && (self.live || self.kind == InterruptKind::Intx) {
+            self.advance(table, first, |state| state.insert(VectorState::REFUSED));
+        } else if !self.live && !self.resizable {
+            match self.what_it_has(outcome).filter(|most| *most <= last.get()) {
+                Some(most) => self.run_limit = most,
+                None => self.give_up(),
+            }
         } else {
-            self.settle.enable_alone = true;
-            self.settle.run_limit = (last.get().wrapping_sub(first.get()).saturating_add(1) / 2).max(1);
+            self.enable_alone = true;
+            self.run_limit = (last.get().wrapping_sub(first.get()).saturating_add(1) / 2).max(1);
         }
     }
 
-    fn wired_now(&mut self, first: VectorIndex, last: VectorIndex) {
+    /// How many vectors of MSI to try instead: a power of two, as Multiple Message Enable can only say those to the
+    /// device. MSI-X, whose vectors are taken one by one, is not tried with fewer.
+    fn what_it_has(&self, outcome: Outcome) -> Option<u16> {
+        match outcome {
+            Outcome::Fewer(most) if self.kind == InterruptKind::Msi => {
+                most.checked_ilog2().map(|log| 1u16.wrapping_shl(log))
+            }
+            _ => None,
+        }
+    }
+
+    fn wired_now(&mut self, table: &mut [Vector], first: VectorIndex, last: VectorIndex) {
         let end = last.get().saturating_add(1);
-        let grown = self.settle.growth.take().is_some();
-        self.settle.live = true;
-        self.settle.allocated = if grown { end } else { self.settle.allocated.max(end) };
-        for vector in (first.get()..end).filter_map(VectorIndex::new) {
-            if !self.wants_event(vector) {
+        let grown = self.growth.take().is_some();
+        let all = grown || !(self.live || self.resizable);
+        self.live = true;
+        self.unmask = false;
+        self.allocated = if grown { end } else { self.allocated.max(end) };
+        for index in (first.get()..end).filter_map(VectorIndex::new) {
+            if !self.wants_event(table, index) {
                 continue;
             }
-            if let Some(Vector { state, .. }) = self.table_mut().get_mut(vector.position()) {
-                // An interrupt may have come while MSI-X was off: one too many is allowed, one too few is not.
+            if let Some(Vector { state, .. }) = table.get_mut(index.position()) {
+                // An interrupt may have come while the kind was off: one too many is allowed, one too few is not.
                 if grown && state.contains(VectorState::WIRED) {
                     state.insert(VectorState::LATCHED);
                 }
                 state.insert(VectorState::WIRED);
             }
         }
+        if all {
+            self.refuse_from(table, end);
+        }
         if grown {
-            self.refuse_from(end);
-            self.settle.enter(Pass::Wire);
+            self.enter(Pass::Wire);
         } else {
-            self.settle.cursor = end;
+            self.cursor = end;
         }
     }
 
-    /// The host does not reach so far: what lies beyond stays without a vector until its next unmask.
-    fn refuse_from(&mut self, end: u16) {
-        let able = self.is_able();
-        for vector in self.table_mut().iter_mut().skip(usize::from(end)) {
-            let lacks = !vector.state.intersects(VectorState::MASKED | VectorState::WIRED);
-            if able && lacks {
+    /// The host does not reach so far: what lies beyond stays without a vector until the guest's next attempt.
+    fn refuse_from(&mut self, table: &mut [Vector], end: u16) {
+        for vector in table.iter_mut().skip(usize::from(end)) {
+            if self.lacks_event(*vector) {
                 vector.state.insert(VectorState::REFUSED);
             }
         }
     }
 
     /// So many vectors are not to be had: exactly those needed, then as many as there were, then none.
-    fn grow_failed(&mut self) {
-        let Some(growth) = &mut self.settle.growth else {
+    fn grow_failed(&mut self, outcome: Outcome) {
+        let fewer = self.what_it_has(outcome);
+        let Some(growth) = &mut self.growth else {
             return;
         };
-        if growth.attempt > growth.exact {
+        if let Some(fewer) = fewer.filter(|fewer| *fewer < growth.attempt) {
+            growth.attempt = fewer;
+        } else if growth.attempt > growth.exact {
             growth.attempt = growth.exact;
         } else if growth.attempt > growth.old {
             growth.attempt = growth.old;
@@ -199,10 +244,10 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
         }
     }
 
-    fn committed(&mut self, done: bool) {
+    fn committed(&mut self, table: &mut [Vector], done: bool) {
         if done {
-            self.settle.uncommitted = false;
-            for vector in self.table_mut() {
+            self.uncommitted = false;
+            for vector in table {
                 if vector.state.contains(VectorState::ROUTE_SET) {
                     vector.state.remove(VectorState::ROUTE_SET);
                     vector.state.insert(VectorState::ROUTED);
@@ -210,8 +255,8 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
             }
         } else {
             // Worth another try at the next drive.
-            self.settle.dirty = self.all();
+            self.touch_all();
         }
-        self.settle.enter(Pass::DisarmUnrouted);
+        self.enter(Pass::DisarmUnrouted);
     }
 }

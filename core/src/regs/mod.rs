@@ -3,5 +3,6 @@
 pub mod capability;
 pub mod express;
 pub mod header;
+pub mod msi;
 pub mod msix;
 pub mod power;

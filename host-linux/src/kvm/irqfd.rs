@@ -4,7 +4,7 @@ use super::slots::{MemorySlot, MemorySlots, SlotError};
 use super::{Gsi, KvmVm, RouteError, RouteTable};
 use crate::bar::WindowMemory;
 use crate::errno::Errno;
-use crate::guest::GuestSide;
+use crate::guest::{GuestSide, LineEnd};
 use crate::sys::EventFd;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -24,6 +24,7 @@ pub struct KvmGuest {
     routes: Arc<dyn RouteTable>,
     windows: BTreeMap<usize, MemorySlot>,
     gsis: BTreeMap<VectorIndex, Gsi>,
+    line: Option<Gsi>,
 }
 
 /// Why KVM did not do its part.
@@ -50,6 +51,20 @@ pub enum KvmError {
         /// The vector.
         vector: VectorIndex,
     },
+    /// The function's pin leads to no line of the guest's.
+    #[error("the function's pin leads to no line of the guest's")]
+    NoLine,
+    /// The kernel refused the irqfd of the pin.
+    #[error("KVM does not {} the event of the interrupt pin, {gsi}: {errno}",
+        if *arm { "arm" } else { "disarm" })]
+    Line {
+        /// Whether it was to be armed.
+        arm: bool,
+        /// The line's GSI.
+        gsi: Gsi,
+        /// What the kernel said.
+        errno: Errno,
+    },
     /// The kernel refused the irqfd.
     #[error("KVM does not {} the event of vector {vector}, {gsi}: {errno}",
         if *arm { "arm" } else { "disarm" })]
@@ -68,7 +83,15 @@ pub enum KvmError {
 impl KvmGuest {
     /// One function's side of `vm`.
     pub fn new(vm: KvmVm, slots: MemorySlots, routes: Arc<dyn RouteTable>) -> Self {
-        Self { vm, slots, routes, windows: BTreeMap::new(), gsis: BTreeMap::new() }
+        Self { vm, slots, routes, windows: BTreeMap::new(), gsis: BTreeMap::new(), line: None }
+    }
+
+    /// The function's pin leads to this line of the guest's: a pin of an interrupt controller in the kernel, which
+    /// tells of the end of an interrupt (`KVM_CAP_IRQFD_RESAMPLE`; not with a split irqchip).
+    #[must_use]
+    pub fn with_line(mut self, gsi: Gsi) -> Self {
+        self.line = Some(gsi);
+        self
     }
 
     /// How many windows the guest sees, and how many vectors have a route.
@@ -128,6 +151,23 @@ impl GuestSide for KvmGuest {
         let gsi = self.gsi(vector)?;
         let disarmed = self.vm.host().kvm_deassign_irqfd(self.vm.fd(), gsi.0, event.as_fd());
         disarmed.map_err(|errno| KvmError::Irqfd { arm: false, vector, gsi, errno })
+    }
+
+    fn line(&self) -> Option<LineEnd> {
+        self.line.map(|_| LineEnd::Resampled)
+    }
+
+    fn arm_line(&mut self, event: &EventFd, resample: Option<&EventFd>) -> Result<(), KvmError> {
+        let gsi = self.line.ok_or(KvmError::NoLine)?;
+        let resample = resample.map(AsFd::as_fd);
+        let armed = self.vm.host().kvm_assign_irqfd(self.vm.fd(), gsi.0, event.as_fd(), resample);
+        armed.map_err(|errno| KvmError::Line { arm: true, gsi, errno })
+    }
+
+    fn disarm_line(&mut self, event: &EventFd) -> Result<(), KvmError> {
+        let gsi = self.line.ok_or(KvmError::NoLine)?;
+        let disarmed = self.vm.host().kvm_deassign_irqfd(self.vm.fd(), gsi.0, event.as_fd());
+        disarmed.map_err(|errno| KvmError::Line { arm: false, gsi, errno })
     }
 
     fn release_routes(&mut self) -> Result<(), KvmError> {

@@ -150,6 +150,23 @@ fn vector_is_armed_on_its_own_gsi() {
 }
 
 #[test]
+fn pin_is_armed_on_its_line_and_resampled() {
+    let (kernel, guest) = guest();
+    let mut guest = guest.with_line(Gsi(17));
+    let (event, resample) = (EventFd::new().unwrap(), EventFd::new().unwrap());
+    guest.arm_line(&event, Some(&resample)).unwrap();
+    guest.disarm_line(&event).unwrap();
+    assert_eq!(kernel.calls(), ["assign_irqfd 17 resample", "deassign_irqfd 17"]);
+}
+
+#[test]
+fn pin_without_a_line_is_not_armed() {
+    let (_kernel, mut guest) = guest();
+    let event = EventFd::new().unwrap();
+    assert_eq!((guest.line(), guest.arm_line(&event, None)), (None, Err(KvmError::NoLine)));
+}
+
+#[test]
 fn vector_without_a_route_is_not_armed() {
     let (_kernel, mut guest) = guest();
     let event = EventFd::new().unwrap();

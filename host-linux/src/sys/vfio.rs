@@ -49,6 +49,10 @@ pub(crate) enum IrqData<'a> {
     None { count: u32 },
     /// The eventfd for each interrupt from `start` on; none detaches that one.
     EventFds(&'a [Option<BorrowedFd<'a>>]),
+    /// Unmasks the interrupt at `start`, which only INTx has.
+    Unmask,
+    /// The eventfd by which the interrupt at `start` is unmasked from now on.
+    UnmaskOn(BorrowedFd<'a>),
 }
 
 /// `VFIO_GET_API_VERSION`.
@@ -169,17 +173,27 @@ pub(crate) fn reset(device: BorrowedFd<'_>) -> Result<(), Errno> {
 
 /// A `vfio_irq_set` with its data.
 fn encode_irq_set(set: &IrqSet<'_>) -> Result<Vec<u8>, Errno> {
+    let one;
     let (data, count, fds) = match set.data {
         IrqData::None { count } => (v::VFIO_IRQ_SET_DATA_NONE, count, &[][..]),
+        IrqData::Unmask => (v::VFIO_IRQ_SET_DATA_NONE, 1, &[][..]),
+        IrqData::UnmaskOn(fd) => {
+            one = [Some(fd)];
+            (v::VFIO_IRQ_SET_DATA_EVENTFD, 1, &one[..])
+        }
         IrqData::EventFds(fds) => {
             let count = u32::try_from(fds.len()).map_err(|_| Errno::EINVAL)?;
             (v::VFIO_IRQ_SET_DATA_EVENTFD, count, fds)
         }
     };
+    let action = match set.data {
+        IrqData::None { .. } | IrqData::EventFds(_) => v::VFIO_IRQ_SET_ACTION_TRIGGER,
+        IrqData::Unmask | IrqData::UnmaskOn(_) => v::VFIO_IRQ_SET_ACTION_UNMASK,
+    };
     let size = size_of::<v::vfio_irq_set>() + size_of::<i32>() * fds.len();
     let argsz = u32::try_from(size).map_err(|_| Errno::EINVAL)?;
     let mut bytes = Vec::with_capacity(size);
-    for field in [argsz, data | v::VFIO_IRQ_SET_ACTION_TRIGGER, set.index, set.start, count] {
+    for field in [argsz, data | action, set.index, set.start, count] {
         bytes.extend_from_slice(&field.to_ne_bytes());
     }
     for fd in fds {
@@ -226,6 +240,20 @@ mod tests {
     fn switching_off_is_a_trigger_of_none() {
         let set = IrqSet { index: 2, start: 0, data: IrqData::None { count: 0 } };
         assert_eq!(words(&encode_irq_set(&set).unwrap()), [20, 0x21, 2, 0, 0]);
+    }
+
+    #[test]
+    fn unmasking_is_an_action_of_its_own() {
+        let set = IrqSet { index: 0, start: 0, data: IrqData::Unmask };
+        assert_eq!(words(&encode_irq_set(&set).unwrap()), [20, 0x11, 0, 0, 1]);
+    }
+
+    #[test]
+    fn unmasking_by_an_event_names_it() {
+        let event = crate::EventFd::new().unwrap();
+        let set = IrqSet { index: 0, start: 0, data: IrqData::UnmaskOn(event.as_fd()) };
+        let raw = event.as_fd().as_raw_fd();
+        assert_eq!(words(&encode_irq_set(&set).unwrap()), [24, 0x14, 0, 0, 1, raw]);
     }
 
     #[test]

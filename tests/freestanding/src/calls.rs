@@ -3,14 +3,14 @@
 use crate::host::Opaque;
 use core::fmt::Write;
 use core::hint::black_box;
-use vfio_assign_core::host::{Outcome, Step};
+use vfio_assign_core::host::{HostInterrupts, InterruptKind, Outcome, Step};
 use vfio_assign_core::region_info::{HEADER, InfoCapability, InfoChain, RegionInfo};
 use vfio_assign_core::regs::power::PowerState;
 use vfio_assign_core::{
     Access, Address, AssignedFunction, BarIndex, Bars, Bdf, BusMastering, ByteLanes, Bytes, ConfigImage,
-    ConfigMap, ConfigOffset, Decoder, Description, GuestAddr, GuestBarOffset, GuestPort, Iova, Msix,
-    MsixLayout, Options, PageSize, PhysBarOffset, Policy, Region, Span, Target, Vector, VectorIndex, Width,
-    Window,
+    ConfigMap, ConfigOffset, Decoder, Description, GuestAddr, GuestBarOffset, GuestPort, Intx, Iova, Msi,
+    Msix, MsixLayout, Options, PageSize, PhysBarOffset, Policy, Region, Span, Target, Vector, VectorIndex,
+    Width, Window,
 };
 
 /// Every public function of the core.
@@ -42,6 +42,10 @@ fn bar() -> BarIndex {
 
 fn vector() -> VectorIndex {
     black_box(VectorIndex::default())
+}
+
+fn kind() -> InterruptKind {
+    black_box(InterruptKind::Msi)
 }
 
 fn page() -> PageSize {
@@ -182,7 +186,7 @@ fn function() {
         config: config(),
         regions: [Region::default(); 7],
         page_size: page(),
-        vectors_resizable: black_box(true),
+        interrupts: black_box(HostInterrupts::ALL),
         options: black_box(Options::default()),
     });
     let mut function = match AssignedFunction::new(&description, vectors, windows, |finding| said(&finding)) {
@@ -221,7 +225,8 @@ fn function() {
         seen(AssignedFunction::complete(function, token, outcome));
     }
     seen(AssignedFunction::drive(function, host));
-    AssignedFunction::handle_interrupt(function, vector());
+    AssignedFunction::handle_interrupt(function, kind(), vector());
+    AssignedFunction::handle_intx_eoi(function);
     AssignedFunction::handle_gone(function);
 
     AssignedFunction::explain_bar(function, bar()).for_each(|piece| {
@@ -233,10 +238,20 @@ fn function() {
     seen((AssignedFunction::counters(function), AssignedFunction::bars(function)));
     seen((AssignedFunction::mapped_windows(function), AssignedFunction::is_quarantined(function)));
     seen((AssignedFunction::is_gone(function), AssignedFunction::last_reset(function)));
-    seen(AssignedFunction::wants_event(function, vector()));
+    seen(AssignedFunction::wants_event(function, kind(), vector()));
+    seen(AssignedFunction::interrupt_mode(function));
     if let Some(msix) = AssignedFunction::msix(function) {
         seen((Msix::layout(msix), Msix::count(msix), Msix::message_control(msix), Msix::live(msix)));
         seen((Msix::pending(msix, vector()), Msix::wants_event(msix, vector())));
+        seen(Msix::host_vectors(msix));
+    }
+    if let Some(msi) = AssignedFunction::msi(function) {
+        seen((Msi::capability(msi), Msi::count(msi), Msi::message_control(msi), Msi::live(msi)));
+        seen((Msi::pending(msi), Msi::wants_event(msi, vector()), Msi::host_vectors(msi)));
+    }
+    if let Some(intx) = AssignedFunction::intx(function) {
+        said(&Intx::pin(intx));
+        seen(Intx::live(intx));
     }
     let decoder = AssignedFunction::decoder(function);
     seen((Decoder::generation(decoder), Decoder::range(decoder, bar())));

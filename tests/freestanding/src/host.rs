@@ -2,7 +2,8 @@
 
 use core::hint::black_box;
 use vfio_assign_core::host::{
-    Events, GuestRange, GuestWindows, HostError, InterruptHost, MappedWindow, Message, PhysicalFunction, Step,
+    Events, GuestRange, GuestWindows, HostError, InterruptHost, InterruptKind, MappedWindow, Message,
+    PhysicalFunction, Step,
 };
 use vfio_assign_core::{BarIndex, ConfigOffset, Decoder, PhysBarOffset, VectorIndex, Width};
 
@@ -76,29 +77,44 @@ impl GuestWindows for Opaque {
 }
 
 impl InterruptHost for Opaque {
-    fn enable(&mut self) -> Result<(), Wrong> {
+    fn fewer(error: &Wrong) -> Option<u16> {
+        black_box(error);
+        black_box(Some(3))
+    }
+
+    fn unmask_intx(&mut self) -> Result<(), Wrong> {
+        answer(())
+    }
+
+    fn enable(&mut self, kind: InterruptKind) -> Result<(), Wrong> {
+        black_box(kind);
         answer(())
     }
 
     fn wire(
         &mut self,
+        kind: InterruptKind,
         first: VectorIndex,
         last: VectorIndex,
         wanted: &dyn Fn(VectorIndex) -> bool,
     ) -> Result<(), Wrong> {
+        black_box(kind);
         black_box((wanted(first), wanted(last)));
         answer(())
     }
 
-    fn disable(&mut self) -> Result<(), Wrong> {
+    fn disable(&mut self, kind: InterruptKind) -> Result<(), Wrong> {
+        black_box(kind);
         answer(())
     }
 
-    fn release(&mut self) -> Result<(), Wrong> {
+    fn release(&mut self, kind: InterruptKind) -> Result<(), Wrong> {
+        black_box(kind);
         answer(())
     }
 
-    fn route(&mut self, vector: VectorIndex, message: Message) -> Result<(), Wrong> {
+    fn route(&mut self, kind: InterruptKind, vector: VectorIndex, message: Message) -> Result<(), Wrong> {
+        black_box(kind);
         black_box((vector, message));
         answer(())
     }
@@ -107,27 +123,32 @@ impl InterruptHost for Opaque {
         answer(())
     }
 
-    fn arm(&mut self, vector: VectorIndex) -> Result<(), Wrong> {
+    fn arm(&mut self, kind: InterruptKind, vector: VectorIndex) -> Result<(), Wrong> {
+        black_box(kind);
         black_box(vector);
         answer(())
     }
 
-    fn disarm(&mut self, vector: VectorIndex) -> Result<(), Wrong> {
+    fn disarm(&mut self, kind: InterruptKind, vector: VectorIndex) -> Result<(), Wrong> {
+        black_box(kind);
         black_box(vector);
         answer(())
     }
 
-    fn signal(&mut self, vector: VectorIndex) -> Result<(), Wrong> {
+    fn signal(&mut self, kind: InterruptKind, vector: VectorIndex) -> Result<(), Wrong> {
+        black_box(kind);
         black_box(vector);
         answer(())
     }
 
-    fn poll_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, Wrong> {
+    fn poll_pending(&mut self, kind: InterruptKind, first: VectorIndex, mask: u64) -> Result<u64, Wrong> {
+        black_box(kind);
         black_box((first, mask));
         answer(0)
     }
 
-    fn take_pending(&mut self, first: VectorIndex, mask: u64) -> Result<u64, Wrong> {
+    fn take_pending(&mut self, kind: InterruptKind, first: VectorIndex, mask: u64) -> Result<u64, Wrong> {
+        black_box(kind);
         black_box((first, mask));
         answer(0)
     }

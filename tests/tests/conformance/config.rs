@@ -249,6 +249,7 @@ fn f6_hidden_capabilities_keep_the_chain_and_read_zero() {
         )
         .capability(0x09, &[4, 0xab]);
     shape.put(0x0e, &[0x80]);
+    shape.carried[1] = false;
     let mut rig = Rig::new(&shape);
     // MSI is at 0x90, after the 60 bytes of PCI Express.
     assert_eq!(rig.config_read(0x90, 4), 0xa800);
@@ -258,7 +259,9 @@ fn f6_hidden_capabilities_keep_the_chain_and_read_zero() {
 
 #[test]
 fn f6_hidden_capabilities_take_no_write() {
-    let mut rig = Rig::new(&Shape::nvme(4).capability(0x05, &[0; 22]));
+    let mut shape = Shape::nvme(4).capability(0x05, &[0; 22]);
+    shape.carried[1] = false;
+    let mut rig = Rig::new(&shape);
     rig.config_write(0x90, 8, u64::MAX);
     assert_eq!((rig.config_read(0x90, 1), rig.kinds()), (0, vec![]));
 }
@@ -287,9 +290,10 @@ fn f6_resizable_bar_is_hidden_as_long_as_it_is() {
 }
 
 #[test]
-fn f6_no_interrupt_pin_is_offered() {
-    let mut rig = Rig::new(&Shape::nvme(4));
-    assert_eq!(rig.config_read(0x3c, 4), 0x0000_000b);
+fn f6_a_pin_that_is_not_carried_is_hidden() {
+    let mut shape = Shape::nvme(4).pin();
+    shape.carried[0] = false;
+    assert_eq!(Rig::new(&shape).config_read(0x3c, 4), 0x0000_000b);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use vfio_assign_core::fake::CallKind::{
     Trap, Unmap, Untrap, Wire, WriteConfig,
 };
 use vfio_assign_core::fake::Shape;
+use vfio_assign_core::host::InterruptKind;
 use vfio_assign_core::{Decoded, ResetOutcome};
 use vfio_assign_tests::{BASE, Rig, bar, vector};
 
@@ -254,7 +255,7 @@ fn arm_that_fails_keeps_the_interrupt_pending_until_the_next_unmask() {
 fn signal_that_fails_is_tried_at_the_next_drive() {
     let mut rig = busy();
     fail(&mut rig, Signal);
-    rig.function.handle_interrupt(vector(1));
+    rig.function.handle_interrupt(InterruptKind::Msix, vector(1));
     rig.settle();
     assert_eq!(rig.delivered(), []);
     rig.settle();

@@ -2,7 +2,7 @@
 
 use vfio_assign_core::fake::CallKind::{PollPending, ReadBar, Signal, TakePending};
 use vfio_assign_core::fake::{CallKind, Raised};
-use vfio_assign_core::host::{Message, Step};
+use vfio_assign_core::host::{InterruptKind, Message, Step};
 use vfio_assign_core::{Access, Bytes, GuestAddr, Target};
 use vfio_assign_tests::{MESSAGE, Rig, message, vector};
 
@@ -106,7 +106,10 @@ fn m3_one_poll_for_each_qword() {
     rig.msix_control(true, true);
     rig.steps();
     rig.read(rig.pba(64), 8);
-    assert_eq!(rig.steps(), [Step::PollPending { first: vector(64), mask: u64::MAX }]);
+    assert_eq!(
+        rig.steps(),
+        [Step::PollPending { kind: InterruptKind::Msix, first: vector(64), mask: u64::MAX }]
+    );
 }
 
 #[test]
@@ -154,7 +157,7 @@ fn m3_an_interrupt_between_disarm_and_disable_is_kept() {
     let target = Target::Config(Rig::MSIX_CONTROL);
     let _ = rig.function.begin(Access::Write { target, data: Bytes::from_slice(&[0, 0]) });
     let (token, step) = rig.function.next_step().unwrap();
-    assert_eq!(step, Step::Disarm { vector: vector(0) });
+    assert_eq!(step, Step::Disarm { kind: InterruptKind::Msix, vector: vector(0) });
     let outcome = rig.function.perform(step, &mut rig.host).unwrap();
     let _ = rig.function.complete(token, outcome);
     assert_eq!(rig.host.raise(vector(0)), Raised::Held);
@@ -167,7 +170,7 @@ fn m3_a_latch_and_a_held_event_are_one_interrupt() {
     let mut rig = Rig::nvme(4);
     rig.start_interrupts(1);
     rig.mask(0);
-    rig.function.handle_interrupt(vector(0));
+    rig.function.handle_interrupt(InterruptKind::Msix, vector(0));
     rig.host.raise(vector(0));
     rig.unmask(0);
     assert_eq!((rig.delivered(), rig.is_pending(0)), (vec![0], false));
@@ -177,7 +180,7 @@ fn m3_a_latch_and_a_held_event_are_one_interrupt() {
 fn m3_an_interrupt_that_the_embedder_saw_is_delivered_at_the_next_settling() {
     let mut rig = Rig::nvme(4);
     rig.start_interrupts(1);
-    rig.function.handle_interrupt(vector(0));
+    rig.function.handle_interrupt(InterruptKind::Msix, vector(0));
     rig.function.settle(&mut rig.host);
     assert_eq!((rig.delivered(), rig.kinds()), (vec![0], vec![Signal]));
 }
@@ -192,7 +195,10 @@ fn m4_a_message_written_in_one_access_changes_at_once() {
     let target = Target::Memory(GuestAddr::new(rig.entry(0, 0)));
     rig.access(Access::Write { target, data: Bytes::from_slice(&entry) });
     let new = Message { address: MESSAGE + 0x1000, data: 0x4555 };
-    assert_eq!(rig.steps(), [Step::Route { vector: vector(0), message: new }, Step::CommitRoutes]);
+    assert_eq!(
+        rig.steps(),
+        [Step::Route { kind: InterruptKind::Msix, vector: vector(0), message: new }, Step::CommitRoutes]
+    );
     rig.host.raise(vector(0));
     assert_eq!(rig.host.delivered(), [(vector(0), new)]);
 }

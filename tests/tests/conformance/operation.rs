@@ -1,7 +1,7 @@
 //! The operation protocol: one operation at a time, its steps in order, and what may come in between.
 
 use vfio_assign_core::fake::{CallKind, Shape};
-use vfio_assign_core::host::{Outcome, Step};
+use vfio_assign_core::host::{InterruptKind, Outcome, Step};
 use vfio_assign_core::{Access, Begin, Bytes, Completion, GuestAddr, Target, VectorIndex};
 use vfio_assign_tests::{BASE, Rig, vector};
 
@@ -57,8 +57,8 @@ fn cases() -> Vec<Case> {
         case("function mask", nvme(), |rig| write(rig, Target::Config(Rig::MSIX_CONTROL), &[0, 0xc0])),
         case("interrupts off", nvme(), |rig| write(rig, Target::Config(Rig::MSIX_CONTROL), &[0, 0])),
         case("settling", nvme(), |rig| {
-            rig.function.handle_interrupt(vector(0));
-            rig.function.handle_interrupt(vector(1));
+            rig.function.handle_interrupt(InterruptKind::Msix, vector(0));
+            rig.function.handle_interrupt(InterruptKind::Msix, vector(1));
             rig.function.begin_settle()
         }),
         reset("function-level reset", nvme(), |rig| {
@@ -160,7 +160,7 @@ fn an_interrupt_in_the_middle_is_not_lost_at_every_step() {
     for index in 0..4 {
         at_every_step(|case, rig, stop| {
             rig.host.take_delivered();
-            rig.function.handle_interrupt(vector(index));
+            rig.function.handle_interrupt(InterruptKind::Msix, vector(index));
             run(rig, usize::MAX);
             rig.settle();
             let delivered = rig.delivered().contains(&index);

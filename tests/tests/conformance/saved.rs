@@ -2,6 +2,7 @@
 
 use vfio_assign_core::fake::CallKind::{self, Arm, CommitRoutes, Map, Wire, WriteConfig};
 use vfio_assign_core::fake::Shape;
+use vfio_assign_core::host::InterruptKind;
 use vfio_assign_core::regs::power::PowerState;
 use vfio_assign_core::{
     Access, BarIndex, Begin, BusMastering, RestoreError, SaveError, SavedSection, Target,
@@ -296,7 +297,7 @@ fn s2_what_was_pending_is_delivered_once() {
 fn s2_what_was_held_of_a_live_vector_is_delivered_by_settling() {
     let shape = Shape::nvme(4);
     let mut rig = stopped(&shape);
-    rig.function.handle_interrupt(vector(0));
+    rig.function.handle_interrupt(InterruptKind::Msix, vector(0));
     let mut rig = restored(&shape, &saved(&rig));
     rig.settle();
     assert_eq!(rig.delivered(), [0]);

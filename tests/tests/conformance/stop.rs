@@ -3,6 +3,7 @@
 use vfio_assign_core::BusMastering;
 use vfio_assign_core::fake::CallKind::{Arm, Disarm, Signal, TakePending, Wire, WriteConfig};
 use vfio_assign_core::fake::Shape;
+use vfio_assign_core::host::InterruptKind;
 use vfio_assign_core::regs::header::Command;
 use vfio_assign_tests::{Rig, vector};
 
@@ -93,7 +94,7 @@ fn p3_what_comes_while_stopped_is_delivered_at_the_start() {
 fn p3_what_the_embedder_sees_while_stopped_is_delivered_at_the_start() {
     let mut rig = running();
     stop(&mut rig);
-    rig.function.handle_interrupt(vector(0));
+    rig.function.handle_interrupt(InterruptKind::Msix, vector(0));
     rig.settle();
     assert_eq!(rig.delivered(), []);
     start(&mut rig);

@@ -16,7 +16,7 @@ fn wires(rig: &mut Rig) -> Vec<(u16, u16)> {
     rig.steps()
         .into_iter()
         .filter_map(|step| match step {
-            Step::Wire { first, last } => Some((first.get(), last.get())),
+            Step::Wire { first, last, .. } => Some((first.get(), last.get())),
             _ => None,
         })
         .collect()

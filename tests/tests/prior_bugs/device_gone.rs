@@ -2,6 +2,7 @@
 
 use vfio_assign_core::fake::CallKind;
 use vfio_assign_core::fake::Shape;
+use vfio_assign_core::host::InterruptKind;
 use vfio_assign_core::{
     AssignedFunction, ConfigMapError, Decoded, DescriptionError, Finding, GuestAddr, Vector, Window,
 };
@@ -80,7 +81,7 @@ fn device_without_any_interrupt_is_assigned_and_offers_none() {
     shape.put(0x3c, &[0, 0]);
     let mut rig = Rig::started(&shape);
     assert_eq!((rig.findings.len(), rig.config_read(0x3c, 2), rig.config_read(6, 2) & 0x10), (0, 0, 0));
-    rig.function.handle_interrupt(vector(0));
+    rig.function.handle_interrupt(InterruptKind::Msix, vector(0));
     rig.settle();
     rig.write(BASE, 4, 3);
     assert_eq!((rig.read(BASE, 4), rig.delivered()), (3, vec![]));

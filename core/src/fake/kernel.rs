@@ -1,9 +1,11 @@
-//! The kernel's side of a fake device's MSI-X, the events that vectors signal, and who hears them.
+//! The kernel's side of one kind of a fake device's interrupts, the events that vectors signal, and who hears them.
+//!
+//! That one kind is on at a time is in `irqs.rs`, with the interrupt pin.
 
 use super::faults::FakeError;
 use super::shape::Shape;
 use crate::addr::VectorIndex;
-use crate::host::Message;
+use crate::host::{InterruptKind, Message};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
@@ -16,13 +18,14 @@ pub enum Raised {
     Held,
     /// Into the device's own Pending Bit Array: its entry is masked, or the device is no bus master.
     Latched,
-    /// Nowhere: MSI-X is off.
+    /// Nowhere: neither MSI nor MSI-X is on.
     Lost,
 }
 
 /// The events and the kernel's view of the vectors.
 #[derive(Clone, Debug)]
 pub(super) struct Kernel {
+    kind: InterruptKind,
     resizable: bool,
     /// How many vectors the kernel can allocate.
     supply: u16,
@@ -43,10 +46,12 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn new(shape: &Shape) -> Self {
+    pub(super) fn new(shape: &Shape, kind: InterruptKind) -> Self {
         Self {
-            resizable: shape.resizable,
-            supply: shape.host_vectors,
+            kind,
+            // Neither MSI nor the pin can ever be added to.
+            resizable: shape.resizable && kind == InterruptKind::Msix,
+            supply: if kind == InterruptKind::Intx { 1 } else { shape.host_vectors },
             room_for_routes: shape.routes,
             on: false,
             allocated: BTreeSet::new(),
@@ -116,6 +121,8 @@ impl Kernel {
                 self.delivered.push((vector, *message));
                 Raised::Delivered
             }
+            // A level has no message.
+            None if self.kind == InterruptKind::Intx && self.armed.contains(&vector) => Raised::Delivered,
             _ => {
                 *self.events.entry(vector).or_default() += 1;
                 Raised::Held
@@ -215,7 +222,9 @@ impl Kernel {
     /// Every event and every route goes; what an event still held is lost, and counted.
     pub(super) fn release(&mut self) {
         let held = self.events.iter().filter(|(vector, count)| **count > 0 && !self.armed.contains(*vector));
-        self.lost += u64::try_from(held.count()).unwrap_or(u64::MAX);
+        // A level comes again as long as it is asserted.
+        let lost = if self.kind == InterruptKind::Intx { 0 } else { held.count() };
+        self.lost += u64::try_from(lost).unwrap_or(u64::MAX);
         self.events.clear();
         self.noted.clear();
         self.committed.clear();
@@ -237,9 +246,10 @@ impl Kernel {
         self.committed.clone_from(&self.noted);
     }
 
-    pub(super) fn arm(&mut self, vector: VectorIndex) -> Result<(), FakeError> {
+    /// Whether the event held a signal, which has gone out now.
+    pub(super) fn arm(&mut self, vector: VectorIndex) -> Result<bool, FakeError> {
         let held = *self.events.get(&vector).ok_or(FakeError::NoEvent(vector))?;
-        if !self.committed.contains_key(&vector) {
+        if self.kind != InterruptKind::Intx && !self.committed.contains_key(&vector) {
             return Err(FakeError::NoRoute(vector));
         }
         if !self.armed.insert(vector) {
@@ -249,7 +259,7 @@ impl Kernel {
             self.events.insert(vector, 0);
             self.deliver(vector);
         }
-        Ok(())
+        Ok(held > 0)
     }
 
     pub(super) fn disarm(&mut self, vector: VectorIndex) -> Result<(), FakeError> {
@@ -259,12 +269,11 @@ impl Kernel {
         Ok(())
     }
 
-    pub(super) fn signal(&mut self, vector: VectorIndex) -> Result<(), FakeError> {
+    pub(super) fn signal(&mut self, vector: VectorIndex) -> Result<Raised, FakeError> {
         if !self.events.contains_key(&vector) {
             return Err(FakeError::NoEvent(vector));
         }
-        self.deliver(vector);
-        Ok(())
+        Ok(self.deliver(vector))
     }
 
     pub(super) fn poll(&self, first: VectorIndex, mask: u64) -> Result<u64, FakeError> {
@@ -309,7 +318,7 @@ mod tests {
     fn kernel(host_vectors: u16, resizable: bool) -> Kernel {
         let mut shape = Shape::nvme(64);
         (shape.host_vectors, shape.resizable) = (host_vectors, resizable);
-        Kernel::new(&shape)
+        Kernel::new(&shape, InterruptKind::Msix)
     }
 
     fn wire(kernel: &mut Kernel, first: u16, last: u16) -> Result<(), FakeError> {
