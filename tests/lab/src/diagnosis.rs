@@ -19,11 +19,15 @@ pub(crate) fn of_silence(l1: &mut L1) -> String {
     }
 }
 
-/// The virtual machine's folder of counters; none if no machine is running.
+/// The virtual machine's folder of counters; none if no monitor is running.
 pub(crate) fn counters_folder(l1: &mut L1) -> Result<Option<String>, L1Error> {
-    // A machine is named by its process and file descriptor, and nothing else there has a dash.
-    let machine = l1.list(COUNTERS)?.into_iter().find(|name| name.contains('-'));
+    let machine = l1.list(COUNTERS)?.into_iter().find(|name| is_of_a_monitor(name));
     Ok(machine.map(|machine| format!("{COUNTERS}/{machine}")))
+}
+
+/// A machine is named by its process and file descriptor. Process 1 is the agent, which keeps one that never runs.
+fn is_of_a_monitor(name: &str) -> bool {
+    name.split_once('-').is_some_and(|(process, _)| process != "1")
 }
 
 fn rise(l1: &mut L1) -> Result<BTreeMap<String, i64>, L1Error> {
@@ -47,4 +51,14 @@ fn counters(l1: &mut L1) -> Result<BTreeMap<String, i64>, L1Error> {
         }
     }
     Ok(counters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_own_machine_is_no_monitors() {
+        assert_eq!(["1-8", "143-9", "mmio_exits"].map(is_of_a_monitor), [false, true, false]);
+    }
 }
