@@ -13,7 +13,7 @@
 
 use crate::addr::BarIndex;
 use crate::function::AssignedFunction;
-use crate::interrupts::{Msi, MsiState, Msix, Vector};
+use crate::interrupts::{Msi, MsiState, Msix, Vector, VectorState};
 use crate::operation::Task;
 use crate::regs::header::Command;
 use crate::regs::msix as regs;
@@ -186,8 +186,9 @@ struct MsixRecord {
 struct VectorRecord {
     address: U64,
     data: U32,
-    /// Bit 0: the Mask Bit. Bit 1: an interrupt waits.
-    flags: U32,
+    /// Bit 0: the Mask Bit. Bit 1: an interrupt waits. Bit 8: the vector is in use, masked now or not.
+    state: U16,
+    reserved: U16,
 }
 
 /// What MSI is.
@@ -219,8 +220,6 @@ const _: () = {
     assert!(size_of::<VectorRecord>() == 16);
 };
 
-const MASKED: u32 = 1;
-const WAITS: u32 = 2;
 const CHECKSUM_SIZE: usize = 8;
 
 /// FNV-1a: each step maps sums one to one, so that a single changed byte always changes the result.
@@ -313,9 +312,9 @@ where
         if let Some(msix) = &self.interrupts.msix {
             writer.section(SavedSection::Msix, msix_size(msix.count()));
             writer.put(msix_record(msix).as_bytes());
-            for (address, data, masked, waits) in msix.saved() {
-                let flags = if masked { MASKED } else { 0 } | if waits { WAITS } else { 0 };
-                let record = VectorRecord { address: address.into(), data: data.into(), flags: flags.into() };
+            for (address, data, state) in msix.saved() {
+                let (state, reserved) = (state.into(), U16::ZERO);
+                let record = VectorRecord { address: address.into(), data: data.into(), state, reserved };
                 writer.put(record.as_bytes());
             }
         }
@@ -357,10 +356,8 @@ where
         self.bars.restore(function.bars.iter().map(|record| record.value.get()));
         if let Some(msix) = &mut self.interrupts.msix {
             let (control, vectors) = table;
-            let saved = vectors.iter().map(|record| {
-                let flags = record.flags.get();
-                (record.address.get(), record.data.get(), flags & MASKED != 0, flags & WAITS != 0)
-            });
+            let saved =
+                vectors.iter().map(|record| (record.address.get(), record.data.get(), record.state.get()));
             msix.restore(control, saved);
         }
         if let (Some(msi), Some(state)) = (&mut self.interrupts.msi, saved_msi) {
@@ -490,8 +487,11 @@ fn fitting_table(own: MsixRecord, body: &[u8]) -> Result<(u16, &[VectorRecord]),
     if (MsixRecord { control: own.control, ..*record }) != own {
         return Err(RestoreError::AnotherDevice);
     }
-    let written =
-        |record: &VectorRecord| record.address.get() & 3 == 0 && record.flags.get() & !(MASKED | WAITS) == 0;
+    let written = |record: &VectorRecord| {
+        let state = VectorState::from_bits_retain(record.state.get());
+        let known = VectorState::SAVED.contains(state) && record.reserved == U16::ZERO;
+        known && record.address.get() & 3 == 0
+    };
     let reserved = control & !(regs::ENABLE | regs::FUNCTION_MASK | regs::TABLE_SIZE) != 0;
     if reserved || vectors.len() != usize::from(device) || !vectors.iter().all(written) {
         return Err(wrong);

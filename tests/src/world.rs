@@ -5,8 +5,8 @@ use crate::rig::Rig;
 use vfio_assign_core::fake::{CallKind, FakeHost, Shape};
 use vfio_assign_core::host::{GuestRange, InterruptKind, Outcome};
 use vfio_assign_core::{
-    Access, AssignedFunction, BarIndex, Begin, Bytes, GuestAddr, GuestPort, PageSize, Target, Vector,
-    VectorIndex, Window,
+    Access, AssignedFunction, BarIndex, Begin, BusMastering, Bytes, GuestAddr, GuestPort, PageSize, Target,
+    Vector, VectorIndex, Window,
 };
 
 /// A function, its host, and what is known of what has happened to them.
@@ -39,14 +39,26 @@ impl World {
     ///
     /// It is not.
     pub fn apply(&mut self, op: Op) {
+        self.observe(op);
+    }
+
+    /// The same; returns what the guest reads.
+    ///
+    /// # Panics
+    ///
+    /// Something is not as it must be.
+    pub fn observe(&mut self, op: Op) -> Bytes {
         self.rig.host.take_steps();
+        let mut bytes = Bytes::EMPTY;
         let target = |address| Target::Memory(GuestAddr::new(address));
         match op {
-            Op::ConfigRead { offset, size } => self.read(Target::Config(offset), size),
+            Op::ConfigRead { offset, size } => bytes = self.read(Target::Config(offset), size),
             Op::ConfigWrite { offset, size, value } => self.write(Target::Config(offset), size, value),
-            Op::Read { address, size } => self.read(target(address), size),
+            Op::Read { address, size } => bytes = self.read(target(address), size),
             Op::Write { address, size, value } => self.write(target(address), size, value),
-            Op::PortRead { port, size } => self.read(Target::Port(GuestPort::new(u64::from(port))), size),
+            Op::PortRead { port, size } => {
+                bytes = self.read(Target::Port(GuestPort::new(u64::from(port))), size);
+            }
             Op::PortWrite { port, size, value } => {
                 self.write(Target::Port(GuestPort::new(u64::from(port))), size, value);
             }
@@ -77,6 +89,30 @@ impl World {
             }
         }
         self.check();
+        bytes
+    }
+
+    /// The machine stops; what the guest can see is saved, and the assignment ends. A new function of the same device,
+    /// into which it is restored, takes its place, and settles.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be saved or restored, or something is not as it must be.
+    #[must_use]
+    pub fn restored(&self, shape: &Shape) -> Self {
+        let mut old = self.clone();
+        old.task(|function| function.begin_stop(BusMastering::Kept));
+        let mut state = vec![0; old.rig.function.saved_size()];
+        assert_eq!(old.rig.function.save(&mut state), Ok(state.len()), "saving");
+        old.task(AssignedFunction::begin_detach);
+        old.check_detached();
+        let mut new = Self::new(shape).expect("the device could be assigned before");
+        new.rig.host = old.rig.host;
+        new.may_lose = self.may_lose;
+        assert_eq!(new.rig.function.restore(&state), Ok(()), "restoring");
+        new.task(AssignedFunction::begin_settle);
+        new.check();
+        new
     }
 
     /// One of the function's vectors, or now and then none of them.
@@ -84,11 +120,12 @@ impl World {
         VectorIndex::new(choice % (self.vectors + 1)).unwrap_or_default()
     }
 
-    fn read(&mut self, target: Target, size: u8) {
+    fn read(&mut self, target: Target, size: u8) -> Bytes {
         let size = usize::from(size);
         let begin = self.rig.function.begin(Access::Read { target, size });
         let bytes = self.run(begin);
         assert_eq!(bytes.len(), size.min(Bytes::LIMIT), "the length of what was read");
+        bytes
     }
 
     fn write(&mut self, target: Target, size: u8, value: u64) {

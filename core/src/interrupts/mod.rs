@@ -18,4 +18,5 @@ pub use msi::{Msi, MsiFinding};
 pub use msix::Msix;
 pub use relocation::RelocationError;
 pub(crate) use settled::Settled;
+pub(crate) use vector::VectorState;
 pub use vector::{PendingQuery, Vector};

@@ -100,24 +100,19 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
         settle.touch_all();
     }
 
-    /// The entries as they are saved: Message Address, Message Data, the Mask Bit, whether an interrupt waits.
-    pub(crate) fn saved(&self) -> impl Iterator<Item = (u64, u32, bool, bool)> {
-        self.table().iter().map(|vector| {
-            let is = |state| vector.state.contains(state);
-            (vector.address, vector.data, is(VectorState::MASKED), is(VectorState::LATCHED))
-        })
+    /// The entries as they are saved: Message Address, Message Data, and of the state what is [`VectorState::SAVED`].
+    pub(crate) fn saved(&self) -> impl Iterator<Item = (u64, u32, u16)> {
+        let state = |vector: &Vector| (vector.state & VectorState::SAVED).bits();
+        self.table().iter().map(move |vector| (vector.address, vector.data, state(vector)))
     }
 
     /// The machine becomes what was [`saved`](Self::saved). Nothing of it stands in the host.
-    pub(crate) fn restore(&mut self, control: u16, saved: impl Iterator<Item = (u64, u32, bool, bool)>) {
+    pub(crate) fn restore(&mut self, control: u16, saved: impl Iterator<Item = (u64, u32, u16)>) {
         let (settle, table) = self.parts();
         settle.enable = control & regs::ENABLE != 0;
         settle.function_mask = control & regs::FUNCTION_MASK != 0;
-        for (vector, (address, data, masked, latched)) in table.iter_mut().zip(saved) {
-            let mut state = VectorState::empty();
-            state.set(VectorState::MASKED, masked);
-            state.set(VectorState::LATCHED, latched);
-            *vector = Vector { address, data, state };
+        for (vector, (address, data, state)) in table.iter_mut().zip(saved) {
+            *vector = Vector { address, data, state: VectorState::from_bits_retain(state) };
         }
     }
 

@@ -151,15 +151,14 @@ impl Settle {
         self.is_able() && !self.stopped && !vector.state.intersects(VectorState::MASKED | VectorState::UNUSED)
     }
 
-    /// Whether this vector is to have an event: of MSI-X one that the guest unmasks, of the others any, since none
-    /// can be added later.
+    /// Whether this vector is to have an event: of MSI-X one that the guest unmasks, or had unmasked before a stop; of
+    /// the others any, since none can be added later.
     fn takes(&self, vector: Vector) -> bool {
-        match self.kind {
-            InterruptKind::Msix => self.wants(vector),
-            InterruptKind::Intx | InterruptKind::Msi => {
-                self.is_on() && !self.stopped && !vector.state.contains(VectorState::UNUSED)
-            }
-        }
+        let used = match self.kind {
+            InterruptKind::Msix => vector.state.contains(VectorState::KEPT),
+            InterruptKind::Intx | InterruptKind::Msi => !vector.state.contains(VectorState::UNUSED),
+        };
+        self.wants(vector) || (self.is_on() && !self.stopped && used)
     }
 
     /// Whether the host is to give an event to this vector: it takes one, or has it already.

@@ -103,6 +103,7 @@ impl Settle {
         for vector in table.iter_mut().skip(first.position()).take(64) {
             if mask & bit != 0 {
                 vector.state.remove(VectorState::WIRED);
+                vector.state.insert(VectorState::KEPT);
                 if bits & bit != 0 {
                     vector.state.insert(VectorState::LATCHED);
                 }
@@ -117,7 +118,7 @@ impl Settle {
         self.held = !done;
         self.allocated = 0;
         self.uncommitted = false;
-        let mut gone = VectorState::WIRED;
+        let mut gone = VectorState::WIRED | VectorState::KEPT;
         if self.kind != InterruptKind::Intx {
             gone |= VectorState::ROUTE_SET | VectorState::ROUTED;
         }
@@ -206,6 +207,7 @@ impl Settle {
                     state.insert(VectorState::LATCHED);
                 }
                 state.insert(VectorState::WIRED);
+                state.remove(VectorState::KEPT);
             }
         }
         if all {

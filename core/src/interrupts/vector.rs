@@ -6,7 +6,7 @@ use bitflags::bitflags;
 bitflags! {
     /// The state of one vector.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub(crate) struct VectorState: u8 {
+    pub(crate) struct VectorState: u16 {
         /// The guest has masked it.
         const MASKED = 1 << 0;
         /// An interrupt has arrived and waits to be delivered.
@@ -23,9 +23,17 @@ bitflags! {
         const REFUSED = 1 << 6;
         /// The guest has enabled fewer vectors: of MSI alone.
         const UNUSED = 1 << 7;
+        /// It was wired before the function stopped, or was saved, and is to be wired again, masked or not: of MSI-X
+        /// alone, as the others take all their vectors at once.
+        const KEPT = 1 << 8;
 
         const _ = !0;
     }
+}
+
+impl VectorState {
+    /// What of an MSI-X vector is the guest's, and not the host's.
+    pub(crate) const SAVED: Self = Self::MASKED.union(Self::LATCHED).union(Self::KEPT);
 }
 
 /// One vector, with what stands for it in the host.

@@ -68,6 +68,26 @@ fn p3_start_wires_in_one_call_and_keeps_routes() {
 }
 
 #[test]
+fn p3_start_wires_what_the_guest_has_masked_too_so_that_unmasking_stays_cheap() {
+    let mut rig = running();
+    stop(&mut rig);
+    start(&mut rig);
+    rig.steps();
+    rig.unmask(1);
+    assert_eq!((rig.kinds(), rig.host.held()), (vec![Arm], (2, 2, 2)));
+}
+
+#[test]
+fn p3_vectors_that_the_guest_gave_up_while_stopped_are_not_wired_again() {
+    let mut rig = running();
+    stop(&mut rig);
+    rig.msix_control(false, false);
+    rig.msix_control(true, false);
+    start(&mut rig);
+    assert_eq!(rig.host.wired(), [vector(0)]);
+}
+
+#[test]
 fn p3_what_came_before_the_stop_is_delivered_once_after_it() {
     let mut rig = running();
     rig.host.raise(vector(1));

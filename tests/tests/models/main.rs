@@ -1,4 +1,5 @@
 //! The machines against naive models and oracles, on operations that proptest makes up and shrinks.
 
 mod msix;
+mod saved;
 mod whole;

@@ -24,7 +24,7 @@ fn address() -> impl Strategy<Value = u64> {
     ]
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(crate) fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         1 => (offset(), 0..10u8).prop_map(|(offset, size)| Op::ConfigRead { offset, size }),
         6 => (offset(), 0..9u8, value()).prop_map(|(offset, size, value)| Op::ConfigWrite { offset, size, value }),
