@@ -10,12 +10,12 @@ use crate::assignment::{Assignment, AssignmentError, addresses};
 use crate::help::Help;
 use crate::machine::boot::{BootError, BootImages};
 use crate::machine::console::{Console, ConsoleError};
-use crate::machine::output::{Output, OutputThread};
+use crate::machine::output::Output;
 use crate::machine::pci::{NoSlot, PciBus};
 use crate::machine::power::Stop;
 use crate::machine::serial::SerialPort;
 use crate::machine::vcpu::Exits;
-use crate::machine::vm::{KvmError, Vm};
+use crate::machine::vm::{Vm, VmError};
 use crate::machine::{Machine, MachineError};
 use crate::report::{Report, ReportError, ReportFile, Times};
 
@@ -27,7 +27,7 @@ pub(crate) enum RunError {
     Boot(#[from] BootError),
     /// KVM.
     #[error(transparent)]
-    Kvm(#[from] KvmError),
+    Kvm(#[from] VmError),
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -132,7 +132,7 @@ fn run_machine(
     times.ready = Some(Times::between(start, Instant::now()));
     let result = until_end(&mut machine, &mut assignment, &mut seen.reboots);
     // The last output comes before the terminal is given back, and before any error.
-    finish(writer, &result);
+    writer.finish();
     drop((console, assignment));
     times.first_guest_output = output.first().map(|first| Times::between(start, first));
     seen.exits = machine.exits();
@@ -164,13 +164,5 @@ fn until_end(
             Stop::NoDma(error) => return Err(AssignmentError::Memory(error).into()),
             Stop::Failed(error) => return Err(MachineError::from(error).into()),
         }
-    }
-}
-
-fn finish(writer: OutputThread, result: &Result<Ending, RunError>) {
-    match result {
-        // Who asks to leave does not wait for a reader of the output that may have stopped.
-        Ok(Ending::Left | Ending::Signal(_)) => writer.abandon(),
-        Ok(Ending::PoweredOff) | Err(_) => writer.finish(),
     }
 }

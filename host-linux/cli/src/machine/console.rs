@@ -22,6 +22,8 @@ use crate::help::Help;
 
 /// Ctrl-A.
 const ESCAPE: u8 = 0x01;
+/// Keys that wait for a guest that does not read them; what is typed beyond is lost, as in a terminal's own queue.
+const TYPED_AHEAD: usize = 4096;
 const ENDING: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
 
 /// The last signal that asked the command to end; 0 if none did.
@@ -90,11 +92,10 @@ impl Console {
         }
         let (raw, input) = RawTerminal::enter().map_err(|source| ConsoleError::Terminal { source })?;
         let quit = Arc::new(event()?);
-        let reader =
-            Reader { serial, stop, quit: Arc::clone(&quit), keys: Keys::default(), waiting: Vec::new() };
+        let reader = Reader::new(serial, stop, Arc::clone(&quit), input);
         let thread = Builder::new()
             .name("console".into())
-            .spawn(move || reader.run(input))
+            .spawn(move || reader.run())
             .map_err(|source| ConsoleError::Setup { source })?;
         Ok(Self { quit, thread: Some(thread), _raw: raw })
     }
@@ -123,23 +124,36 @@ struct Reader {
     serial: Arc<SerialPort>,
     stop: Sender<Stop>,
     quit: Arc<Event>,
+    input: Input,
     keys: Keys,
     /// Input that the guest has no room for yet.
     waiting: Vec<u8>,
 }
 
 impl Reader {
-    fn run(mut self, input: Input) {
+    fn new(serial: Arc<SerialPort>, stop: Sender<Stop>, quit: Arc<Event>, input: Input) -> Self {
+        Self { serial, stop, quit, input, keys: Keys::default(), waiting: Vec::new() }
+    }
+
+    /// Whether input is to be read now: a person's always, for the keys that leave; of anything else no more than
+    /// the guest takes.
+    fn reads(&self) -> bool {
+        match self.input {
+            Input::Terminal => true,
+            Input::Stream => self.waiting.is_empty(),
+            Input::None => false,
+        }
+    }
+
+    fn run(mut self) {
         let stdin = io::stdin();
-        let mut open = input == Input::Readable;
         let Some(wake) = WAKE.get() else { return };
         loop {
-            let reading = open && self.waiting.is_empty();
             let ready = wait([
                 Some(wake.as_fd()),
                 Some(self.quit.as_fd()),
                 (!self.waiting.is_empty()).then(|| self.serial.drained().as_fd()),
-                reading.then(|| stdin.as_fd()),
+                self.reads().then(|| stdin.as_fd()),
             ]);
             let [signal, quit, drained, key] = match ready {
                 Ok(ready) => ready,
@@ -157,38 +171,38 @@ impl Reader {
             }
             if drained {
                 self.serial.drained().clear();
-                self.give(Vec::new());
+                self.give(&[]);
             }
             if key {
-                open = self.read(stdin.as_fd());
+                self.read(stdin.as_fd());
             }
         }
     }
 
-    /// Reads once; false at the end of input.
-    fn read(&mut self, stdin: BorrowedFd<'_>) -> bool {
+    /// Reads once.
+    fn read(&mut self, stdin: BorrowedFd<'_>) {
         let mut bytes = [0; 256];
         match rustix::io::read(stdin, &mut bytes) {
-            Ok(0) => false,
+            Ok(0) => self.input = Input::None,
             Ok(count) => {
                 let (for_guest, leave) = self.keys.press(&bytes[..count]);
-                self.give(for_guest);
+                self.give(&for_guest);
                 if leave {
                     self.tell(Stop::Left);
                 }
-                true
             }
-            Err(Errno::INTR | Errno::AGAIN) => true,
+            Err(Errno::INTR | Errno::AGAIN) => {}
             // A closed descriptor, a terminal that hung up.
             Err(errno) => {
                 log::debug!("standard input ends: {errno}");
-                false
+                self.input = Input::None;
             }
         }
     }
 
-    fn give(&mut self, bytes: Vec<u8>) {
-        self.waiting.extend(bytes);
+    fn give(&mut self, bytes: &[u8]) {
+        let room = TYPED_AHEAD.saturating_sub(self.waiting.len());
+        self.waiting.extend_from_slice(&bytes[..room.min(bytes.len())]);
         while !self.waiting.is_empty() {
             let taken = self.serial.enqueue(&self.waiting);
             if taken == 0 {
@@ -198,7 +212,10 @@ impl Reader {
         }
     }
 
+    /// The person, or a signal, ends the run.
     fn tell(&self, stop: Stop) {
+        // First: a processor may wait for a reader of the output that reads no more.
+        self.serial.abandon_output();
         // Nobody listens only when the machine is already gone.
         drop(self.stop.send(stop));
     }
@@ -242,7 +259,60 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::sync::mpsc::{Receiver, channel};
+
     use super::*;
+    use crate::machine::output::Output;
+
+    /// The reader of an input, for a guest that never looks at its serial port.
+    fn reader(input: Input) -> (Reader, Receiver<Stop>) {
+        let (output, _writer) = Output::start(io::pipe().unwrap().1).unwrap();
+        let serial = Arc::new(SerialPort::unwired(output).unwrap());
+        let (stop, stops) = channel();
+        (Reader::new(serial, stop, Arc::new(Event::new().unwrap()), input), stops)
+    }
+
+    /// Has `reader` read what is typed; true if it would go on reading after that.
+    fn type_in(reader: &mut Reader, typed: &[u8]) -> bool {
+        let (stdin, mut keyboard) = io::pipe().unwrap();
+        for keys in typed.chunks(256) {
+            keyboard.write_all(keys).unwrap();
+            reader.read(stdin.as_fd());
+        }
+        reader.reads()
+    }
+
+    #[test]
+    fn a_person_can_leave_a_guest_that_reads_nothing() {
+        let (mut reader, stops) = reader(Input::Terminal);
+        assert!(type_in(&mut reader, &[b'k'; 2 * TYPED_AHEAD]));
+        type_in(&mut reader, b"\x01x");
+        assert!(matches!(stops.try_recv(), Ok(Stop::Left)));
+    }
+
+    #[test]
+    fn keys_that_nobody_takes_are_kept_up_to_a_limit() {
+        let (mut reader, _stops) = reader(Input::Terminal);
+        type_in(&mut reader, &[b'k'; 2 * TYPED_AHEAD]);
+        assert_eq!(reader.waiting.len(), TYPED_AHEAD);
+    }
+
+    #[test]
+    fn a_file_waits_until_the_guest_has_read() {
+        let (mut reader, _stops) = reader(Input::Stream);
+        let first = type_in(&mut reader, b"short");
+        assert_eq!((first, type_in(&mut reader, &[b'k'; 256])), (true, false));
+    }
+
+    #[test]
+    fn the_end_of_input_is_not_read_again() {
+        let (mut reader, _stops) = reader(Input::Terminal);
+        let (stdin, keyboard) = io::pipe().unwrap();
+        drop(keyboard);
+        reader.read(stdin.as_fd());
+        assert!(!reader.reads());
+    }
 
     #[test]
     fn keys_go_to_the_guest() {

@@ -32,7 +32,7 @@ use pci::PciBus;
 use power::{Power, Stop};
 use serial::SerialPort;
 use vcpu::{Exits, ProcessorThread, Run, VcpuError};
-use vm::{KvmError, Vm};
+use vm::{Vm, VmError};
 
 use crate::help::Help;
 
@@ -44,7 +44,7 @@ pub(crate) enum MachineError {
     Boot(#[from] BootError),
     /// KVM.
     #[error(transparent)]
-    Kvm(#[from] KvmError),
+    Kvm(#[from] VmError),
     /// A processor.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),

@@ -1,7 +1,8 @@
 //! The guest's output on its way to standard output: bytes are collected while the last ones are written.
 //!
 //! A guest writes its console byte by byte, with an exit for each. A system call for each would double the cost,
-//! and a terminal that is slow would stop the guest; so a thread writes, and takes what has come meanwhile.
+//! and a terminal that is slow would stop the guest; so a thread writes, and takes what has come meanwhile. A
+//! reader that stops for long does stop the guest, which waits for room; never the person who wants to leave.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -33,6 +34,7 @@ pub(crate) struct OutputThread {
 struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
+    /// There is room, or nothing more to wait for.
     emptied: Condvar,
     first: OnceLock<Instant>,
 }
@@ -44,6 +46,12 @@ struct Queue {
     idle: bool,
     /// No more bytes will come.
     closed: bool,
+    /// Nobody waits for what is left any more.
+    abandoned: bool,
+    /// The thread writes no more.
+    ended: bool,
+    /// How many wait for room, which is the only time anybody needs to be told of it.
+    waiting: usize,
 }
 
 impl Output {
@@ -55,8 +63,8 @@ impl Output {
             emptied: Condvar::new(),
             first: OnceLock::new(),
         });
-        let theirs = Arc::clone(&shared);
-        let thread = Builder::new().name("output".into()).spawn(move || theirs.write_to(sink.as_fd()))?;
+        let ends = Ends(Arc::clone(&shared));
+        let thread = Builder::new().name("output".into()).spawn(move || ends.0.write_to(sink.as_fd()))?;
         Ok((Self { shared: Arc::clone(&shared) }, OutputThread { shared, thread }))
     }
 
@@ -64,15 +72,34 @@ impl Output {
     pub(crate) fn first(&self) -> Option<Instant> {
         self.shared.first.get().copied()
     }
+
+    /// Waits while too much has not been written yet. Whoever waits holds nothing that others need to leave.
+    pub(crate) fn wait_for_room(&self) {
+        let full = |queue: &mut Queue| queue.bytes.len() >= LIMIT && !queue.closed && !queue.abandoned;
+        let mut queue = self.shared.queue();
+        queue.waiting += 1;
+        queue = self.shared.emptied.wait_while(queue, full).unwrap_or_else(PoisonError::into_inner);
+        queue.waiting -= 1;
+    }
+
+    /// Whether anybody waits for room.
+    #[cfg(test)]
+    pub(super) fn has_waiter(&self) -> bool {
+        self.shared.queue().waiting != 0
+    }
+
+    /// From now on nobody waits for what has not been written: who reads may never read again.
+    pub(crate) fn abandon(&self) {
+        self.shared.queue().abandoned = true;
+        self.shared.emptied.notify_all();
+    }
 }
 
+/// Never waits, since a caller may hold a lock; [`Output::wait_for_room`] comes before, and before the lock.
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.shared.first.get_or_init(Instant::now);
         let mut queue = self.shared.queue();
-        while queue.bytes.len() >= LIMIT && !queue.closed {
-            queue = self.shared.emptied.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
         queue.bytes.extend_from_slice(bytes);
         if queue.idle {
             queue.idle = false;
@@ -87,17 +114,25 @@ impl Write for Output {
 }
 
 impl OutputThread {
-    /// Writes what is left and ends the thread.
+    /// Writes what is left and ends the thread; gives up what is left where the output is or gets abandoned.
     pub(crate) fn finish(self) {
         self.shared.close();
-        if self.thread.join().is_err() {
+        let writing = |queue: &mut Queue| !queue.ended && !queue.abandoned;
+        let waited = self.shared.emptied.wait_while(self.shared.queue(), writing);
+        let ended = waited.unwrap_or_else(PoisonError::into_inner).ended;
+        if ended && self.thread.join().is_err() {
             log::error!("the thread that writes the guest's output ended by a panic");
         }
     }
+}
 
-    /// Gives up what is left: whoever reads may never read again.
-    pub(crate) fn abandon(self) {
-        self.shared.close();
+/// Tells that the thread has ended, in whatever way.
+struct Ends(Arc<Shared>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.queue().ended = true;
+        self.0.emptied.notify_all();
     }
 }
 
@@ -137,7 +172,9 @@ impl Shared {
         loop {
             let Some(mut queue) = self.next() else { return };
             std::mem::swap(&mut batch, &mut queue.bytes);
-            self.emptied.notify_all();
+            if queue.waiting != 0 {
+                self.emptied.notify_all();
+            }
             drop(queue);
             if !broken && let Err(errno) = write_all(sink, &batch) {
                 // The guest goes on without a console when its reader has gone.
@@ -165,7 +202,7 @@ fn write_all(sink: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io::Read;
 
     use super::*;
@@ -190,6 +227,56 @@ mod tests {
         output.write_all(&vec![b'x'; 2 * LIMIT]).unwrap();
         output.write_all(b"more").unwrap();
         thread.finish();
+    }
+
+    /// An output whose reader reads nothing, with more in it than there is room for.
+    pub(crate) fn stalled() -> (io::PipeReader, Output, OutputThread) {
+        let (reader, writer) = io::pipe().unwrap();
+        let (mut output, thread) = Output::start(writer).unwrap();
+        // The pipe takes some of it.
+        output.write_all(&vec![b'x'; 8 * LIMIT]).unwrap();
+        // One batch is with the thread, which waits for the reader; what follows stays in the queue.
+        while !output.shared.queue().bytes.is_empty() {
+            std::thread::yield_now();
+        }
+        output.write_all(&vec![b'y'; LIMIT]).unwrap();
+        (reader, output, thread)
+    }
+
+    #[test]
+    fn who_waits_for_room_goes_on_when_the_output_is_abandoned() {
+        let (_reader, output, _thread) = stalled();
+        let (told, hears) = std::sync::mpsc::channel();
+        let waiting = output.clone();
+        std::thread::spawn(move || {
+            waiting.wait_for_room();
+            told.send(())
+        });
+        assert!(hears.try_recv().is_err());
+        output.abandon();
+        assert_eq!(hears.recv_timeout(Duration::from_secs(60)), Ok(()));
+    }
+
+    #[test]
+    fn the_end_is_not_waited_for_once_the_output_is_abandoned() {
+        let (_reader, output, thread) = stalled();
+        let (told, hears) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            thread.finish();
+            told.send(())
+        });
+        assert!(hears.try_recv().is_err());
+        output.abandon();
+        assert_eq!(hears.recv_timeout(Duration::from_secs(60)), Ok(()));
+    }
+
+    #[test]
+    fn a_stalled_reader_that_reads_again_makes_room() {
+        let (mut reader, output, thread) = stalled();
+        let drain = std::thread::spawn(move || io::copy(&mut reader, &mut io::sink()).unwrap());
+        output.wait_for_room();
+        thread.finish();
+        assert_eq!(drain.join().unwrap(), 9 * LIMIT as u64);
     }
 
     #[test]

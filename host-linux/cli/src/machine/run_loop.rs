@@ -10,13 +10,18 @@ use vmm_sys_util::errno::Error as KvmErrno;
 
 use super::descriptor::own_descriptor;
 
+/// What KVM_RUN says of memory that this process cannot reach.
+const FAULT: i32 = rustix::io::Errno::FAULT.raw_os_error();
+
 /// Why the guest was left.
 pub(crate) enum Exit<'a> {
     /// The guest writes items of `width` bytes to a port.
     PortWrite { port: u16, width: usize, data: &'a [u8] },
     /// The guest reads items of `width` bytes from a port.
     PortRead { port: u16, width: usize, data: &'a mut [u8] },
-    /// Anything else, as KVM says it; never a port exit.
+    /// The guest touched memory that this process has mapped but cannot reach.
+    Fault,
+    /// Anything else, as KVM says it; never one of those above.
     Other(VcpuExit<'a>),
 }
 
@@ -51,14 +56,18 @@ impl Vcpu {
 
     /// Enters the guest until it needs something, or a kick comes.
     pub(crate) fn run(&mut self) -> Result<Exit<'_>, KvmErrno> {
-        match self.fd.run()? {
-            VcpuExit::IoOut(port, data) => {
+        match self.fd.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
                 Ok(Exit::PortWrite { port, width: self.page.port_item_width(), data })
             }
-            VcpuExit::IoIn(port, data) => {
+            Ok(VcpuExit::IoIn(port, data)) => {
                 Ok(Exit::PortRead { port, width: self.page.port_item_width(), data })
             }
-            other => Ok(Exit::Other(other)),
+            // A kernel that describes the fault as an exit, and one that only says EFAULT.
+            Ok(VcpuExit::MemoryFault { .. }) => Ok(Exit::Fault),
+            Err(errno) if errno.errno() == FAULT => Ok(Exit::Fault),
+            Ok(other) => Ok(Exit::Other(other)),
+            Err(errno) => Err(errno),
         }
     }
 

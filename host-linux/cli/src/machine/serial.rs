@@ -11,7 +11,10 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::event::Event;
 use super::layout::SERIAL_GSI;
 use super::output::Output;
-use super::vm::{KvmCall as _, KvmError};
+use super::vm::{KvmCall as _, VmError};
+
+/// The register that output is written to.
+const DATA: u8 = 0;
 
 type Uart = Serial<InterruptLine, Arc<Drained>, Output>;
 
@@ -25,11 +28,17 @@ pub(crate) struct SerialPort {
 
 impl SerialPort {
     /// A port on its interrupt line of `vm` that writes to `output`.
-    pub(crate) fn new(vm: &VmFd, output: Output) -> Result<Self, KvmError> {
-        let failed = |source| KvmError::Event { what: "the serial port", source };
-        let line = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(failed)?);
-        vm.register_irqfd(&line, SERIAL_GSI).during("KVM_IRQFD")?;
-        let drained = Arc::new(Drained(Event::new().map_err(failed)?));
+    pub(crate) fn new(vm: &VmFd, output: Output) -> Result<Self, VmError> {
+        let port =
+            Self::unwired(output).map_err(|source| VmError::Event { what: "the serial port", source })?;
+        vm.register_irqfd(&port.line, SERIAL_GSI).during("KVM_IRQFD")?;
+        Ok(port)
+    }
+
+    /// A port that interrupts no machine.
+    pub(super) fn unwired(output: Output) -> io::Result<Self> {
+        let line = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
+        let drained = Arc::new(Drained(Event::new()?));
         let uart = Mutex::new(uart(&line, &drained, &output));
         Ok(Self { uart, line, drained, output })
     }
@@ -45,11 +54,20 @@ impl SerialPort {
         self.uart().read(offset)
     }
 
-    /// Writes a register.
+    /// Writes a register; waits first where a byte of output finds no room.
     pub(crate) fn write(&self, offset: u8, value: u8) {
+        if offset == DATA {
+            // Without the lock: input goes on, and with it the keys that leave.
+            self.output.wait_for_room();
+        }
         if let Err(error) = self.uart().write(offset, value) {
             log::debug!("the serial port lost a byte: {error}");
         }
+    }
+
+    /// Nobody waits for the output any more; see [`Output::abandon`].
+    pub(crate) fn abandon_output(&self) {
+        self.output.abandon();
     }
 
     /// Gives input to the guest and says how many bytes it took: none while its buffer is full.
@@ -99,5 +117,27 @@ impl SerialEvents for Drained {
 
     fn in_buffer_empty(&self) {
         self.0.raise();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::output::tests::stalled;
+
+    #[test]
+    fn a_guest_that_waits_for_room_does_not_keep_input_out() {
+        let (_reader, output, _thread) = stalled();
+        let port = SerialPort::unwired(output.clone()).unwrap();
+        let (enqueued, _) = std::thread::scope(|scope| {
+            let guest = scope.spawn(|| port.write(DATA, b'z'));
+            while !output.has_waiter() {
+                std::thread::yield_now();
+            }
+            let enqueued = port.enqueue(b"x");
+            port.abandon_output();
+            (enqueued, guest.join().unwrap())
+        });
+        assert_eq!(enqueued, 1);
     }
 }

@@ -10,7 +10,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use super::vm::{KvmCall, KvmError};
+use super::vm::{KvmCall, VmError};
 
 /// The time stamp counter goes on counting: setting it back would take the processors apart.
 const TIME_STAMP_COUNTER: u32 = 0x10;
@@ -36,7 +36,7 @@ pub(crate) struct ProcessorState {
 
 impl ProcessorState {
     /// Reads the state of a processor that has never run.
-    pub(crate) fn capture(vcpu: &VcpuFd, msrs: &MsrList) -> Result<Self, KvmError> {
+    pub(crate) fn capture(vcpu: &VcpuFd, msrs: &MsrList) -> Result<Self, VmError> {
         Ok(Self {
             regs: vcpu.get_regs().during("KVM_GET_REGS")?,
             sregs: vcpu.get_sregs().during("KVM_GET_SREGS")?,
@@ -52,7 +52,7 @@ impl ProcessorState {
     }
 
     /// Puts the state back.
-    pub(crate) fn restore(&self, vcpu: &VcpuFd) -> Result<(), KvmError> {
+    pub(crate) fn restore(&self, vcpu: &VcpuFd) -> Result<(), VmError> {
         // The local interrupt controller's base address is among the system registers: they go first.
         vcpu.set_sregs(&self.sregs).during("KVM_SET_SREGS")?;
         vcpu.set_regs(&self.regs).during("KVM_SET_REGS")?;
@@ -69,7 +69,7 @@ impl ProcessorState {
 }
 
 /// KVM reads as many as it can in one go and says how many; what it stops at has no value to keep.
-fn capture_msrs(vcpu: &VcpuFd, list: &MsrList) -> Result<Vec<kvm_msr_entry>, KvmError> {
+fn capture_msrs(vcpu: &VcpuFd, list: &MsrList) -> Result<Vec<kvm_msr_entry>, VmError> {
     let kept = |index: &&u32| !matches!(**index, TIME_STAMP_COUNTER | TIME_STAMP_ADJUST);
     let entry = |index: &u32| kvm_msr_entry { index: *index, ..kvm_msr_entry::default() };
     let mut rest: Vec<kvm_msr_entry> = list.as_slice().iter().filter(kept).map(entry).collect();
@@ -84,7 +84,7 @@ fn capture_msrs(vcpu: &VcpuFd, list: &MsrList) -> Result<Vec<kvm_msr_entry>, Kvm
 }
 
 /// As [`capture_msrs`]: what KVM refuses to set to its own first value could not have been changed either.
-fn restore_msrs(vcpu: &VcpuFd, msrs: &[kvm_msr_entry]) -> Result<(), KvmError> {
+fn restore_msrs(vcpu: &VcpuFd, msrs: &[kvm_msr_entry]) -> Result<(), VmError> {
     let mut rest = msrs;
     while !rest.is_empty() {
         let done = vcpu.set_msrs(&batch(rest)?).during("KVM_SET_MSRS")?;
@@ -96,15 +96,15 @@ fn restore_msrs(vcpu: &VcpuFd, msrs: &[kvm_msr_entry]) -> Result<(), KvmError> {
     Ok(())
 }
 
-fn batch(entries: &[kvm_msr_entry]) -> Result<Msrs, KvmError> {
-    Msrs::from_entries(entries).map_err(|_| KvmError::TooMany { what: "MSRs", count: entries.len() })
+fn batch(entries: &[kvm_msr_entry]) -> Result<Msrs, VmError> {
+    Msrs::from_entries(entries).map_err(|_| VmError::TooMany { what: "MSRs", count: entries.len() })
 }
 
 /// Memory types as firmware leaves them: RAM is cached, the window of devices from `uncached` to 4 GiB is not.
 ///
 /// A host that honours the guest's memory types (Intel, with a device whose DMA is not coherent) would run
 /// everything uncached without.
-pub(crate) fn set_memory_types(vcpu: &VcpuFd, uncached: u64, address_bits: u8) -> Result<(), KvmError> {
+pub(crate) fn set_memory_types(vcpu: &VcpuFd, uncached: u64, address_bits: u8) -> Result<(), VmError> {
     const ENABLED: u64 = 1 << 11;
     const WRITE_BACK: u64 = 6;
     const UNCACHED: u64 = 0;
@@ -129,7 +129,7 @@ pub(crate) struct ChipState {
 
 impl ChipState {
     /// Reads the state of a machine that has never run.
-    pub(crate) fn capture(vm: &VmFd) -> Result<Self, KvmError> {
+    pub(crate) fn capture(vm: &VmFd) -> Result<Self, VmError> {
         let chip = |chip_id| {
             let mut chip = kvm_irqchip { chip_id, ..kvm_irqchip::default() };
             vm.get_irqchip(&mut chip).during("KVM_GET_IRQCHIP").map(|()| chip)
@@ -141,7 +141,7 @@ impl ChipState {
     }
 
     /// Puts the state back.
-    pub(crate) fn restore(&self, vm: &VmFd) -> Result<(), KvmError> {
+    pub(crate) fn restore(&self, vm: &VmFd) -> Result<(), VmError> {
         for chip in &self.chips {
             vm.set_irqchip(chip).during("KVM_SET_IRQCHIP")?;
         }

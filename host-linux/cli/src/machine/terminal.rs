@@ -18,10 +18,12 @@ pub(crate) struct RawTerminal(());
 /// What can be read from standard input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// Bytes, from a terminal or anything else.
-    Readable,
-    /// Nothing: another job owns the terminal, and reading would stop this one.
-    Background,
+    /// What a person types.
+    Terminal,
+    /// Bytes of a file or another program.
+    Stream,
+    /// Nothing: it has ended, or another job owns the terminal, and reading would stop this one.
+    None,
 }
 
 impl RawTerminal {
@@ -32,10 +34,10 @@ impl RawTerminal {
     pub(crate) fn enter() -> rustix::io::Result<(Option<Self>, Input)> {
         let stdin = io::stdin();
         if !isatty(&stdin) {
-            return Ok((None, Input::Readable));
+            return Ok((None, Input::Stream));
         }
         match tcgetpgrp(&stdin) {
-            Ok(owner) if owner != getpgrp() => return Ok((None, Input::Background)),
+            Ok(owner) if owner != getpgrp() => return Ok((None, Input::None)),
             // Not the controlling terminal: there is no job control on it.
             Ok(_) | Err(Errno::NOTTY) => {}
             Err(errno) => return Err(errno),
@@ -49,7 +51,7 @@ impl RawTerminal {
         HOOK.call_once(restore_before_panics);
         let guard = Self(());
         tcsetattr(&stdin, OptionalActions::Flush, &raw)?;
-        Ok((Some(guard), Input::Readable))
+        Ok((Some(guard), Input::Terminal))
     }
 }
 

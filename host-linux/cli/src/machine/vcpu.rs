@@ -34,13 +34,11 @@ pub(crate) enum VcpuError {
         /// The kernel's answer.
         source: KvmErrno,
     },
-    /// The guest touched memory that this process has mapped but cannot reach, and every device is alive.
-    #[error("processor {cpu}: KVM_RUN failed: {source}, and no assigned device is dead")]
+    /// The guest touched memory that this process has mapped but cannot reach, and no device's death explains it.
+    #[error("processor {cpu}: KVM_RUN failed: EFAULT, and no assigned device has died since the last time")]
     Memory {
         /// The processor.
         cpu: u8,
-        /// The kernel's answer.
-        source: KvmErrno,
     },
     /// The processor refuses the guest's state.
     #[error(
@@ -218,6 +216,7 @@ impl Run {
 
     /// Runs until the machine stops (none) or this processor has a reason to stop it.
     fn until_stop(&self, cpu: u8, vcpu: &mut Vcpu, exits: &mut Exits) -> Option<Stop> {
+        let mut deaths = Deaths::default();
         loop {
             // In this order: a kick that comes in between makes the next entry return at once.
             vcpu.forget_kick();
@@ -249,11 +248,10 @@ impl Run {
                 }
                 Ok(Exit::Other(VcpuExit::SystemEvent(SYSTEM_RESET, _))) => return Some(Stop::Reset),
                 Ok(Exit::Other(VcpuExit::SystemEvent(SYSTEM_SHUTDOWN, _))) => return Some(Stop::PowerOff),
-                Ok(Exit::Other(VcpuExit::MemoryFault { .. })) => {
+                Ok(Exit::Fault) => {
                     exits.fault += 1;
-                    if !self.bus.pci().revoke_dead() {
-                        let source = KvmErrno::new(Errno::FAULT.raw_os_error());
-                        return Some(Stop::Failed(VcpuError::Memory { cpu, source }));
+                    if !deaths.explain_a_fault(self.bus.pci().revoke_dead()) {
+                        return Some(Stop::Failed(VcpuError::Memory { cpu }));
                     }
                 }
                 Ok(Exit::Other(VcpuExit::FailEntry(reason, host_cpu))) => {
@@ -267,16 +265,24 @@ impl Run {
                 }
                 Err(source) => match Errno::from_raw_os_error(source.errno()) {
                     Errno::INTR | Errno::AGAIN => exits.interrupted += 1,
-                    Errno::FAULT => {
-                        exits.fault += 1;
-                        if !self.bus.pci().revoke_dead() {
-                            return Some(Stop::Failed(VcpuError::Memory { cpu, source }));
-                        }
-                    }
                     _ => return Some(Stop::Failed(VcpuError::Run { cpu, source })),
                 },
             }
         }
+    }
+}
+
+/// How many functions a processor knows to be dead.
+#[derive(Default)]
+struct Deaths(usize);
+
+impl Deaths {
+    /// Whether functions have died since the last fault, of which `dead` are dead by now; if so, none of their
+    /// memory is in the guest any more, and the processor may go on. A dead function alone explains nothing: it
+    /// stays dead, and a fault that its memory did not cause comes back for ever.
+    fn explain_a_fault(&mut self, dead: usize) -> bool {
+        let before = std::mem::replace(&mut self.0, dead);
+        dead > before
     }
 }
 
@@ -291,5 +297,21 @@ impl Drop for PanicGuard<'_> {
         if thread::panicking() {
             drop(self.stops.send(Stop::Failed(VcpuError::Panic { cpu: self.cpu })));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_death_explains_one_fault() {
+        let mut deaths = Deaths::default();
+        assert_eq!([1, 1, 2, 2].map(|dead| deaths.explain_a_fault(dead)), [true, false, true, false]);
+    }
+
+    #[test]
+    fn without_a_death_a_fault_is_not_explained() {
+        assert!(!Deaths::default().explain_a_fault(0));
     }
 }

@@ -20,7 +20,7 @@ use crate::help::Help;
 
 /// What could not be had from KVM.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum KvmError {
+pub(crate) enum VmError {
     /// `/dev/kvm` could not be opened.
     #[error("cannot open /dev/kvm: {source}")]
     Open {
@@ -81,7 +81,7 @@ pub(crate) enum KvmError {
     },
 }
 
-impl Help for KvmError {
+impl Help for VmError {
     fn help(&self) -> Option<String> {
         let errno = |error: &Errno| io::Error::from(*error).kind();
         Some(match self {
@@ -107,12 +107,12 @@ impl Help for KvmError {
 /// Names the call that failed.
 pub(crate) trait KvmCall<T> {
     /// Turns an errno into an error that names its call.
-    fn during(self, call: &'static str) -> Result<T, KvmError>;
+    fn during(self, call: &'static str) -> Result<T, VmError>;
 }
 
 impl<T> KvmCall<T> for Result<T, Errno> {
-    fn during(self, call: &'static str) -> Result<T, KvmError> {
-        self.map_err(|source| KvmError::Call { call, source })
+    fn during(self, call: &'static str) -> Result<T, VmError> {
+        self.map_err(|source| VmError::Call { call, source })
     }
 }
 
@@ -152,15 +152,15 @@ pub(crate) struct Vm {
 
 impl Vm {
     /// Makes a machine with `memory` bytes of RAM and `cpus` processors.
-    pub(crate) fn new(memory: u64, cpus: u8) -> Result<Self, KvmError> {
-        let kvm = Kvm::new().map_err(|source| KvmError::Open { source })?;
+    pub(crate) fn new(memory: u64, cpus: u8) -> Result<Self, VmError> {
+        let kvm = Kvm::new().map_err(|source| VmError::Open { source })?;
         let version = kvm.get_api_version();
         if version != 12 {
-            return Err(KvmError::Version { version });
+            return Err(VmError::Version { version });
         }
         let limit = kvm.get_max_vcpus();
         if usize::from(cpus) > limit {
-            return Err(KvmError::Cpus { cpus, limit });
+            return Err(VmError::Cpus { cpus, limit });
         }
         let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).during("KVM_GET_SUPPORTED_CPUID")?;
         let model = CpuModel::new(&supported, cpus, kvm.check_extension(Cap::TscDeadlineTimer));
@@ -174,7 +174,7 @@ impl Vm {
         vm.create_pit2(timer).during("KVM_CREATE_PIT2")?;
         let chips = ChipState::capture(&vm)?;
         let host = Host::linux();
-        let refused = |what| move |errno| KvmError::Devices { what, errno };
+        let refused = |what| move |errno| VmError::Devices { what, errno };
         let own = own_descriptor(vm.as_ref()).map_err(refused("give a descriptor of the machine"))?;
         let kvm_vm =
             KvmVm::new(host.clone(), own.as_fd()).map_err(refused("give a descriptor of the machine"))?;
@@ -223,7 +223,7 @@ impl Vm {
 
     /// Puts processors, interrupt controllers and timer into their power-on state. RAM keeps its contents, as
     /// that of a real machine may.
-    pub(crate) fn reset(&self) -> Result<(), KvmError> {
+    pub(crate) fn reset(&self) -> Result<(), VmError> {
         self.chips.restore(self.fd())?;
         for processor in &self.processors {
             processor.power_on.restore(processor.vcpu.fd())?;
@@ -232,7 +232,7 @@ impl Vm {
     }
 
     /// Sets the first processor to the kernel's entry, and every processor's memory types.
-    pub(crate) fn enter(&self, entry: &super::boot::EntryPoint) -> Result<(), KvmError> {
+    pub(crate) fn enter(&self, entry: &super::boot::EntryPoint) -> Result<(), VmError> {
         for processor in &self.processors {
             set_memory_types(processor.vcpu.fd(), LOW_RAM_LIMIT, self.address_bits)?;
         }
@@ -243,18 +243,18 @@ impl Vm {
     }
 }
 
-fn processors(kvm: &Kvm, vm: &VmFd, model: &CpuModel, cpus: u8) -> Result<Vec<Processor>, KvmError> {
+fn processors(kvm: &Kvm, vm: &VmFd, model: &CpuModel, cpus: u8) -> Result<Vec<Processor>, VmError> {
     let msrs = kvm.get_msr_index_list().during("KVM_GET_MSR_INDEX_LIST")?;
     let create = |number: u8| {
         let vcpu = vm.create_vcpu(u64::from(number)).during("KVM_CREATE_VCPU")?;
         let leaves = model
             .leaves(number)
-            .map_err(|_| KvmError::TooMany { what: "CPUID leaves", count: KVM_MAX_CPUID_ENTRIES })?;
+            .map_err(|_| VmError::TooMany { what: "CPUID leaves", count: KVM_MAX_CPUID_ENTRIES })?;
         vcpu.set_cpuid2(&leaves).during("KVM_SET_CPUID2")?;
         let power_on = ProcessorState::capture(&vcpu, &msrs)?;
         Ok(Processor {
             vcpu: Vcpu::new(vcpu)
-                .map_err(|errno| KvmError::Devices { what: "map the run page of a processor", errno })?,
+                .map_err(|errno| VmError::Devices { what: "map the run page of a processor", errno })?,
             power_on,
             number,
         })

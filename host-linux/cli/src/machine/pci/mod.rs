@@ -49,12 +49,14 @@ pub(crate) trait PciFunction: Send + Sync {
 
     /// Whether the function is dead; if so, none of its memory is in the guest any more when this returns.
     ///
-    /// Asked after the guest touched memory that this process cannot reach (SPEC H3).
+    /// Asked after `KVM_RUN` said EFAULT: the guest touched memory that this process has mapped but cannot reach,
+    /// which is how vfio-pci answers for a BAR whose device is gone.
     fn revoke_if_dead(&self) -> bool {
         false
     }
 
-    /// Brings the function to its power-on state (SPEC P1); no processor runs meanwhile.
+    /// Brings the function to its power-on state, by the order of `docs/ARCHITECTURE.md`, "Decide, then drive":
+    /// interrupts off, windows out, then the device reset. No processor runs meanwhile.
     ///
     /// # Errors
     /// What kept the device from being reset. The guest is started all the same.
@@ -140,10 +142,9 @@ impl PciBus {
         self.present().iter().filter_map(|function| function.report()).collect()
     }
 
-    /// Asks every function whether it is dead; true if any was.
-    pub(crate) fn revoke_dead(&self) -> bool {
-        // Every one is asked: two may have died together.
-        self.present().iter().filter(|function| function.revoke_if_dead()).count() != 0
+    /// How many functions are dead. None of their memory is in the guest any more when this returns.
+    pub(crate) fn revoke_dead(&self) -> usize {
+        self.present().iter().filter(|function| function.revoke_if_dead()).count()
     }
 
     /// Brings every function to its power-on state.
@@ -206,7 +207,6 @@ impl PciBus {
 #[cfg(test)]
 pub(crate) mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
@@ -215,7 +215,7 @@ pub(crate) mod tests {
     pub(crate) struct Fake {
         config: Mutex<Vec<u8>>,
         address: u64,
-        dead: AtomicBool,
+        dead: bool,
     }
 
     impl Fake {
@@ -228,7 +228,7 @@ pub(crate) mod tests {
         }
 
         fn dead() -> Self {
-            Self { dead: AtomicBool::new(true), ..Self::filled() }
+            Self { dead: true, ..Self::filled() }
         }
     }
 
@@ -254,7 +254,7 @@ pub(crate) mod tests {
         }
 
         fn revoke_if_dead(&self) -> bool {
-            self.dead.swap(false, Ordering::Relaxed)
+            self.dead
         }
 
         fn reset(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -339,9 +339,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_dead_function_is_revoked_at_once() {
-        let bus = bus(vec![Fake::dead(), Fake::dead()]);
-        assert_eq!((bus.revoke_dead(), bus.revoke_dead()), (true, false));
+    fn dead_functions_are_counted_each_time() {
+        let bus = bus(vec![Fake::dead(), Fake::filled(), Fake::dead()]);
+        assert_eq!((bus.revoke_dead(), bus.revoke_dead()), (2, 2));
     }
 
     #[test]
