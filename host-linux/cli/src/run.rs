@@ -11,7 +11,7 @@ use crate::help::Help;
 use crate::machine::boot::{BootError, BootImages};
 use crate::machine::console::{Console, ConsoleError};
 use crate::machine::output::Output;
-use crate::machine::pci::{NoSlot, PciBus};
+use crate::machine::pci::{NoSlot, PciBus, Quarantine};
 use crate::machine::power::Stop;
 use crate::machine::serial::SerialPort;
 use crate::machine::vcpu::Exits;
@@ -40,6 +40,9 @@ pub(crate) enum RunError {
     /// Too many devices.
     #[error(transparent)]
     Slots(#[from] NoSlot),
+    /// A device that the guest still has a part of.
+    #[error(transparent)]
+    Quarantined(#[from] Quarantine),
     /// The devices.
     #[error(transparent)]
     Assignment(#[from] AssignmentError),
@@ -59,6 +62,7 @@ impl Help for RunError {
             Self::Machine(error) => error.help(),
             Self::Console(error) => error.help(),
             Self::Report(error) => error.help(),
+            Self::Quarantined(error) => error.help(),
             Self::Slots(_) => Some("give fewer --device".into()),
             Self::Assignment(error) => error.help(),
             Self::Output { .. } => Some("give the command a standard output, such as `> /dev/null`".into()),
@@ -137,6 +141,7 @@ fn run_machine(
     times.first_guest_output = output.first().map(|first| Times::between(start, first));
     seen.exits = machine.exits();
     seen.devices = machine.pci().reports();
+    machine.pci().complaints().iter().for_each(|line| log::warn!("{line}"));
     result
 }
 
@@ -153,7 +158,10 @@ fn until_end(
                 log::info!("the guest resets the machine");
                 machine.reset()?;
             }
-            Stop::PowerOff => return Ok(Ending::PoweredOff),
+            Stop::PowerOff => {
+                // A guest that was done before its devices were there has not had what it was started with.
+                return assignment.failure().map_or(Ok(Ending::PoweredOff), |error| Err(error.into()));
+            }
             Stop::Left => return Ok(Ending::Left),
             Stop::Signal(signal) => return Ok(Ending::Signal(signal)),
             Stop::NoDevices => {
@@ -161,7 +169,7 @@ fn until_end(
                     return Err(error.into());
                 }
             }
-            Stop::NoDma(error) => return Err(AssignmentError::Memory(error).into()),
+            Stop::Quarantined(quarantine) => return Err(quarantine.into()),
             Stop::Failed(error) => return Err(MachineError::from(error).into()),
         }
     }

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::Sender;
 
 use super::layout::{PM1_CONTROL, PM1_EVENT, RESET_PORT};
-use vfio_assign_linux::DmaError;
-
+use super::pci::Quarantine;
 use super::vcpu::VcpuError;
 
 /// The sleep type that means off, as the `_S5` object says it.
@@ -36,9 +35,9 @@ pub(crate) enum Stop {
     Signal(i32),
     /// A vCPU cannot go on.
     Failed(VcpuError),
-    /// Devices do not reach the guest's memory.
-    NoDma(DmaError),
-    /// The devices are not to be had.
+    /// Something of a device could not be taken away from the guest.
+    Quarantined(Quarantine),
+    /// The devices are not to be had, or do not reach the guest's memory.
     NoDevices,
 }
 
@@ -51,7 +50,7 @@ impl Stop {
             Self::Left => 2,
             Self::Signal(_) => 3,
             Self::Failed(_) => 4,
-            Self::NoDma(_) => 5,
+            Self::Quarantined(_) => 5,
             Self::NoDevices => 6,
         }
     }

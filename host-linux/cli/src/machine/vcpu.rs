@@ -223,6 +223,10 @@ impl Run {
             if self.stopping.load(Ordering::SeqCst) {
                 return None;
             }
+            // Before each entry: what the guest still has of a device that it must not have may be memory.
+            if let Some(quarantine) = self.bus.pci().quarantine() {
+                return Some(Stop::Quarantined(quarantine));
+            }
             match vcpu.run() {
                 Ok(Exit::PortWrite { port, width, data }) => {
                     exits.pio += 1;

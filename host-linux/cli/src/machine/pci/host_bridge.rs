@@ -1,7 +1,5 @@
 //! The host bridge: a header without BARs and capabilities, by which the guest knows that there is a bus.
 
-use std::error::Error;
-
 use super::PciFunction;
 
 /// Red Hat's identifiers for a generic PCI Express host bridge.
@@ -36,9 +34,7 @@ impl PciFunction for HostBridge {
 
     fn config_write(&self, _offset: u16, _data: &[u8]) {}
 
-    fn reset(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Ok(())
-    }
+    fn reset(&self) {}
 }
 
 #[cfg(test)]

@@ -1,14 +1,19 @@
 //! The PCI bus of the machine: bus 0, one function in each slot, the host bridge in slot 0.
 //!
-//! All functions are integrated endpoints of the root complex. Where their BARs are is the guest's choice and
+//! There are no ports and no other buses, so a PCI Express function is an integrated endpoint of the root complex
+//! to the guest; the core gives an assigned device that Device/Port Type, whatever it is on the host. Where their BARs are is the guest's choice and
 //! changes while it runs, so the bus asks each function whether an address is its own.
 
 pub(crate) mod config;
 mod host_bridge;
 
-use std::error::Error;
 use std::sync::{Arc, OnceLock};
 
+use vfio_assign_core::Bdf;
+use vfio_assign_linux::Failure;
+use vfio_assign_linux::kvm::KvmError;
+
+use crate::help::Help;
 use host_bridge::HostBridge;
 
 /// Slots of the bus.
@@ -58,13 +63,42 @@ pub(crate) trait PciFunction: Send + Sync {
     /// Brings the function to its power-on state, by the order of `docs/ARCHITECTURE.md`, "Decide, then drive":
     /// interrupts off, windows out, then the device reset. No processor runs meanwhile.
     ///
-    /// # Errors
-    /// What kept the device from being reset. The guest is started all the same.
-    fn reset(&self) -> Result<(), Box<dyn Error + Send + Sync>>;
+    /// The guest is started all the same where a device cannot be reset.
+    fn reset(&self);
+
+    /// Why no processor may run with this function in the machine; asked before each run, so without a lock.
+    fn quarantine(&self) -> Option<Quarantine> {
+        None
+    }
 
     /// What the run's report says of the function.
     fn report(&self) -> Option<serde_json::Value> {
         None
+    }
+
+    /// What failed while the guest ran, as one line; none if nothing did.
+    fn complaint(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Something of a function could not be taken away from the guest.
+#[derive(Debug, thiserror::Error)]
+#[error("{bdf}: something of the device could not be taken away from the guest, so it cannot go on{}",
+    .failure.as_ref().map_or_else(String::new, |failure| format!(": {}", failure.error)))]
+pub(crate) struct Quarantine {
+    /// The device.
+    pub(crate) bdf: Bdf,
+    /// The last step that failed.
+    pub(crate) failure: Option<Failure<KvmError>>,
+}
+
+impl Help for Quarantine {
+    fn help(&self) -> Option<String> {
+        Some(
+            "see `dmesg` of the host; the guest is gone and with it the device, so it may be run again"
+                .into(),
+        )
     }
 }
 
@@ -149,11 +183,17 @@ impl PciBus {
 
     /// Brings every function to its power-on state.
     pub(crate) fn reset(&self) {
-        for (slot, function) in (1..).zip(self.present()) {
-            if let Err(error) = function.reset() {
-                log::warn!("the device in the guest's slot {slot:#04x} was not reset: {error}");
-            }
-        }
+        self.present().iter().for_each(|function| function.reset());
+    }
+
+    /// Why no processor may run; none if all may.
+    pub(crate) fn quarantine(&self) -> Option<Quarantine> {
+        self.present().iter().find_map(|function| function.quarantine())
+    }
+
+    /// What failed while the guest ran, a line for each function that has something to say.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        self.present().iter().filter_map(|function| function.complaint()).collect()
     }
 
     /// The function and register at an offset of the memory-mapped configuration space.
@@ -216,6 +256,7 @@ pub(crate) mod tests {
         config: Mutex<Vec<u8>>,
         address: u64,
         dead: bool,
+        quarantined: bool,
     }
 
     impl Fake {
@@ -257,8 +298,10 @@ pub(crate) mod tests {
             self.dead
         }
 
-        fn reset(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
-            Ok(())
+        fn reset(&self) {}
+
+        fn quarantine(&self) -> Option<Quarantine> {
+            self.quarantined.then(|| Quarantine { bdf: Bdf::new(0, 0, 4, 0).unwrap(), failure: None })
         }
     }
 
@@ -342,6 +385,17 @@ pub(crate) mod tests {
     fn dead_functions_are_counted_each_time() {
         let bus = bus(vec![Fake::dead(), Fake::filled(), Fake::dead()]);
         assert_eq!((bus.revoke_dead(), bus.revoke_dead()), (2, 2));
+    }
+
+    #[test]
+    fn a_quarantined_function_is_found_and_named() {
+        let bus = bus(vec![Fake::filled(), Fake { quarantined: true, ..Fake::filled() }]);
+        assert!(bus.quarantine().unwrap().to_string().starts_with("0000:00:04.0: "));
+    }
+
+    #[test]
+    fn without_a_quarantine_all_may_run() {
+        assert!(bus(vec![Fake::filled()]).quarantine().is_none());
     }
 
     #[test]

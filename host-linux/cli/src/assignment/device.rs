@@ -1,0 +1,134 @@
+//! An assigned device on the guest's PCI bus, and what is said of it when something fails.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use vfio_assign_core::{Bdf, GuestAddr, ResetOutcome};
+use vfio_assign_linux::kvm::KvmGuest;
+use vfio_assign_linux::{Assigned, Host, ResetError};
+
+use super::report::DeviceReport;
+use crate::machine::pci::{PciFunction, Quarantine};
+
+/// An assigned device.
+pub(super) struct AssignedDevice {
+    pub(super) assigned: Assigned<KvmGuest>,
+    /// Where its calls to the kernel are counted.
+    pub(super) host: Host,
+    pub(super) resets: Resets,
+}
+
+/// How resets of the machine went for a device.
+#[derive(Default)]
+pub(super) struct Resets {
+    failed: AtomicU64,
+}
+
+/// The device was not reset.
+#[derive(Debug, thiserror::Error)]
+#[error("{bdf}: the guest goes on with a device that was not reset: {}", Why(*.source))]
+struct NotReset {
+    bdf: Bdf,
+    source: Option<ResetError>,
+}
+
+/// Why a device was not reset.
+struct Why(Option<ResetError>);
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(error) => error.fmt(f)?,
+            None => f.write_str("it is gone, or something of it could not be taken away from the guest")?,
+        }
+        f.write_str("; its bus mastering is off, the rest is as the guest left it")
+    }
+}
+
+impl Resets {
+    /// Counts a reset that did not reset the device; true the first time. A guest can repeat it at will.
+    fn failed(&self) -> bool {
+        self.failed.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// How many did not reset the device.
+    pub(super) fn count(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+}
+
+impl AssignedDevice {
+    /// A device that has just been assigned.
+    pub(super) fn new(assigned: Assigned<KvmGuest>, host: Host) -> Self {
+        Self { assigned, host, resets: Resets::default() }
+    }
+}
+
+impl PciFunction for AssignedDevice {
+    fn config_read(&self, offset: u16, data: &mut [u8]) {
+        self.assigned.config_read(u32::from(offset), data);
+    }
+
+    fn config_write(&self, offset: u16, data: &[u8]) {
+        self.assigned.config_write(u32::from(offset), data);
+    }
+
+    fn memory_read(&self, address: u64, data: &mut [u8]) -> bool {
+        self.assigned.memory_read(GuestAddr::new(address), data)
+    }
+
+    fn memory_write(&self, address: u64, data: &[u8]) -> bool {
+        self.assigned.memory_write(GuestAddr::new(address), data)
+    }
+
+    fn port_read(&self, port: u16, data: &mut [u8]) -> bool {
+        self.assigned.port_read(port, data)
+    }
+
+    fn port_write(&self, port: u16, data: &[u8]) -> bool {
+        self.assigned.port_write(port, data)
+    }
+
+    fn revoke_if_dead(&self) -> bool {
+        !self.assigned.check_health()
+    }
+
+    fn quarantine(&self) -> Option<Quarantine> {
+        if !self.assigned.is_quarantined() {
+            return None;
+        }
+        let failure = self.assigned.inspect(|_, _, _, failure| failure.cloned());
+        Some(Quarantine { bdf: self.assigned.bdf(), failure })
+    }
+
+    fn reset(&self) {
+        if self.assigned.reset() == ResetOutcome::NotReset && self.resets.failed() {
+            log::warn!("{}", NotReset { bdf: self.assigned.bdf(), source: self.assigned.reset_error() });
+        }
+    }
+
+    fn report(&self) -> Option<serde_json::Value> {
+        serde_json::to_value(DeviceReport::of(self)).ok()
+    }
+
+    fn complaint(&self) -> Option<String> {
+        DeviceReport::of(self).complaint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_that_fails_again_is_counted_and_not_told_again() {
+        let resets = Resets::default();
+        assert_eq!((resets.failed(), resets.failed(), resets.count()), (true, false, 2));
+    }
+
+    #[test]
+    fn a_reset_that_failed_names_the_kernel_s_answer() {
+        let bdf = Bdf::new(0, 0, 4, 0).unwrap();
+        let source = Some(ResetError::Failed { bdf, errno: vfio_assign_linux::Errno::EIO });
+        assert!(NotReset { bdf, source }.to_string().contains("EIO"));
+    }
+}

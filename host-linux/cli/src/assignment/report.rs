@@ -1,0 +1,180 @@
+//! What the report of a run says of a device, and what a person hears of it at the end.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use vfio_assign_core::{BarIndex, BarPiece, ResetOutcome};
+use vfio_assign_linux::kvm::KvmError;
+use vfio_assign_linux::{AccessFailures, Failure};
+
+use super::device::AssignedDevice;
+
+/// A device in the report.
+#[derive(Serialize)]
+pub(super) struct DeviceReport {
+    bdf: String,
+    /// What was odd about it when it was assigned.
+    findings: Vec<String>,
+    bars: Vec<BarReport>,
+    vectors: VectorReport,
+    counters: BTreeMap<&'static str, u64>,
+    failures: FailureReport,
+    resets: ResetReport,
+    /// Something could not be taken away from the guest.
+    quarantined: bool,
+    /// Calls to the kernel for all devices together, by name.
+    host_calls: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct BarReport {
+    index: u8,
+    size: u64,
+    pieces: Vec<PieceReport>,
+}
+
+#[derive(Serialize)]
+struct PieceReport {
+    first: u64,
+    last: u64,
+    treatment: String,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct VectorReport {
+    offered: u16,
+    wired: u16,
+    armed: u16,
+}
+
+/// What failed while the guest ran; how often each kind of step did is among the counters.
+#[derive(Default, Serialize)]
+struct FailureReport {
+    /// Steps of every kind.
+    steps: u64,
+    /// The last step that failed, and why.
+    last_step: Option<String>,
+    last_step_error: Option<String>,
+    /// Reads of registers that only pass through: the guest read all-ones.
+    passthrough_reads: u64,
+    /// Writes to them: they were dropped.
+    passthrough_writes: u64,
+    last_passthrough_error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ResetReport {
+    /// Whether the last reset of the machine reset the device; none if there was no reset.
+    last: Option<&'static str>,
+    last_error: Option<String>,
+    /// How many did not.
+    failed: u64,
+}
+
+impl From<BarPiece> for PieceReport {
+    fn from(piece: BarPiece) -> Self {
+        Self {
+            first: piece.span.first().get(),
+            last: piece.span.last().get(),
+            treatment: piece.treatment.to_string(),
+            reason: piece.reason.to_string(),
+        }
+    }
+}
+
+impl FailureReport {
+    fn new(steps: u64, last: Option<&Failure<KvmError>>, accesses: AccessFailures) -> Self {
+        Self {
+            steps,
+            last_step: last.map(|failure| format!("{:?}", failure.step)),
+            last_step_error: last.map(|failure| failure.error.to_string()),
+            passthrough_reads: accesses.reads,
+            passthrough_writes: accesses.writes,
+            last_passthrough_error: accesses.last.map(|error| error.to_string()),
+        }
+    }
+
+    /// One line of all that failed; none if nothing did.
+    fn complaint(&self) -> Option<String> {
+        let count = self.steps + self.passthrough_reads + self.passthrough_writes;
+        let last = self.last_step_error.as_ref().or(self.last_passthrough_error.as_ref());
+        let last = last.map_or_else(String::new, |error| format!(", lastly: {error}"));
+        (count != 0).then(|| format!("{count} steps and accesses failed while the guest ran{last}"))
+    }
+}
+
+impl DeviceReport {
+    /// The device as it is now.
+    pub(super) fn of(device: &AssignedDevice) -> Self {
+        let assigned = &device.assigned;
+        let last_reset_error = assigned.reset_error();
+        assigned.inspect(|function, _, _, failure| {
+            let bars = BarIndex::ALL.into_iter().filter_map(|index| {
+                let bar = function.bars().get(index)?;
+                let pieces = function.explain_bar(index).map(PieceReport::from).collect();
+                Some(BarReport { index: index.get(), size: bar.size, pieces })
+            });
+            let counters = function.counters();
+            let (wired, armed) = function.msix().map_or((0, 0), |msix| msix.live());
+            let failed = [
+                ("failed_reads", counters.failed_reads),
+                ("failed_forwards", counters.failed_forwards),
+                ("failed_revokes", counters.failed_revokes),
+                ("failed_establishes", counters.failed_establishes),
+            ];
+            let steps = failed.iter().map(|(_, count)| count).sum();
+            let accesses = [
+                ("config_accesses", counters.config_accesses),
+                ("bar_accesses", counters.bar_accesses),
+                ("local_accesses", counters.local_accesses),
+                ("missed_bytes", counters.missed_bytes),
+            ];
+            Self {
+                bdf: assigned.bdf().to_string(),
+                findings: assigned.findings().iter().map(ToString::to_string).collect(),
+                bars: bars.collect(),
+                vectors: VectorReport {
+                    offered: function.msix().map_or(0, |msix| msix.count()),
+                    wired,
+                    armed,
+                },
+                counters: accesses.into_iter().chain(failed).collect(),
+                failures: FailureReport::new(steps, failure, assigned.access_failures()),
+                resets: ResetReport {
+                    last: function.last_reset().map(|outcome| match outcome {
+                        ResetOutcome::Reset => "reset",
+                        ResetOutcome::NotReset => "not-reset",
+                    }),
+                    last_error: last_reset_error.map(|error| error.to_string()),
+                    failed: device.resets.count(),
+                },
+                quarantined: function.is_quarantined(),
+                host_calls: device.host.calls(),
+            }
+        })
+    }
+
+    /// One line of all that failed; none if nothing did.
+    pub(super) fn complaint(&self) -> Option<String> {
+        Some(format!("{}: {}; --report has the counts", self.bdf, self.failures.complaint()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_failed_is_nothing_to_say() {
+        assert_eq!(FailureReport::default().complaint(), None);
+    }
+
+    #[test]
+    fn what_failed_is_said_in_one_line_with_the_last_error() {
+        let failures =
+            FailureReport { steps: 2, last_step_error: Some("EIO".into()), ..FailureReport::default() };
+        let text = "2 steps and accesses failed while the guest ran, lastly: EIO";
+        assert_eq!(failures.complaint().as_deref(), Some(text));
+    }
+}
