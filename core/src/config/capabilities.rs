@@ -2,7 +2,7 @@
 
 use super::rules::Register;
 use crate::addr::ConfigOffset;
-use crate::caps::{CapabilityFinding, ConfigImage};
+use crate::caps::{Capabilities, CapabilityFinding, ConfigImage, ExtendedCapabilities};
 use crate::options::{CapabilityId, Placement};
 use crate::regs::{capability, express, msi, power};
 use CapabilityId::{Extended, Standard};
@@ -145,12 +145,15 @@ pub(crate) fn rule_name(image: ConfigImage<'_>, offset: ConfigOffset) -> &'stati
         return name;
     }
     let standard = offset.get() < capability::EXTENDED_FIRST;
-    let owner = capabilities(image)
-        .flatten()
-        .filter(|(id, at)| matches!(id, Standard(_)) == standard && *at <= offset)
-        .max_by_key(|(_, at)| *at);
+    let mut owner = None;
+    for (id, at) in capabilities(image).flatten() {
+        let nearer = owner.is_none_or(|(_, other)| other < at);
+        if matches!(id, Standard(_)) == standard && at <= offset && nearer {
+            owner = Some((id, at));
+        }
+    }
     match owner {
-        Some((id, at)) if offset.dword().get() <= last_dword(image, id, at) => CapabilityRule::of(id).name,
+        Some((id, at)) if offset.get() <= last_dword(image, id, at) | 3 => CapabilityRule::of(id).name,
         _ => "no capability",
     }
 }
@@ -219,13 +222,25 @@ impl Part {
 }
 
 /// The capabilities of both lists, and what is wrong with the lists.
-pub(crate) fn capabilities(
-    image: ConfigImage<'_>,
-) -> impl Iterator<Item = Result<(CapabilityId, ConfigOffset), CapabilityFinding>> {
-    let standard = image.capabilities().map(|found| found.map(|found| (Standard(found.id), found.offset)));
-    let extended =
-        image.extended_capabilities().map(|found| found.map(|found| (Extended(found.id), found.offset)));
-    standard.chain(extended)
+pub(crate) fn capabilities(image: ConfigImage<'_>) -> BothLists<'_> {
+    BothLists { standard: image.capabilities(), extended: image.extended_capabilities() }
+}
+
+/// The walk over the standard list, then the extended one.
+pub(crate) struct BothLists<'a> {
+    standard: Capabilities<'a>,
+    extended: ExtendedCapabilities<'a>,
+}
+
+impl Iterator for BothLists<'_> {
+    type Item = Result<(CapabilityId, ConfigOffset), CapabilityFinding>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(found) = self.standard.next() {
+            return Some(found.map(|found| (Standard(found.id), found.offset)));
+        }
+        Some(self.extended.next()?.map(|found| (Extended(found.id), found.offset)))
+    }
 }
 
 /// The offset of the last dword of the capability at `offset`.
@@ -248,11 +263,15 @@ pub(crate) fn last_dword(image: ConfigImage<'_>, id: CapabilityId, offset: Confi
         Standard(_) => 0x100.min(image.size()),
         Extended(_) => image.size(),
     };
-    let rest = || {
-        let behind = capabilities(image).flatten().map(|(_, at)| at.get()).filter(|at| *at > offset.get());
-        behind.min().unwrap_or(end)
-    };
-    let size = u16::try_from(size.max(4)).unwrap_or_else(|_| rest().wrapping_sub(offset.get()));
-    let last = offset.get().saturating_add(size.wrapping_sub(1)).min(end.wrapping_sub(1));
+    // As far as the next capability, if it has no size of its own.
+    let mut last = end.wrapping_sub(1);
+    if let Ok(size) = u16::try_from(size) {
+        return offset.get().saturating_add(size.max(4).wrapping_sub(1)).min(last) & !3;
+    }
+    for (_, at) in capabilities(image).flatten() {
+        if at > offset {
+            last = last.min(at.get().wrapping_sub(1));
+        }
+    }
     last & !3
 }

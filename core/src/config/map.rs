@@ -201,23 +201,34 @@ impl ConfigMap {
 
     /// The ids that the guest reads, where they are not all the device's.
     fn put_ids(&mut self, image: ConfigImage<'_>, ids: &Ids) -> Result<(), ConfigMapError> {
-        let given = [
-            (header::ID, Register::Ids, ids.vendor, ids.device),
-            (header::SUBSYSTEM, Register::SubsystemIds, ids.subsystem_vendor, ids.subsystem),
+        self.ids = [
+            self.put_pair(image, header::ID, Register::Ids, [ids.vendor, ids.device])?,
+            self.put_pair(
+                image,
+                header::SUBSYSTEM,
+                Register::SubsystemIds,
+                [ids.subsystem_vendor, ids.subsystem],
+            )?,
         ];
-        for ((at, register, low, high), value) in given.into_iter().zip([0usize, 1]) {
-            if low.is_none() && high.is_none() {
-                continue;
-            }
-            self.put(at, register)?;
-            let [a, b, c, d] = image.dword(at).to_le_bytes();
-            let [a, b] = low.map_or([a, b], u16::to_le_bytes);
-            let [c, d] = high.map_or([c, d], u16::to_le_bytes);
-            if let Some(to) = self.ids.get_mut(value) {
-                *to = u32::from_le_bytes([a, b, c, d]);
-            }
-        }
         Ok(())
+    }
+
+    /// Two ids in a dword, if one of them is given: the value of it.
+    fn put_pair(
+        &mut self,
+        image: ConfigImage<'_>,
+        at: ConfigOffset,
+        register: Register,
+        given: [Option<u16>; 2],
+    ) -> Result<u32, ConfigMapError> {
+        if given != [None; 2] {
+            self.put(at, register)?;
+        }
+        let [a, b, c, d] = image.dword(at).to_le_bytes();
+        let [low, high] = given;
+        let [a, b] = low.map_or([a, b], u16::to_le_bytes);
+        let [c, d] = high.map_or([c, d], u16::to_le_bytes);
+        Ok(u32::from_le_bytes([a, b, c, d]))
     }
 
     fn put_capability(
