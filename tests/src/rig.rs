@@ -49,6 +49,8 @@ impl Rig {
     pub const MSIX_CONTROL: u32 = 0x4a;
     /// Device Control of PCI Express.
     pub const DEVICE_CONTROL: u32 = 0x5c;
+    /// What was added to it first: MSI, of the tests about that.
+    pub const MSI: u32 = 0x90;
 }
 
 impl Rig {
@@ -216,6 +218,32 @@ impl Rig {
         }
         self.msix_control(true, false);
         self.host.take_steps();
+    }
+
+    /// Writes address and data of a wide MSI at [`Rig::MSI`]; `data` has room for the vector's number.
+    pub fn program_msi(&mut self, data: u16) {
+        self.config_write(Self::MSI + 4, 4, MESSAGE);
+        self.config_write(Self::MSI + 8, 4, 0);
+        self.config_write(Self::MSI + 12, 2, u64::from(data));
+    }
+
+    /// Writes Message Control of MSI: on or off, with 2 to the power of `enabled` vectors.
+    pub fn msi_control(&mut self, enable: bool, enabled: u16) {
+        self.config_write(Self::MSI + 2, 2, u64::from(enable) | u64::from(enabled) << 4);
+    }
+
+    /// MSI Enable and Multiple Message Enable as the guest reads them.
+    pub fn msi_bits(&mut self) -> (bool, u64) {
+        let control = self.config_read(Self::MSI + 2, 2);
+        (control & 1 != 0, control >> 4 & 7)
+    }
+
+    /// The guest ends the interrupt of its line; the embedder tells the function of it where it must.
+    pub fn end_interrupt(&mut self) {
+        if self.host.end_interrupt() {
+            self.function.handle_intx_eoi();
+            self.settle();
+        }
     }
 
     /// The calls since the last time, by kind.

@@ -6,7 +6,6 @@
 
 use super::settle::Settle;
 use super::vector::{Vector, VectorState};
-use crate::addr::VectorIndex;
 use crate::caps::ConfigImage;
 use crate::host::InterruptKind;
 use crate::regs::header;
@@ -88,13 +87,13 @@ impl Intx {
         (vector.state.contains(VectorState::WIRED), vector.state.contains(VectorState::ARMED))
     }
 
-    /// Whether the host is to give an event to it.
-    pub(super) fn wants_event(&self, vector: VectorIndex) -> bool {
-        self.settle.wants_event(&self.vector, vector)
+    /// What settles it, and its one vector.
+    pub(super) fn parts(&self) -> (&Settle, &[Vector]) {
+        (&self.settle, &self.vector)
     }
 
-    /// What settles it, and its one vector.
-    pub(super) fn parts(&mut self) -> (&mut Settle, &mut [Vector]) {
+    /// The same, to change.
+    pub(super) fn parts_mut(&mut self) -> (&mut Settle, &mut [Vector]) {
         (&mut self.settle, &mut self.vector)
     }
 

@@ -36,26 +36,34 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
         BY_RANK.into_iter().find(|kind| self.settle(*kind).is_some_and(Settle::is_on))
     }
 
-    fn settle(&self, kind: InterruptKind) -> Option<&Settle> {
-        match kind {
-            InterruptKind::Msix => self.msix.as_ref().map(|msix| &msix.settle),
-            InterruptKind::Msi => self.msi.as_ref().map(|msi| &msi.settle),
-            InterruptKind::Intx => self.intx.as_ref().map(|intx| &intx.settle),
-        }
-    }
-
     /// What settles a kind, and its vectors.
-    fn parts(&mut self, kind: InterruptKind) -> Option<(&mut Settle, &mut [Vector])> {
+    // One copy of it: the core is to be small.
+    #[inline(never)]
+    fn parts(&self, kind: InterruptKind) -> Option<(&Settle, &[Vector])> {
         match kind {
-            InterruptKind::Msix => self.msix.as_mut().map(Msix::parts),
-            InterruptKind::Msi => self.msi.as_mut().map(Msi::parts),
-            InterruptKind::Intx => self.intx.as_mut().map(Intx::parts),
+            InterruptKind::Msix => self.msix.as_ref().map(Msix::parts),
+            InterruptKind::Msi => self.msi.as_ref().map(Msi::parts),
+            InterruptKind::Intx => self.intx.as_ref().map(Intx::parts),
         }
     }
 
-    fn each(&mut self, mut visit: impl FnMut(&mut Settle)) {
+    fn settle(&self, kind: InterruptKind) -> Option<&Settle> {
+        self.parts(kind).map(|(settle, _)| settle)
+    }
+
+    /// The same, to change.
+    #[inline(never)]
+    fn parts_mut(&mut self, kind: InterruptKind) -> Option<(&mut Settle, &mut [Vector])> {
+        match kind {
+            InterruptKind::Msix => self.msix.as_mut().map(Msix::parts_mut),
+            InterruptKind::Msi => self.msi.as_mut().map(Msi::parts_mut),
+            InterruptKind::Intx => self.intx.as_mut().map(Intx::parts_mut),
+        }
+    }
+
+    fn each(&mut self, visit: fn(&mut Settle)) {
         for kind in BY_RANK {
-            if let Some((settle, _)) = self.parts(kind) {
+            if let Some((settle, _)) = self.parts_mut(kind) {
                 visit(settle);
             }
         }
@@ -66,7 +74,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
         let mut taken = false;
         let mut changed = false;
         for kind in BY_RANK {
-            if let Some((settle, table)) = self.parts(kind) {
+            if let Some((settle, table)) = self.parts_mut(kind) {
                 if settle.preempted != taken {
                     settle.preempted = taken;
                     settle.retry(table);
@@ -106,9 +114,10 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
         self.next(Settle::next_establish)
     }
 
+    #[inline(never)]
     fn next(&mut self, next: fn(&mut Settle, &[Vector]) -> Option<Step>) -> Option<Step> {
         BY_RANK.into_iter().find_map(|kind| {
-            let (settle, table) = self.parts(kind)?;
+            let (settle, table) = self.parts_mut(kind)?;
             let step = next(settle, table)?;
             self.settling = kind;
             Some(step)
@@ -117,7 +126,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
 
     /// Hears how a step of a settling went.
     pub(crate) fn complete(&mut self, step: Step, outcome: Outcome) -> Settled {
-        match self.parts(self.settling) {
+        match self.parts_mut(self.settling) {
             Some((settle, table)) => settle.complete(table, step, outcome),
             None => Settled::Known,
         }
@@ -125,7 +134,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
 
     /// An interrupt has reached the embedder and not the guest.
     pub(crate) fn latch(&mut self, kind: InterruptKind, vector: VectorIndex) {
-        match self.parts(kind) {
+        match self.parts_mut(kind) {
             // A level comes again once the pin is unmasked, if it is still asserted.
             Some((settle, _)) if kind == InterruptKind::Intx => settle.unmask_due(),
             Some((settle, table)) => settle.latch(table, vector),
@@ -135,11 +144,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
 
     /// Whether the host is to give an event to this vector.
     pub(crate) fn wants_event(&self, kind: InterruptKind, vector: VectorIndex) -> bool {
-        match kind {
-            InterruptKind::Msix => self.msix.as_ref().is_some_and(|msix| msix.wants_event(vector)),
-            InterruptKind::Msi => self.msi.as_ref().is_some_and(|msi| msi.wants_event(vector)),
-            InterruptKind::Intx => self.intx.as_ref().is_some_and(|intx| intx.wants_event(vector)),
-        }
+        self.parts(kind).is_some_and(|(settle, table)| settle.wants_event(table, vector))
     }
 
     /// All kinds off for the guest, to be settled: the first half of a reset.
@@ -149,7 +154,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
 
     /// Holds every interrupt, or delivers them again, to be settled.
     pub(crate) fn set_stopped(&mut self, stopped: bool) {
-        self.each(|settle| settle.set_stopped(stopped));
+        self.each(if stopped { Settle::stop } else { Settle::start });
     }
 
     /// Whether MSI or MSI-X is on in the host, or the host may hold events and routes for them.

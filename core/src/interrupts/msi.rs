@@ -158,7 +158,7 @@ impl Msi {
         let enable = value & regs::ENABLE != 0;
         let enabled = regs::multiple_message_enable(value).min(self.capable);
         if enabled != self.enabled || (enable && !self.settle.enable) {
-            let (settle, table) = self.parts();
+            let (settle, table) = self.parts_mut();
             settle.retry(table);
         }
         self.settle.enable = enable;
@@ -269,11 +269,16 @@ impl Msi {
     }
 
     fn table_mut(&mut self) -> &mut [Vector] {
-        self.parts().1
+        self.parts_mut().1
     }
 
-    /// What settles it, and the vectors to be settled.
-    pub(super) fn parts(&mut self) -> (&mut Settle, &mut [Vector]) {
+    /// What settles it, and the vectors that are settled.
+    pub(super) fn parts(&self) -> (&Settle, &[Vector]) {
+        (&self.settle, self.table())
+    }
+
+    /// The same, to change.
+    pub(super) fn parts_mut(&mut self) -> (&mut Settle, &mut [Vector]) {
         let count = usize::from(self.count());
         (&mut self.settle, self.vectors.get_mut(..count).unwrap_or(&mut []))
     }

@@ -67,8 +67,13 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
         vectors.get(..usize::from(self.layout.vectors)).unwrap_or(vectors)
     }
 
-    /// What settles it, and the vectors to be settled.
-    pub(super) fn parts(&mut self) -> (&mut Settle, &mut [Vector]) {
+    /// What settles it, and the vectors that are settled.
+    pub(super) fn parts(&self) -> (&Settle, &[Vector]) {
+        (&self.settle, self.table())
+    }
+
+    /// The same, to change.
+    pub(super) fn parts_mut(&mut self) -> (&mut Settle, &mut [Vector]) {
         let count = usize::from(self.layout.vectors);
         let vectors = self.vectors.as_mut();
         let count = count.min(vectors.len());
@@ -87,7 +92,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
     pub(crate) fn write_message_control(&mut self, value: u16) {
         let enable = value & regs::ENABLE != 0;
         let function_mask = value & regs::FUNCTION_MASK != 0;
-        let (settle, table) = self.parts();
+        let (settle, table) = self.parts_mut();
         if (enable, function_mask) == (settle.enable, settle.function_mask) {
             return;
         }
@@ -108,7 +113,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
 
     /// The machine becomes what was [`saved`](Self::saved). Nothing of it stands in the host.
     pub(crate) fn restore(&mut self, control: u16, saved: impl Iterator<Item = (u64, u32, u16)>) {
-        let (settle, table) = self.parts();
+        let (settle, table) = self.parts_mut();
         settle.enable = control & regs::ENABLE != 0;
         settle.function_mask = control & regs::FUNCTION_MASK != 0;
         for (vector, (address, data, state)) in table.iter_mut().zip(saved) {
@@ -130,7 +135,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
     /// The guest writes `width` bytes of the table at `offset`, naturally aligned.
     pub(crate) fn write_table(&mut self, offset: u64, width: Width, value: u64) {
         let (index, at) = entry_of(offset);
-        let (settle, table) = self.parts();
+        let (settle, table) = self.parts_mut();
         let Some(vector) = table.get_mut(index) else {
             return;
         };
@@ -167,7 +172,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
 
     /// Every entry as after reset: the second half of a reset, once nothing stands in the host.
     pub(super) fn reset(&mut self) {
-        let (settle, table) = self.parts();
+        let (settle, table) = self.parts_mut();
         settle.forget();
         table.iter_mut().for_each(|vector| vector.reset_to(VectorState::MASKED));
     }

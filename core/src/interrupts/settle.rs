@@ -222,9 +222,15 @@ impl Settle {
         self.dirty.is_none() && self.working.is_none()
     }
 
-    /// Holds every interrupt, or delivers them again, to be settled.
-    pub(super) fn set_stopped(&mut self, stopped: bool) {
-        self.stopped = stopped;
+    /// Holds every interrupt, to be settled.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        self.touch_all();
+    }
+
+    /// Delivers interrupts again, to be settled.
+    pub(super) fn start(&mut self) {
+        self.stopped = false;
         self.touch_all();
     }
 
