@@ -134,10 +134,18 @@ fn run_machine(
     let mut machine = Machine::new(vm, arguments.cpus, boot, Arc::clone(&serial), pci, stops)?;
     let console = Console::start(serial, console_stop)?;
     times.ready = Some(Times::between(start, Instant::now()));
-    let result = until_end(&mut machine, &mut assignment, &mut seen.reboots);
-    // The last output comes before the terminal is given back, and before any error.
+    let mut result = until_end(&mut machine, &mut assignment, &mut seen.reboots);
+    // The last output comes before the terminal is given back, and before any error. What follows may take long,
+    // and signals have their effect again.
     writer.finish();
-    drop((console, assignment));
+    drop(console);
+    if let Ok(Ending::PoweredOff) = result
+        && let Some(error) = assignment.failure()
+    {
+        // A guest that was done before its devices were there has not had what it was started with.
+        result = Err(error.into());
+    }
+    drop(assignment);
     times.first_guest_output = output.first().map(|first| Times::between(start, first));
     seen.exits = machine.exits();
     seen.devices = machine.pci().reports();
@@ -158,10 +166,7 @@ fn until_end(
                 log::info!("the guest resets the machine");
                 machine.reset()?;
             }
-            Stop::PowerOff => {
-                // A guest that was done before its devices were there has not had what it was started with.
-                return assignment.failure().map_or(Ok(Ending::PoweredOff), |error| Err(error.into()));
-            }
+            Stop::PowerOff => return Ok(Ending::PoweredOff),
             Stop::Left => return Ok(Ending::Left),
             Stop::Signal(signal) => return Ok(Ending::Signal(signal)),
             Stop::NoDevices => {

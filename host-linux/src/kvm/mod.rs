@@ -7,11 +7,13 @@ mod irqfd;
 mod routes;
 mod slots;
 mod vfio;
+mod xsave;
 
 pub use irqfd::{KvmError, KvmGuest};
 pub use routes::{Gsi, IrqchipRoutes, RouteError, RouteTable, Routes};
 pub use slots::{MemorySlot, MemorySlots, SlotAllocator, SlotError, SlotNumbers};
 pub use vfio::KvmVfio;
+pub use xsave::Xsave;
 
 pub use crate::sys::RunPage;
 

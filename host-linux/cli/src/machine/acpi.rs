@@ -4,8 +4,9 @@
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Arg, Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name,
-    Package, PackageBuilder, Path, ResourceTemplate, Return, Scope,
+    AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, Device, EISAName, Else, Equal, IO, If,
+    Interrupt, Local, Memory32Fixed, Method, Name, NotEqual, Or, Package, PackageBuilder, Path,
+    ResourceTemplate, Return, Scope, Store, Uuid,
 };
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags};
@@ -153,7 +154,6 @@ impl Aml for PciRoot<'_> {
         let high =
             AddressSpace::<u64>::new_memory(PreFetchable, true, *window_64.start(), *window_64.end(), None);
         let resources = ResourceTemplate::new(vec![&buses, &config, &ports, &low, &high]);
-        let granted = Return::new(&Arg(3));
         Device::new(
             Path::new("PCI0"),
             vec![
@@ -164,8 +164,53 @@ impl Aml for PciRoot<'_> {
                 &Name::new("_BBN".into(), &0_u8),
                 &Name::new("_CRS".into(), &resources),
                 &Name::new("_PRT".into(), &Routing(&self.0.slots)),
-                // The guest may control every PCI Express feature that it asks for.
-                &Method::new("_OSC".into(), 4, false, vec![&granted]),
+                &OperatingSystemCapabilities,
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+/// `_OSC`: what the guest's kernel may control by itself. PCI Firmware 3.3, 4.5.1; ACPI 6.5, 6.2.11.
+///
+/// The PCI Express capability is what every device has and serves. Hot-plug, power management events and error
+/// reporting come from ports, and there are none.
+struct OperatingSystemCapabilities;
+
+/// The interface of PCI host bridges.
+const HOST_BRIDGE_INTERFACE: &str = "33db4d5b-1ff7-401c-9657-7441c03dd766";
+/// Control field: the PCI Express capability structure.
+const EXPRESS_CAPABILITY: u8 = 1 << 4;
+/// Status: some of what was asked for is not granted.
+const MASKED: u8 = 1 << 4;
+/// Status: another interface.
+const UNKNOWN_INTERFACE: u8 = 1 << 2;
+
+impl Aml for OperatingSystemCapabilities {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        let (interface, buffer, granted) = (Arg(0), Arg(3), Local(0));
+        let (status, control) = (Path::new("CDW1"), Path::new("CDW3"));
+        Method::new(
+            "_OSC".into(),
+            4,
+            // It makes names, so only one caller at a time.
+            true,
+            vec![
+                &CreateDWordField::new(&status, &buffer, &0_u8),
+                &If::new(
+                    &Equal::new(&interface, &Uuid::new(HOST_BRIDGE_INTERFACE)),
+                    vec![
+                        &CreateDWordField::new(&control, &buffer, &8_u8),
+                        &And::new(&granted, &control, &EXPRESS_CAPABILITY),
+                        &If::new(
+                            &NotEqual::new(&granted, &control),
+                            vec![&Or::new(&status, &status, &MASKED)],
+                        ),
+                        &Store::new(&control, &granted),
+                    ],
+                ),
+                &Else::new(vec![&Or::new(&status, &status, &UNKNOWN_INTERFACE)]),
+                &Return::new(&buffer),
             ],
         )
         .to_aml_bytes(sink);
@@ -285,6 +330,15 @@ mod tests {
         let area = area();
         let local_apics = all(&area)[2][44..].chunks(8).filter(|entry| entry[..2] == [0, 8]).count();
         assert_eq!(local_apics, 2);
+    }
+
+    #[test]
+    fn the_guest_is_granted_the_express_capability_and_nothing_else() {
+        let mut method = Vec::new();
+        OperatingSystemCapabilities.to_aml_bytes(&mut method);
+        // And (CDW3, 0x10, Local0), as ACPI 6.5, 20.2 encodes it.
+        let masked = [&[0x7b][..], b"CDW3", &[0x0a, EXPRESS_CAPABILITY, 0x60]].concat();
+        assert!(method.windows(masked.len()).any(|bytes| bytes == masked));
     }
 
     #[test]

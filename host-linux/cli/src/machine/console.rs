@@ -1,22 +1,18 @@
 //! The person's side of the console: keys to the guest, Ctrl-A x to leave, signals that end the command.
 
-use std::ffi::{c_int, c_void};
 use std::io;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
-use rustix::process::Signal;
-use vmm_sys_util::errno::Error as SignalErrno;
-use vmm_sys_util::signal::register_signal_handler;
 
 use super::event::Event;
 use super::power::Stop;
 use super::serial::SerialPort;
+use super::signals::{NotCaught, Signals};
 use super::terminal::{Input, RawTerminal};
 use crate::help::Help;
 
@@ -24,12 +20,6 @@ use crate::help::Help;
 const ESCAPE: u8 = 0x01;
 /// Keys that wait for a guest that does not read them; what is typed beyond is lost, as in a terminal's own queue.
 const TYPED_AHEAD: usize = 4096;
-const ENDING: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
-
-/// The last signal that asked the command to end; 0 if none did.
-static CAUGHT: AtomicI32 = AtomicI32::new(0);
-/// Wakes the thread after a signal.
-static WAKE: OnceLock<Event> = OnceLock::new();
 
 /// What kept the console from working.
 #[derive(Debug, thiserror::Error)]
@@ -47,13 +37,8 @@ pub(crate) enum ConsoleError {
         source: io::Error,
     },
     /// A signal has no handler.
-    #[error("cannot catch signal {signal}: {source}")]
-    Signal {
-        /// The signal's number.
-        signal: i32,
-        /// The kernel's answer.
-        source: SignalErrno,
-    },
+    #[error("cannot catch signals: {0}")]
+    Signal(#[from] NotCaught),
 }
 
 impl Help for ConsoleError {
@@ -65,12 +50,12 @@ impl Help for ConsoleError {
             Self::Setup { .. } => {
                 Some("raise the limits on open files and processes (`ulimit -n`, `ulimit -u`)".into())
             }
-            Self::Signal { .. } => None,
+            Self::Signal(_) => None,
         }
     }
 }
 
-/// The console of a running machine. Dropping it gives the terminal back.
+/// The console of a running machine. Dropping it gives the terminal back, and signals their effect.
 pub(crate) struct Console {
     quit: Arc<Event>,
     thread: Option<JoinHandle<()>>,
@@ -81,21 +66,13 @@ impl Console {
     /// Takes the terminal and the signals, and starts to read.
     pub(crate) fn start(serial: Arc<SerialPort>, stop: Sender<Stop>) -> Result<Self, ConsoleError> {
         let event = || Event::new().map_err(|source| ConsoleError::Setup { source });
-        if WAKE.get().is_none() {
-            // Set once for the process; a loser of a race would have an event that nobody waits for.
-            let _first = WAKE.set(event()?);
-        }
-        for signal in ENDING {
-            let signal = signal.as_raw();
-            register_signal_handler(signal, caught)
-                .map_err(|source| ConsoleError::Signal { signal, source })?;
-        }
+        let signals = Signals::catch()?;
         let (raw, input) = RawTerminal::enter().map_err(|source| ConsoleError::Terminal { source })?;
         let quit = Arc::new(event()?);
         let reader = Reader::new(serial, stop, Arc::clone(&quit), input);
         let thread = Builder::new()
             .name("console".into())
-            .spawn(move || reader.run())
+            .spawn(move || reader.run(&signals))
             .map_err(|source| ConsoleError::Setup { source })?;
         Ok(Self { quit, thread: Some(thread), _raw: raw })
     }
@@ -109,14 +86,6 @@ impl Drop for Console {
         {
             log::error!("the thread that reads the terminal ended by a panic");
         }
-    }
-}
-
-/// Handler of the signals that end the command: only notes the signal and wakes the thread.
-extern "C" fn caught<I>(signal: c_int, _info: *mut I, _context: *mut c_void) {
-    CAUGHT.store(signal, Ordering::SeqCst);
-    if let Some(wake) = WAKE.get() {
-        wake.raise();
     }
 }
 
@@ -145,12 +114,11 @@ impl Reader {
         }
     }
 
-    fn run(mut self) {
+    fn run(mut self, signals: &Signals) {
         let stdin = io::stdin();
-        let Some(wake) = WAKE.get() else { return };
         loop {
             let ready = wait([
-                Some(wake.as_fd()),
+                Some(signals.as_fd()),
                 Some(self.quit.as_fd()),
                 (!self.waiting.is_empty()).then(|| self.serial.drained().as_fd()),
                 self.reads().then(|| stdin.as_fd()),
@@ -165,9 +133,8 @@ impl Reader {
             if quit {
                 return;
             }
-            if signal {
-                wake.clear();
-                self.tell(Stop::Signal(CAUGHT.load(Ordering::SeqCst)));
+            if signal && let Some(number) = signals.take() {
+                self.tell(Stop::Signal(number));
             }
             if drained {
                 self.serial.drained().clear();

@@ -15,6 +15,7 @@ mod ram;
 mod registers;
 mod run_loop;
 pub(crate) mod serial;
+mod signals;
 mod state;
 mod terminal;
 pub(crate) mod vcpu;

@@ -1,14 +1,12 @@
 //! One vCPU: entering the guest, and being kept out of it from another thread.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vfio_assign_linux::Errno;
 use vfio_assign_linux::kvm::RunPage;
 use vmm_sys_util::errno::Error as KvmErrno;
-
-use super::descriptor::own_descriptor;
 
 /// What KVM_RUN says of memory that this process cannot reach.
 const FAULT: i32 = rustix::io::Errno::FAULT.raw_os_error();
@@ -28,20 +26,25 @@ pub(crate) enum Exit<'a> {
 /// A vCPU.
 pub(crate) struct Vcpu {
     fd: VcpuFd,
+    own: OwnedFd,
     page: Arc<RunPage>,
 }
 
 impl Vcpu {
-    /// Takes a vCPU.
-    pub(crate) fn new(fd: VcpuFd) -> Result<Self, Errno> {
-        let own = own_descriptor(&fd)?;
+    /// Takes a vCPU; `own` is a descriptor of the same.
+    pub(crate) fn new(fd: VcpuFd, own: OwnedFd) -> Result<Self, Errno> {
         let page = Arc::new(RunPage::map(own.as_fd())?);
-        Ok(Self { fd, page })
+        Ok(Self { fd, own, page })
     }
 
     /// For the calls that get and set its state.
     pub(crate) fn fd(&self) -> &VcpuFd {
         &self.fd
+    }
+
+    /// For the library's calls.
+    pub(crate) fn own(&self) -> BorrowedFd<'_> {
+        self.own.as_fd()
     }
 
     /// What keeps the vCPU out of the guest, from any thread.

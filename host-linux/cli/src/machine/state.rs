@@ -9,7 +9,9 @@ use kvm_bindings::{
     kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
+use vfio_assign_linux::kvm::{KvmVm, Xsave};
 
+use super::run_loop::Vcpu;
 use super::vm::{KvmCall, VmError};
 
 /// The time stamp counter goes on counting: setting it back would take the processors apart.
@@ -25,7 +27,7 @@ const MTRR_MASK_0: u32 = 0x201;
 pub(crate) struct ProcessorState {
     regs: kvm_regs,
     pub(crate) sregs: kvm_sregs,
-    fpu: kvm_fpu,
+    floating_point: FloatingPoint,
     xcrs: Option<kvm_xcrs>,
     debug: kvm_debugregs,
     lapic: kvm_lapic_state,
@@ -34,13 +36,27 @@ pub(crate) struct ProcessorState {
     msrs: Vec<kvm_msr_entry>,
 }
 
+/// Registers of computation.
+enum FloatingPoint {
+    /// On a host with XSAVE, all that there are.
+    All(Xsave),
+    /// x87 and SSE.
+    Legacy(Box<kvm_fpu>),
+}
+
 impl ProcessorState {
-    /// Reads the state of a processor that has never run.
-    pub(crate) fn capture(vcpu: &VcpuFd, msrs: &MsrList) -> Result<Self, VmError> {
+    /// Reads the state of a processor of `vm` that has never run.
+    pub(crate) fn capture(vcpu: &Vcpu, vm: &KvmVm, msrs: &MsrList) -> Result<Self, VmError> {
+        let refused = |errno| VmError::Devices { what: "give a processor's XSAVE area", errno };
+        let xsave = Xsave::capture(vm, vcpu.own()).map_err(refused)?;
+        let vcpu = vcpu.fd();
         Ok(Self {
             regs: vcpu.get_regs().during("KVM_GET_REGS")?,
             sregs: vcpu.get_sregs().during("KVM_GET_SREGS")?,
-            fpu: vcpu.get_fpu().during("KVM_GET_FPU")?,
+            floating_point: match xsave {
+                Some(area) => FloatingPoint::All(area),
+                None => FloatingPoint::Legacy(Box::new(vcpu.get_fpu().during("KVM_GET_FPU")?)),
+            },
             // Absent on a host without XSAVE.
             xcrs: vcpu.get_xcrs().ok(),
             debug: vcpu.get_debug_regs().during("KVM_GET_DEBUGREGS")?,
@@ -52,14 +68,21 @@ impl ProcessorState {
     }
 
     /// Puts the state back.
-    pub(crate) fn restore(&self, vcpu: &VcpuFd) -> Result<(), VmError> {
+    pub(crate) fn restore(&self, vcpu: &Vcpu) -> Result<(), VmError> {
+        let own = vcpu.own();
+        let vcpu = vcpu.fd();
         // The local interrupt controller's base address is among the system registers: they go first.
         vcpu.set_sregs(&self.sregs).during("KVM_SET_SREGS")?;
         vcpu.set_regs(&self.regs).during("KVM_SET_REGS")?;
         if let Some(xcrs) = &self.xcrs {
             vcpu.set_xcrs(xcrs).during("KVM_SET_XCRS")?;
         }
-        vcpu.set_fpu(&self.fpu).during("KVM_SET_FPU")?;
+        match &self.floating_point {
+            FloatingPoint::All(area) => area
+                .restore(own)
+                .map_err(|errno| VmError::Devices { what: "take a processor's XSAVE area", errno })?,
+            FloatingPoint::Legacy(fpu) => vcpu.set_fpu(fpu).during("KVM_SET_FPU")?,
+        }
         vcpu.set_debug_regs(&self.debug).during("KVM_SET_DEBUGREGS")?;
         restore_msrs(vcpu, &self.msrs)?;
         vcpu.set_lapic(&self.lapic).during("KVM_SET_LAPIC")?;

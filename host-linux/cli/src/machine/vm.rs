@@ -11,7 +11,7 @@ use vfio_assign_linux::{Errno as LinuxErrno, GuestRegion, Host};
 use vmm_sys_util::errno::Error as Errno;
 
 use super::cpuid::CpuModel;
-use super::descriptor::own_descriptor;
+use super::descriptor::{NoDescriptor, own_descriptor};
 use super::layout::{IDENTITY_MAP, LOW_RAM_LIMIT, LayoutError, MIB, MemoryLayout, TASK_STATE};
 use super::ram::{Ram, RamError};
 use super::run_loop::Vcpu;
@@ -47,6 +47,9 @@ pub(crate) enum VmError {
     /// RAM could not be had.
     #[error(transparent)]
     Ram(#[from] RamError),
+    /// A descriptor could not be duplicated.
+    #[error(transparent)]
+    Descriptor(#[from] NoDescriptor),
     /// Memory slots and interrupts for devices could not be set up.
     #[error("KVM does not {what}: {errno}")]
     Devices {
@@ -98,6 +101,7 @@ impl Help for VmError {
             Self::Cpus { limit, .. } => format!("give at most --cpus {limit}"),
             Self::Layout(LayoutError::TooLarge { limit, .. }) => format!("give at most --memory {}M", limit / MIB),
             Self::Ram(_) => "give the guest less with --memory, or raise the limit on memory (`ulimit -v`)".into(),
+            Self::Descriptor(error) => return error.help(),
             Self::Event { .. } | Self::Devices { .. } => "raise the number of open files: `ulimit -n`".into(),
             Self::Call { .. } | Self::TooMany { .. } => return None,
         })
@@ -175,13 +179,13 @@ impl Vm {
         let chips = ChipState::capture(&vm)?;
         let host = Host::linux();
         let refused = |what| move |errno| VmError::Devices { what, errno };
-        let own = own_descriptor(vm.as_ref()).map_err(refused("give a descriptor of the machine"))?;
+        let own = own_descriptor("the machine", vm.as_ref())?;
         let kvm_vm =
             KvmVm::new(host.clone(), own.as_fd()).map_err(refused("give a descriptor of the machine"))?;
         let numbers = SlotNumbers::new(&kvm_vm, 0).map_err(refused("tell its limit of memory slots"))?;
         let slots = MemorySlots::new(kvm_vm.clone(), Arc::new(numbers));
         let ram = Ram::new(&layout, &slots)?;
-        let processors = processors(&kvm, &vm, &model, cpus)?;
+        let processors = processors(&kvm, (&vm, &kvm_vm), &model, cpus)?;
         Ok(Self { ram, slots, kvm_vm, host, vm, layout, chips, processors, address_bits })
     }
 
@@ -226,7 +230,7 @@ impl Vm {
     pub(crate) fn reset(&self) -> Result<(), VmError> {
         self.chips.restore(self.fd())?;
         for processor in &self.processors {
-            processor.power_on.restore(processor.vcpu.fd())?;
+            processor.power_on.restore(&processor.vcpu)?;
         }
         Ok(())
     }
@@ -243,7 +247,12 @@ impl Vm {
     }
 }
 
-fn processors(kvm: &Kvm, vm: &VmFd, model: &CpuModel, cpus: u8) -> Result<Vec<Processor>, VmError> {
+fn processors(
+    kvm: &Kvm,
+    (vm, kvm_vm): (&VmFd, &KvmVm),
+    model: &CpuModel,
+    cpus: u8,
+) -> Result<Vec<Processor>, VmError> {
     let msrs = kvm.get_msr_index_list().during("KVM_GET_MSR_INDEX_LIST")?;
     let create = |number: u8| {
         let vcpu = vm.create_vcpu(u64::from(number)).during("KVM_CREATE_VCPU")?;
@@ -251,13 +260,11 @@ fn processors(kvm: &Kvm, vm: &VmFd, model: &CpuModel, cpus: u8) -> Result<Vec<Pr
             .leaves(number)
             .map_err(|_| VmError::TooMany { what: "CPUID leaves", count: KVM_MAX_CPUID_ENTRIES })?;
         vcpu.set_cpuid2(&leaves).during("KVM_SET_CPUID2")?;
-        let power_on = ProcessorState::capture(&vcpu, &msrs)?;
-        Ok(Processor {
-            vcpu: Vcpu::new(vcpu)
-                .map_err(|errno| VmError::Devices { what: "map the run page of a processor", errno })?,
-            power_on,
-            number,
-        })
+        let own = own_descriptor("a processor", &vcpu)?;
+        let vcpu = Vcpu::new(vcpu, own)
+            .map_err(|errno| VmError::Devices { what: "map the run page of a processor", errno })?;
+        let power_on = ProcessorState::capture(&vcpu, kvm_vm, &msrs)?;
+        Ok(Processor { vcpu, power_on, number })
     };
     (0..cpus).map(create).collect()
 }
