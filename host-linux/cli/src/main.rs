@@ -18,7 +18,6 @@ use std::time::Instant;
 use clap::Parser as _;
 
 use arguments::{Arguments, Command};
-use help::Help as _;
 use run::Ending;
 
 fn main() -> ExitCode {

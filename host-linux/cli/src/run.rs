@@ -6,69 +6,18 @@ use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use crate::arguments::RunArguments;
-use crate::assignment::{Assignment, AssignmentError, addresses};
-use crate::help::Help;
-use crate::machine::boot::{BootError, BootImages};
-use crate::machine::console::{Console, ConsoleError};
-use crate::machine::output::Output;
-use crate::machine::pci::{NoSlot, PciBus, Quarantine};
+use crate::assignment::{Assignment, addresses};
+use crate::help::Problem;
+use crate::machine::Machine;
+use crate::machine::boot::BootImages;
+use crate::machine::console::Console;
+use crate::machine::output::{NoOutput, Output};
+use crate::machine::pci::PciBus;
 use crate::machine::power::Stop;
 use crate::machine::serial::SerialPort;
 use crate::machine::vcpu::Exits;
-use crate::machine::vm::{Vm, VmError};
-use crate::machine::{Machine, MachineError};
-use crate::report::{Report, ReportError, ReportFile, Times};
-
-/// Why a run failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RunError {
-    /// Kernel or initial RAM disk.
-    #[error(transparent)]
-    Boot(#[from] BootError),
-    /// KVM.
-    #[error(transparent)]
-    Kvm(#[from] VmError),
-    /// The machine.
-    #[error(transparent)]
-    Machine(#[from] MachineError),
-    /// The terminal.
-    #[error(transparent)]
-    Console(#[from] ConsoleError),
-    /// The report.
-    #[error(transparent)]
-    Report(#[from] ReportError),
-    /// Too many devices.
-    #[error(transparent)]
-    Slots(#[from] NoSlot),
-    /// A device that the guest still has a part of.
-    #[error(transparent)]
-    Quarantined(#[from] Quarantine),
-    /// The devices.
-    #[error(transparent)]
-    Assignment(#[from] AssignmentError),
-    /// Standard output, or the thread that writes it.
-    #[error("cannot write the guest's output: {source}")]
-    Output {
-        /// The kernel's answer.
-        source: io::Error,
-    },
-}
-
-impl Help for RunError {
-    fn help(&self) -> Option<String> {
-        match self {
-            Self::Boot(error) => error.help(),
-            Self::Kvm(error) => error.help(),
-            Self::Machine(error) => error.help(),
-            Self::Console(error) => error.help(),
-            Self::Report(error) => error.help(),
-            Self::Quarantined(error) => error.help(),
-            Self::Slots(_) => Some("give fewer --device".into()),
-            Self::Assignment(error) => error.help(),
-            Self::Output { .. } => Some("give the command a standard output, such as `> /dev/null`".into()),
-        }
-    }
-}
+use crate::machine::vm::Vm;
+use crate::report::{Report, ReportFile, Times};
 
 /// How a run came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +31,7 @@ pub(crate) enum Ending {
 }
 
 /// Runs a guest to its end. Times are counted from `start`.
-pub(crate) fn run(arguments: &RunArguments, start: Instant) -> Result<Ending, RunError> {
+pub(crate) fn run(arguments: &RunArguments, start: Instant) -> Result<Ending, Problem> {
     let report = arguments.report.as_deref().map(ReportFile::create).transpose()?;
     let mut times = Times { ready: None, first_guest_output: None, life: 0.0 };
     let mut seen = Seen::default();
@@ -118,7 +67,7 @@ fn run_machine(
     start: Instant,
     times: &mut Times,
     seen: &mut Seen,
-) -> Result<Ending, RunError> {
+) -> Result<Ending, Problem> {
     let mut images = BootImages::open(&arguments.kernel, arguments.initrd.as_deref(), &arguments.append)?;
     let devices = addresses(&arguments.devices)?;
     let (pci, place) = PciBus::new(devices.len())?;
@@ -127,8 +76,8 @@ fn run_machine(
     let vm = Vm::new(arguments.memory, arguments.cpus)?;
     let mut assignment = Assignment::start(devices, vm.for_devices(), place, stops.0.clone())?;
     let entry = images.load(vm.ram(), vm.layout())?;
-    let stdout = rustix::io::dup(io::stdout()).map_err(|errno| RunError::Output { source: errno.into() })?;
-    let (output, writer) = Output::start(stdout).map_err(|source| RunError::Output { source })?;
+    let stdout = rustix::io::dup(io::stdout()).map_err(|errno| NoOutput { source: errno.into() })?;
+    let (output, writer) = Output::start(stdout).map_err(|source| NoOutput { source })?;
     let serial = Arc::new(SerialPort::new(vm.fd(), output.clone())?);
     let boot = (images, entry);
     let mut machine = Machine::new(vm, arguments.cpus, boot, Arc::clone(&serial), pci, stops)?;
@@ -158,7 +107,7 @@ fn until_end(
     machine: &mut Machine,
     assignment: &mut Assignment,
     reboots: &mut u64,
-) -> Result<Ending, RunError> {
+) -> Result<Ending, Problem> {
     loop {
         match machine.run(|| assignment.map_memory())? {
             Stop::Reset => {
@@ -175,7 +124,7 @@ fn until_end(
                 }
             }
             Stop::Quarantined(quarantine) => return Err(quarantine.into()),
-            Stop::Failed(error) => return Err(MachineError::from(error).into()),
+            Stop::Failed(error) => return Err(error.into()),
         }
     }
 }

@@ -22,6 +22,7 @@ use super::layout::{
     PORT_WINDOW, RESET_PORT, SCI_GSI, SERIAL_GSI, SERIAL_PORTS, WINDOW_32, intx_gsi,
 };
 use super::power::{RESET_VALUE, SLEEP_TYPE_OFF};
+use crate::help::Help;
 
 const OEM: [u8; 6] = *b"VFIOAS";
 const OEM_TABLE: [u8; 8] = *b"VFIOASGN";
@@ -47,6 +48,12 @@ pub(crate) struct Description<'a> {
 pub(crate) struct AcpiTooLarge {
     size: usize,
     room: usize,
+}
+
+impl Help for AcpiTooLarge {
+    fn help(&self) -> Option<String> {
+        Some("give the guest fewer processors or devices".into())
+    }
 }
 
 /// All tables as they lie in memory from [`ACPI_TABLES`] on, where the root pointer stands.

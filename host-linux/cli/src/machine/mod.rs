@@ -25,45 +25,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 
-use acpi::{AcpiTooLarge, Description};
+use acpi::Description;
 use boot::{BootError, BootImages, EntryPoint};
 use bus::Bus;
 use layout::ACPI_TABLES;
 use pci::PciBus;
 use power::{Power, Stop};
 use serial::SerialPort;
-use vcpu::{Exits, ProcessorThread, Run, VcpuError};
-use vm::{Vm, VmError};
+use vcpu::{Exits, ProcessorThread, Run};
+use vm::Vm;
 
-use crate::help::Help;
-
-/// Why a machine could not be started.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum MachineError {
-    /// Kernel or initial RAM disk.
-    #[error(transparent)]
-    Boot(#[from] BootError),
-    /// KVM.
-    #[error(transparent)]
-    Kvm(#[from] VmError),
-    /// A processor.
-    #[error(transparent)]
-    Vcpu(#[from] VcpuError),
-    /// Firmware tables.
-    #[error(transparent)]
-    Acpi(#[from] AcpiTooLarge),
-}
-
-impl Help for MachineError {
-    fn help(&self) -> Option<String> {
-        match self {
-            Self::Boot(error) => error.help(),
-            Self::Kvm(error) => error.help(),
-            Self::Vcpu(error) => error.help(),
-            Self::Acpi(_) => Some("give the guest fewer processors or devices".into()),
-        }
-    }
-}
+use crate::help::Problem;
 
 /// A machine with everything in it.
 pub(crate) struct Machine {
@@ -87,7 +59,7 @@ impl Machine {
         serial: Arc<SerialPort>,
         pci: PciBus,
         (sender, stops): (Sender<Stop>, Receiver<Stop>),
-    ) -> Result<Self, MachineError> {
+    ) -> Result<Self, Problem> {
         let acpi = acpi::tables(&Description { cpus, layout: vm.layout(), slots: pci.slots() })?;
         let power = Arc::new(Power::new(sender.clone()));
         let bus = Arc::new(Bus::new(serial, power, pci));
@@ -109,7 +81,7 @@ impl Machine {
 
     /// Runs until something stops the machine. `ready` is called when every thread is there, before any enters the
     /// guest.
-    pub(crate) fn run(&mut self, ready: impl FnOnce()) -> Result<Stop, MachineError> {
+    pub(crate) fn run(&mut self, ready: impl FnOnce()) -> Result<Stop, Problem> {
         let flag = || Arc::new(AtomicBool::new(false));
         let (entering, stopping) = (flag(), flag());
         let run = Run {
@@ -158,7 +130,7 @@ impl Machine {
     }
 
     /// Makes the machine what it was when it was turned on, devices included, and loads what it boots again.
-    pub(crate) fn reset(&mut self) -> Result<(), MachineError> {
+    pub(crate) fn reset(&mut self) -> Result<(), Problem> {
         self.bus.reset();
         self.vm.reset()?;
         let entry = self.images.load(self.vm.ram(), self.vm.layout())?;
@@ -166,7 +138,7 @@ impl Machine {
     }
 
     /// The first processor is to start at `entry`, and finds the firmware's tables.
-    fn enter(&self, entry: &EntryPoint) -> Result<(), MachineError> {
+    fn enter(&self, entry: &EntryPoint) -> Result<(), Problem> {
         let acpi = self.vm.ram().write(ACPI_TABLES, &self.acpi);
         acpi.map_err(|source| BootError::Write { what: "the ACPI tables", source })?;
         self.vm.enter(entry)?;

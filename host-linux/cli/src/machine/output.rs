@@ -13,6 +13,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 
+use crate::help::Help;
+
 /// How long the first byte waits for company, and how many bytes do not wait.
 const GATHER: Duration = Duration::from_millis(2);
 const ENOUGH: usize = 1024;
@@ -23,6 +25,20 @@ const LIMIT: usize = 256 * 1024;
 #[derive(Clone)]
 pub(crate) struct Output {
     shared: Arc<Shared>,
+}
+
+/// There is no standard output, or no thread that writes to it.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the guest's output: {source}")]
+pub(crate) struct NoOutput {
+    /// The kernel's answer.
+    pub(crate) source: io::Error,
+}
+
+impl Help for NoOutput {
+    fn help(&self) -> Option<String> {
+        Some("give the command a standard output, such as `> /dev/null`".into())
+    }
 }
 
 /// The thread that writes.

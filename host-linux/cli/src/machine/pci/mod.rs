@@ -141,6 +141,12 @@ pub(crate) struct NoSlot {
     count: usize,
 }
 
+impl Help for NoSlot {
+    fn help(&self) -> Option<String> {
+        Some("give fewer --device".into())
+    }
+}
+
 impl PciBus {
     /// A bus with the host bridge, and places for `devices` more functions.
     pub(crate) fn new(devices: usize) -> Result<(Self, Attachment), NoSlot> {
