@@ -39,6 +39,11 @@ impl Decoder {
         Self { bars: [None; 7], emulated, generation: 0 }
     }
 
+    /// What is emulated inside BARs: the table, the Pending Bit Array, and what has no device behind it.
+    pub(crate) fn emulated(&self) -> [Option<TablePlace>; 3] {
+        self.emulated
+    }
+
     /// What of a BAR the guest was shown and the device does not have: nobody answers there, but for the structures
     /// of MSI-X.
     pub(crate) fn beyond_device(&self) -> Option<TablePlace> {

@@ -116,7 +116,9 @@ pub use caps::{
 pub use config::{ConfigMap, ConfigMapError, Policy, Register};
 pub use decoder::{Decoded, Decoder};
 pub use events::Counters;
-pub use explain::{BarPiece, Reason, Treatment};
+pub use explain::{
+    BarPiece, ConfigPiece, Explanation, InterruptPlan, InterruptReason, Reason, Source, Treatment, Writes,
+};
 pub use function::{AssignedFunction, Description, DescriptionError, Finding, Region, ResetOutcome};
 pub use interrupts::{
     InterruptPin, Intx, IntxFinding, Msi, MsiFinding, Msix, MsixFinding, MsixLayout, PendingQuery,

@@ -22,6 +22,18 @@ pub struct Options<'a> {
     pub relocation: Option<Relocation>,
 }
 
+impl Options<'_> {
+    /// Whether the embedder hides or keeps this capability: `true` is hidden.
+    pub(crate) fn choice(&self, id: CapabilityId) -> Option<bool> {
+        self.capabilities.iter().find(|choice| choice.id == id).map(|choice| choice.hidden)
+    }
+
+    /// Whether the embedder hides this capability.
+    pub(crate) fn hides(&self, id: CapabilityId) -> bool {
+        self.choice(id) == Some(true)
+    }
+}
+
 /// Where the guest finds the function: its PCI Express Device/Port Type has to fit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Placement {

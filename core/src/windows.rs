@@ -4,6 +4,7 @@
 //! of whole pages out of such an area without the pages of the MSI-X structures.
 
 use crate::addr::{Address, BarIndex, GuestAddr, PageSize, PhysBarOffset};
+use crate::explain::Reason;
 use crate::host::MappedWindow;
 use crate::options::Exclusion;
 use crate::span::Span;
@@ -56,14 +57,24 @@ pub(crate) struct Holes<'a> {
 
 impl Holes<'_> {
     /// The holes in `bar`, whole pages.
-    fn of(&self, bar: BarIndex, page: PageSize, meet: &mut dyn FnMut(Span<PhysBarOffset>)) {
+    pub(crate) fn of(
+        &self,
+        bar: BarIndex,
+        page: PageSize,
+        meet: &mut dyn FnMut(Reason, Span<PhysBarOffset>),
+    ) {
         let all = Span::new(PhysBarOffset::new(0), PhysBarOffset::new(u64::MAX));
         let excluded = self.excluded.iter().filter_map(|found| Some((found.bar, found.part.or(all)?)));
-        let structures = self.structures.into_iter().flatten();
-        structures
-            .chain(excluded)
-            .filter(|(owner, _)| *owner == bar)
-            .for_each(|(_, span)| meet(span.align_out(page)));
+        for (owner, span) in self.structures.into_iter().flatten() {
+            if owner == bar {
+                meet(Reason::MsixPage, span.align_out(page));
+            }
+        }
+        for (owner, span) in excluded {
+            if owner == bar {
+                meet(Reason::Excluded, span.align_out(page));
+            }
+        }
     }
 }
 
@@ -117,7 +128,7 @@ impl<W: AsRef<[Window]> + AsMut<[Window]>> Windows<W> {
                 }
             };
             self.planned(bar).for_each(&mut meet);
-            holes.of(bar, self.page, &mut meet);
+            holes.of(bar, self.page, &mut |_, hole| meet(hole));
             if let Some(span) = free {
                 let Some(slot) = self.slots.as_mut().get_mut(self.count) else {
                     return false;

@@ -139,10 +139,10 @@ static HEADER: [&str; 16] = [
 ];
 const BAR: &str = "Base Address Register";
 
-/// The name of the rule that the dword of `offset` falls under.
-pub(crate) fn rule_name(image: ConfigImage<'_>, offset: ConfigOffset) -> &'static str {
+/// The capability that `offset` belongs to, if it is one, and the name of the rule for it.
+pub(crate) fn rule_of(image: ConfigImage<'_>, offset: ConfigOffset) -> (Option<CapabilityId>, &'static str) {
     if let Some(name) = HEADER.get(usize::from(offset.get() / 4)) {
-        return name;
+        return (None, name);
     }
     let standard = offset.get() < capability::EXTENDED_FIRST;
     let mut owner = None;
@@ -153,8 +153,10 @@ pub(crate) fn rule_name(image: ConfigImage<'_>, offset: ConfigOffset) -> &'stati
         }
     }
     match owner {
-        Some((id, at)) if offset.get() <= last_dword(image, id, at) | 3 => CapabilityRule::of(id).name,
-        _ => "no capability",
+        Some((id, at)) if offset.get() <= last_dword(image, id, at) | 3 => {
+            (Some(id), CapabilityRule::of(id).name)
+        }
+        _ => (None, "no capability"),
     }
 }
 

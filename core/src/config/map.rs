@@ -1,6 +1,6 @@
 //! The map from a configuration offset to what stands there, made once from a device's capabilities.
 
-use super::capabilities::{CapabilityRule, capabilities, last_dword, port_type, rule_name};
+use super::capabilities::{CapabilityRule, capabilities, last_dword, port_type};
 use super::rules::Register;
 use crate::addr::{BarIndex, ConfigOffset};
 use crate::caps::{CapabilityFinding, ConfigImage};
@@ -125,12 +125,6 @@ impl ConfigMap {
         }
     }
 
-    /// The name of the rule that decides about the register at `offset` of the device with this configuration
-    /// space: a part of the header, or a capability.
-    pub fn rule(image: ConfigImage<'_>, offset: ConfigOffset) -> &'static str {
-        rule_name(image, offset)
-    }
-
     /// The size in bytes, at most 4096.
     pub fn size(&self) -> u16 {
         self.size
@@ -244,8 +238,7 @@ impl ConfigMap {
             .parts
             .first()
             .is_some_and(|part| self.entries.iter().any(|entry| entry.register == part.register));
-        let chosen = options.capabilities.iter().find(|choice| choice.id == id);
-        if second || chosen.map_or(rule.hidden, |choice| choice.hidden) {
+        if second || options.choice(id).unwrap_or(rule.hidden) {
             let last = last_dword(image, id, offset);
             let header = match id {
                 CapabilityId::Standard(_) => Register::HiddenHeader,
@@ -430,17 +423,6 @@ mod tests {
             (without, at(&map(&bytes), 0x88)),
             (Some(Register::Hardware), Some(Register::DeviceControl))
         );
-    }
-
-    #[test]
-    fn rules_have_the_names_of_capabilities() {
-        let mut bytes = endpoint();
-        bytes[0x34] = 0x80;
-        bytes[0x80] = 0x03;
-        let names = [0x04, 0x80, 0x87, 0x88]
-            .map(|at| ConfigMap::rule(ConfigImage::new(&bytes), ConfigOffset::low(at)));
-        let vpd = "Vital Product Data";
-        assert_eq!(names, ["Command, Status", vpd, vpd, "no capability"]);
     }
 
     #[test]

@@ -4,5 +4,6 @@ mod capabilities;
 mod map;
 mod rules;
 
+pub(crate) use capabilities::rule_of;
 pub use map::{ConfigMap, ConfigMapError};
 pub use rules::{Policy, Register};

@@ -8,9 +8,9 @@ use vfio_assign_core::region_info::{HEADER, InfoCapability, InfoChain, RegionInf
 use vfio_assign_core::regs::power::PowerState;
 use vfio_assign_core::{
     Access, Address, AssignedFunction, BarIndex, Bars, Bdf, BusMastering, ByteLanes, Bytes, ConfigImage,
-    ConfigMap, ConfigOffset, Decoder, Description, GuestAddr, GuestBarOffset, GuestPort, Intx, Iova, Msi,
-    Msix, MsixLayout, Options, PageSize, PhysBarOffset, Policy, Region, Span, Target, Vector, VectorIndex,
-    Width, Window,
+    ConfigMap, ConfigOffset, Decoder, Description, Explanation, GuestAddr, GuestBarOffset, GuestPort, Intx,
+    Iova, Msi, Msix, MsixLayout, Options, PageSize, PhysBarOffset, Policy, Region, Span, Target, Vector,
+    VectorIndex, Width, Window,
 };
 
 /// Every public function of the core.
@@ -148,7 +148,6 @@ fn parts() {
         if let Some(register) = ConfigMap::register(&map, offset()) {
             seen(Policy::of(register));
         }
-        seen(ConfigMap::rule(image, offset()));
         seen((ConfigMap::size(&map), ConfigMap::supports(&map, black_box(PowerState::D1))));
         seen((ConfigMap::power_control(&map), ConfigMap::no_soft_reset(&map)));
     }
@@ -229,6 +228,11 @@ fn function() {
     AssignedFunction::handle_intx_eoi(function);
     AssignedFunction::handle_gone(function);
 
+    let explanation = AssignedFunction::explain(function, &description);
+    Explanation::config(&explanation).for_each(seen);
+    Explanation::bar(&explanation, bar()).for_each(seen);
+    seen(Explanation::interrupts(&explanation));
+    said(&explanation);
     AssignedFunction::explain_bar(function, bar()).for_each(|piece| {
         said(&piece.span);
         said(&piece.treatment);

@@ -3,6 +3,7 @@
 mod access;
 mod bars;
 mod config;
+mod explain;
 mod failures;
 mod intx;
 mod mode;
