@@ -115,7 +115,7 @@ impl Iterator for Capabilities<'_> {
             return Some(Err(CapabilityFinding::BelowFirst(offset.get())));
         }
         // The link and the id are what a walker reads: a capability needs at least its first dword.
-        if self.image.size() <= offset.get() {
+        if self.image.size() <= offset.get().saturating_add(3) {
             return Some(Err(CapabilityFinding::PastEnd(offset.get())));
         }
         let bit = 1u64.wrapping_shl(u32::from(at.wrapping_sub(0x40)) / 4);
@@ -151,7 +151,7 @@ impl Iterator for ExtendedCapabilities<'_> {
             return Some(Err(CapabilityFinding::BelowFirst(at)));
         }
         let offset = match ConfigOffset::new(at) {
-            Some(offset) if at < self.image.size() => offset,
+            Some(offset) if at.saturating_add(3) < self.image.size() => offset,
             _ => return Some(Err(CapabilityFinding::PastEnd(at))),
         };
         let index = at.wrapping_sub(capability::EXTENDED_FIRST) / 4;
@@ -227,6 +227,12 @@ mod tests {
     fn low_two_bits_of_a_pointer_do_not_count() {
         let bytes = image(0x43, &[(0x40, 9, 0)]);
         assert_eq!(last(&bytes).unwrap().offset, ConfigOffset::low(0x40));
+    }
+
+    #[test]
+    fn capability_without_its_whole_first_dword_is_past_the_end() {
+        let bytes = image(0x40, &[(0x40, 9, 0)]);
+        assert_eq!(last(&bytes[..0x43]), Err(CapabilityFinding::PastEnd(0x40)));
     }
 
     #[test]

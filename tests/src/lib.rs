@@ -4,11 +4,13 @@
 mod interrupts;
 mod op;
 mod rig;
+mod saved;
 mod world;
 
 pub use interrupts::MsixModel;
 pub use op::{Choices, Op};
 pub use rig::{BASE, MESSAGE, Rig, bar, message, vector};
+pub use saved::{is_fair, restoring_is_unseen, sealed};
 pub use world::World;
 
 /// The README, so that its example compiles and runs.

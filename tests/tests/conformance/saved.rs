@@ -7,7 +7,7 @@ use vfio_assign_core::regs::power::PowerState;
 use vfio_assign_core::{
     Access, BarIndex, Begin, BusMastering, RestoreError, SaveError, SavedSection, Target,
 };
-use vfio_assign_tests::{BASE, Rig, message, vector};
+use vfio_assign_tests::{BASE, Rig, message, sealed, vector};
 
 /// Vectors 0 and 1 used, vector 1 masked and pending, stopped.
 fn stopped(shape: &Shape) -> Rig {
@@ -49,12 +49,7 @@ fn refused(shape: &Shape, bytes: &[u8]) -> RestoreError {
 fn forged(mut bytes: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     bytes.truncate(bytes.len() - 8);
     change(&mut bytes);
-    let length = u32::try_from(bytes.len() + 8).unwrap();
-    bytes[12..16].copy_from_slice(&length.to_le_bytes());
-    let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-    let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325, step);
-    bytes.extend_from_slice(&sum.to_le_bytes());
-    bytes
+    sealed(bytes)
 }
 
 /// Where the bodies of the sections start, behind a header of 16 bytes and one of 8 each, and where the seven
