@@ -2,12 +2,14 @@
 //! targets drive it with, and what must hold after each.
 
 mod interrupts;
+mod kinds;
 mod op;
 mod rig;
 mod saved;
 mod world;
 
 pub use interrupts::MsixModel;
+pub use kinds::{KindOp, Kinds};
 pub use op::{Choices, Op};
 pub use rig::{BASE, MESSAGE, Rig, bar, message, vector};
 pub use saved::{is_fair, restoring_is_unseen, sealed};

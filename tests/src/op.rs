@@ -60,6 +60,13 @@ pub enum Op {
         /// The vector.
         vector: u16,
     },
+    /// The device asserts its interrupt pin, or no longer does.
+    Pin {
+        /// Which of the two.
+        asserted: bool,
+    },
+    /// The guest ends the interrupt of its line.
+    EndInterrupt,
     /// The embedder has seen an interrupt that did not reach the guest.
     Latch {
         /// The vector.
@@ -90,8 +97,10 @@ pub enum Op {
 }
 
 /// Offsets at which something happens in a device like [`Shape::nvme`].
-const REGISTERS: [u32; 16] =
-    [0x04, 0x05, 0x06, 0x10, 0x14, 0x18, 0x1c, 0x30, 0x3c, 0x44, 0x48, 0x4a, 0x4b, 0x5c, 0x5d, 0x94];
+const REGISTERS: [u32; 22] = [
+    0x04, 0x05, 0x06, 0x10, 0x14, 0x18, 0x1c, 0x30, 0x3c, 0x44, 0x48, 0x4a, 0x4b, 0x5c, 0x5d, 0x94, 0x9a,
+    0x9c, 0xa0, 0xa4, 0xa8, 0xac,
+];
 
 /// Values that mean something there.
 const VALUES: [u64; 12] =
@@ -132,8 +141,8 @@ impl<'a> Choices<'a> {
 
     fn offset(&mut self) -> Option<u32> {
         match self.byte()? {
-            index @ 0..=15 => Some(REGISTERS[usize::from(index)]),
-            16 => Some(u32::MAX - 3),
+            index @ 0..=21 => Some(REGISTERS[usize::from(index)]),
+            22 => Some(u32::MAX - 3),
             _ => Some(self.number(2)? as u32 & 0x1fff),
         }
     }
@@ -172,7 +181,8 @@ impl<'a> Choices<'a> {
         shape.resizable = flags & 16 == 0;
         shape.virtual_function = flags & 32 != 0;
         shape.resettable = flags & 64 == 0;
-        shape = shape.advanced_features();
+        shape = shape.advanced_features().msi(2, true, true).pin();
+        shape.resample = flags & 64 == 0;
         if flags & 128 != 0 {
             self.bend(&mut shape)?;
         }
@@ -211,7 +221,7 @@ impl Iterator for Choices<'_> {
     type Item = Op;
 
     fn next(&mut self) -> Option<Op> {
-        let op = match self.byte()? % 24 {
+        let op = match self.byte()? % 26 {
             0..=1 => Op::ConfigRead { offset: self.offset()?, size: self.byte()? % 10 },
             2..=7 => Op::ConfigWrite { offset: self.offset()?, size: self.byte()? % 9, value: self.value()? },
             8..=9 => Op::Read { address: self.address()?, size: self.byte()? },
@@ -223,6 +233,8 @@ impl Iterator for Choices<'_> {
             17 => Op::Raise { vector: self.number(2)? as u16 },
             18 => Op::Latch { vector: self.number(2)? as u16 },
             19 => Op::Interrupt { vector: self.number(2)? as u16, after: self.byte()? },
+            24 => Op::Pin { asserted: self.byte()? & 1 != 0 },
+            25 => Op::EndInterrupt,
             20 => Op::Settle,
             21 => Op::Reset,
             22 => Op::Reassign,

@@ -20,17 +20,25 @@ pub struct World {
     interrupt: Option<(VectorIndex, u8)>,
     /// A call that empties events was told to fail: what they held may be lost.
     may_lose: bool,
+    /// A call that unmasks the pin was told to fail: it may be masked for longer.
+    may_mask: bool,
 }
 
 impl World {
     /// The device of this shape, attached; `None` if it is none that can be assigned.
     pub fn new(shape: &Shape) -> Option<Self> {
+        let mut world = Self::unattached(shape)?;
+        world.rig.function.attach(&mut world.rig.host);
+        Some(world)
+    }
+
+    fn unattached(shape: &Shape) -> Option<Self> {
         let (vectors, windows) = (vec![Vector::RESET; 300], vec![Window::default(); 8]);
         let function = AssignedFunction::new(&shape.description(), vectors, windows, |_| {}).ok()?;
         let vectors = function.msix().map_or(0, |msix| msix.count());
-        let mut rig = Rig { function, host: FakeHost::new(shape), findings: Vec::new() };
-        rig.function.attach(&mut rig.host);
-        Some(Self { rig, page_size: shape.page_size, vectors, interrupt: None, may_lose: false })
+        let rig = Rig { function, host: FakeHost::new(shape), findings: Vec::new() };
+        let (interrupt, may_lose, may_mask) = (None, false, false);
+        Some(Self { rig, page_size: shape.page_size, vectors, interrupt, may_lose, may_mask })
     }
 
     /// Lets it happen, and looks whether everything is as it must be.
@@ -68,8 +76,10 @@ impl World {
             }
             Op::Latch { vector } => {
                 let vector = self.vector(vector);
-                self.rig.function.handle_interrupt(InterruptKind::Msix, vector);
+                self.latch(vector);
             }
+            Op::Pin { asserted } => self.rig.host.assert_pin(asserted),
+            Op::EndInterrupt => self.rig.end_interrupt(),
             Op::Interrupt { vector, after } => self.interrupt = Some((self.vector(vector), after)),
             Op::Settle => self.task(AssignedFunction::begin_settle),
             Op::Reset => self.task(AssignedFunction::begin_reset),
@@ -80,6 +90,7 @@ impl World {
             }
             Op::Fail { kind, after } => {
                 self.may_lose |= kind == CallKind::TakePending;
+                self.may_mask |= kind == CallKind::UnmaskIntx;
                 self.rig.host.faults.fail_nth(kind, u32::from(after));
             }
             Op::Unplug => {
@@ -106,9 +117,9 @@ impl World {
         assert_eq!(old.rig.function.save(&mut state), Ok(state.len()), "saving");
         old.task(AssignedFunction::begin_detach);
         old.check_detached();
-        let mut new = Self::new(shape).expect("the device could be assigned before");
+        let mut new = Self::unattached(shape).expect("the device could be assigned before");
         new.rig.host = old.rig.host;
-        new.may_lose = self.may_lose;
+        (new.may_lose, new.may_mask) = (self.may_lose, self.may_mask);
         assert_eq!(new.rig.function.restore(&state), Ok(()), "restoring");
         new.task(AssignedFunction::begin_settle);
         new.check();
@@ -118,6 +129,12 @@ impl World {
     /// One of the function's vectors, or now and then none of them.
     fn vector(&self, choice: u16) -> VectorIndex {
         VectorIndex::new(choice % (self.vectors + 1)).unwrap_or_default()
+    }
+
+    /// The embedder has seen an interrupt of the kind that the guest uses.
+    fn latch(&mut self, vector: VectorIndex) {
+        let kind = self.rig.function.interrupt_mode().unwrap_or(InterruptKind::Msix);
+        self.rig.function.handle_interrupt(kind, vector);
     }
 
     fn read(&mut self, target: Target, size: u8) -> Bytes {
@@ -152,7 +169,7 @@ impl World {
             assert!(taken < bound, "more than {bound} steps");
             if let Some((vector, _)) = self.interrupt.take_if(|(_, after)| usize::from(*after) == taken) {
                 self.rig.host.raise(vector);
-                self.rig.function.handle_interrupt(InterruptKind::Msix, vector);
+                self.latch(vector);
             }
             let outcome = self.rig.function.perform(step, &mut self.rig.host).unwrap_or(Outcome::Failed);
             if let vfio_assign_core::Completion::Done(read) = self.rig.function.complete(token, outcome) {
@@ -171,7 +188,7 @@ impl World {
         }
         assert_eq!(host.windows(), [], "windows after detach");
         assert_eq!(host.armed(), [], "armed vectors after detach");
-        assert!(!host.interrupts_on(), "MSI-X after detach");
+        assert_eq!(host.interrupt_mode(), None, "interrupts after detach");
         assert!(BarIndex::ALL.iter().all(|bar| host.trapped(*bar).is_none()), "traps after detach");
     }
 
@@ -185,15 +202,44 @@ impl World {
             assert_eq!(host.trapped(bar), function.decoder().range(bar), "what is trapped for {bar}");
         }
         if let Some(msix) = function.msix() {
-            let (wired, armed) = msix.live();
-            assert_eq!(usize::from(armed), host.armed().len(), "armed vectors");
-            assert_eq!(usize::from(wired), host.wired().len(), "wired vectors");
-            assert!(armed <= wired, "an armed vector is not wired");
             let on = msix.message_control() & 0x8000 != 0;
             assert!(host.interrupts_on() == on || function.is_gone(), "MSI-X Enable");
         }
+        self.check_interrupts();
         if !self.may_lose {
             assert_eq!(host.lost_interrupts(), 0, "interrupts that an event held");
+        }
+    }
+
+    /// What the machines believe of the host is so, and no kind is on beside another.
+    fn check_interrupts(&self) {
+        let Rig { function, host, .. } = &self.rig;
+        let none = (0, 0);
+        let intx = function.intx().map_or((false, false), |intx| intx.live());
+        let msix = function.msix().map_or(none, |msix| msix.live());
+        let msi = function.msi().map_or(none, |msi| msi.live());
+        let live = [msix, msi, (u16::from(intx.0), u16::from(intx.1))];
+        assert!(live.iter().all(|(wired, armed)| armed <= wired), "an armed vector is not wired");
+        assert!(live.iter().filter(|live| **live != none).count() <= 1, "two kinds at once: {live:?}");
+        assert_eq!(
+            host.wired().len(),
+            live.iter().map(|(wired, _)| usize::from(*wired)).sum(),
+            "wired vectors"
+        );
+        assert_eq!(
+            host.armed().len(),
+            live.iter().map(|(_, armed)| usize::from(*armed)).sum(),
+            "armed vectors"
+        );
+        if function.is_gone() {
+            return;
+        }
+        let (wanted, found) = (function.interrupt_mode(), host.interrupt_mode());
+        // A pin that the host has refused is off in the host, and the guest has no register that says so.
+        let refused = wanted == Some(InterruptKind::Intx) && found.is_none();
+        assert!(wanted == found || refused, "{wanted:?} is on, and {found:?} in the host");
+        if intx.1 && host.is_pin_asserted() && !self.may_mask {
+            assert!(host.line().0, "the device asserts its pin, and the guest's line is not");
         }
     }
 

@@ -72,6 +72,11 @@ impl FakeHost {
         self.irqs.assert_pin(asserted, self.device.may_assert());
     }
 
+    /// Whether the device asserts its interrupt pin, and may: Interrupt Disable is clear in hardware.
+    pub fn is_pin_asserted(&self) -> bool {
+        self.irqs.is_asserted() && self.device.may_assert()
+    }
+
     /// The guest ends the interrupt of its line. Whether the embedder is to tell the function: a host that resamples
     /// has done what there was to do.
     #[must_use]

@@ -179,6 +179,11 @@ impl Irqs {
         !self.pin.resample
     }
 
+    /// Whether the device asserts its pin.
+    pub(super) fn is_asserted(&self) -> bool {
+        self.pin.asserted
+    }
+
     /// Whether the guest's line is asserted, and how often it was.
     pub(super) fn line(&self) -> (bool, u32) {
         (self.pin.line, self.pin.raised)

@@ -1,5 +1,6 @@
 //! The machines against naive models and oracles, on operations that proptest makes up and shrinks.
 
+mod kinds;
 mod msix;
 mod saved;
 mod whole;

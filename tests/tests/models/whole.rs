@@ -6,14 +6,31 @@ use vfio_assign_tests::{BASE, Choices, Op, World};
 
 fn value() -> impl Strategy<Value = u64> {
     prop_oneof![
-        prop::sample::select(vec![0, 1, 2, 3, 6, 7, 0x8000, 0xc000, 0xffff_ffff, BASE << 32 | BASE]),
+        prop::sample::select(vec![
+            0,
+            1,
+            2,
+            3,
+            6,
+            7,
+            0x11,
+            0x21,
+            0x406,
+            0x8000,
+            0xc000,
+            0xffff_ffff,
+            BASE << 32 | BASE
+        ]),
         (0u64..32).prop_map(|page| BASE + page * 0x1000),
         any::<u64>(),
     ]
 }
 
 fn offset() -> impl Strategy<Value = u32> {
-    let known = vec![4, 5, 6, 0x10, 0x14, 0x18, 0x1c, 0x30, 0x44, 0x48, 0x4a, 0x4b, 0x5c, 0x5d, 0x94];
+    let known = vec![
+        4, 5, 6, 0x10, 0x14, 0x18, 0x1c, 0x30, 0x44, 0x48, 0x4a, 0x4b, 0x5c, 0x5d, 0x94, 0x9a, 0x9c, 0xa4,
+        0xa8, 0xac,
+    ];
     prop_oneof![4 => prop::sample::select(known), 1 => 0u32..0x1010]
 }
 
@@ -31,6 +48,7 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         1 => (address(), any::<u8>()).prop_map(|(address, size)| Op::Read { address, size }),
         6 => (address(), 0..9u8, value()).prop_map(|(address, size, value)| Op::Write { address, size, value }),
         1 => any::<u16>().prop_map(|vector| Op::Raise { vector }),
+        1 => prop_oneof![any::<bool>().prop_map(|asserted| Op::Pin { asserted }), Just(Op::EndInterrupt)],
         1 => any::<u16>().prop_map(|vector| Op::Latch { vector }),
         1 => (any::<u16>(), 0..20u8).prop_map(|(vector, after)| Op::Interrupt { vector, after }),
         1 => prop_oneof![Just(Op::Settle), Just(Op::Reset), Just(Op::Reassign)],
