@@ -114,22 +114,31 @@ where
     fn pieces_of(&self, bar: BarIndex, holes: Holes<'_>) -> impl Iterator<Item = BarPiece> {
         let mut next = Some(GuestBarOffset::new(0));
         core::iter::from_fn(move || {
-            let mut piece = self.piece_at(bar, next?, &holes)?;
+            let piece = self.whole_piece_at(bar, next?, &holes)?;
             next = piece.span.last().checked_add(1);
-            if piece.treatment == Treatment::Mapped {
-                piece.page_size = Some(largest_page(piece.span, self.windows.page()));
-                return Some(piece);
-            }
-            // What ends at the page of a stronger claim may go on behind it.
-            while let Some(more) = next.and_then(|next| self.piece_at(bar, next, &holes)) {
-                if (more.treatment, more.reason) != (piece.treatment, piece.reason) {
-                    break;
-                }
-                piece.span = Span::new(piece.span.first(), more.span.last())?;
-                next = more.span.last().checked_add(1);
-            }
             Some(piece)
         })
+    }
+
+    /// The piece of `bar` that starts at `first`, with what goes on behind the page where a stronger claim ends it.
+    fn whole_piece_at(&self, bar: BarIndex, first: GuestBarOffset, holes: &Holes<'_>) -> Option<BarPiece> {
+        let mut whole: Option<BarPiece> = None;
+        let mut next = Some(first);
+        while let Some(mut piece) = next.and_then(|next| self.piece_at(bar, next, holes)) {
+            if piece.treatment == Treatment::Mapped {
+                piece.page_size = Some(largest_page(piece.span, self.windows.page()));
+            }
+            if let Some(before) = whole {
+                let alike = (before.treatment, before.reason) == (piece.treatment, piece.reason);
+                if !alike || before.page_size.is_some() {
+                    break;
+                }
+                piece.span = Span::new(first, piece.span.last())?;
+            }
+            whole = Some(piece);
+            next = piece.span.last().checked_add(1);
+        }
+        whole
     }
 
     /// The piece of `bar` that starts at `first`.
