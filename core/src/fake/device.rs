@@ -163,7 +163,12 @@ impl Device {
             let af = self.af_control == Some(at) && byte & 1 != 0;
             let (writable, clearable) = (self.writable[at], self.clearable[at]);
             let old = self.config[at];
-            self.config[at] = ((old & !writable) | (byte & writable)) & !(byte & clearable);
+            let mut new = ((old & !writable) | (byte & writable)) & !(byte & clearable);
+            // PCI Power Management 1.2, 5.4: out of sleep the only way is to D0; other writes of the state do nothing.
+            if self.pmcsr == Some(at) && new & 3 != 0 && new & 3 < old & 3 {
+                new = (new & !3) | (old & 3);
+            }
+            self.config[at] = new;
             if flr || af {
                 effect = Effect::FunctionReset;
             }
@@ -280,6 +285,7 @@ mod tests {
         let mut device = on(device());
         let pmcsr = ConfigOffset::low(0x44);
         device.config_write(pmcsr, Width::Byte, 3).unwrap();
+        device.config_write(pmcsr, Width::Byte, 1).unwrap();
         assert_eq!(read(&device, 0), Err(FakeError::NotDecoding));
     }
 
