@@ -4,9 +4,12 @@
 //! host: it implements every role of [`host`](crate::host), keeps a record of each call and fails those that
 //! its [`Faults`] name. Nothing here depends on time or on chance.
 //!
+//! A [`Capture`] is a shape as text, taken from a device that exists.
+//!
 //! What it does not do, it refuses: a call that a real host would answer with an error, or that a driver of
 //! the core has no business making (arm twice, poll an event that is not there), is an error here as well.
 
+mod capture;
 mod device;
 mod faults;
 mod host;
@@ -14,6 +17,7 @@ mod irqs;
 mod kernel;
 mod shape;
 
+pub use capture::{Capture, CaptureError, CaptureProblem, CapturedInterrupts, CapturedRegion};
 pub use faults::{CallKind, FakeError, Faults};
 pub use host::{Call, FakeHost};
 pub use kernel::Raised;
