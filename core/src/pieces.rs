@@ -121,7 +121,7 @@ where
         };
         let msix = self.interrupts.msix.as_ref();
         match register {
-            Register::Command => u32::from(self.command.bits()),
+            Register::Command | Register::CommandWithoutPin => u32::from(self.command.bits()),
             Register::Bar(bar) => self.bars.read(bar),
             Register::MsixControl => msix.map_or(0, |msix| upper_half(msix.message_control())),
             Register::MsixTable => msix.map_or(0, |msix| msix.layout().table_register()),
@@ -142,7 +142,7 @@ where
         let value = u32::from_le_bytes(bytes) & lanes.mask();
         self.operation.forwards.clear();
         match register {
-            Register::Command => self.write_command(value, lanes),
+            Register::Command | Register::CommandWithoutPin => self.write_command(value, lanes),
             Register::Bar(bar) => {
                 let changed = self.bars.write(bar, value, lanes);
                 if changed {

@@ -106,8 +106,8 @@ pub enum RestoreError {
     /// A section is missing, is not where it belongs, or has values that no function writes.
     #[error("the {0} section is not as it must be")]
     Section(SavedSection),
-    /// Configuration space had another size, or the MSI-X capability, table or Pending Bit Array was elsewhere, or
-    /// the MSI capability.
+    /// Its ids, Revision ID or Class Code were others, configuration space had another size, or the MSI-X capability,
+    /// table or Pending Bit Array was elsewhere, or the MSI capability.
     #[error("the state is that of another device")]
     AnotherDevice,
     /// A BAR was of another kind or size.
@@ -159,6 +159,8 @@ struct BarRecord {
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
 struct FunctionRecord {
+    /// What the guest knows the device by: `ConfigMap::identity`.
+    identity: [U32; 3],
     config_size: U16,
     command: U16,
     /// PowerState, as in a PMCSR.
@@ -215,7 +217,7 @@ const _: () = {
     assert!(size_of::<Header>() == 16);
     assert!(size_of::<SectionHeader>() == 8);
     assert!(size_of::<BarRecord>() == 24);
-    assert!(size_of::<FunctionRecord>() == 176);
+    assert!(size_of::<FunctionRecord>() == 188);
     assert!(size_of::<MsixRecord>() == 16);
     assert!(size_of::<VectorRecord>() == 16);
 };
@@ -382,14 +384,15 @@ where
             value: value.into(),
         });
         let (config_size, command) = (self.map.size().into(), self.command.bits().into());
-        FunctionRecord { config_size, command, power: self.power.to_pmcsr().into(), bars }
+        let (identity, power) = (self.map.identity().map(U32::new), self.power.to_pmcsr().into());
+        FunctionRecord { identity, config_size, command, power, bars }
     }
 
     fn fitting_function<'a>(&self, body: &'a [u8]) -> Result<&'a FunctionRecord, RestoreError> {
         let wrong = RestoreError::Section(SavedSection::Function);
         let record = FunctionRecord::ref_from_bytes(body).map_err(|_| wrong)?;
         let own = self.function_record();
-        if record.config_size != own.config_size {
+        if (record.identity, record.config_size) != (own.identity, own.config_size) {
             return Err(RestoreError::AnotherDevice);
         }
         let power = PowerState::from_pmcsr(record.power.get());

@@ -45,8 +45,10 @@ pub struct ConfigMap {
     supports_d2: bool,
     no_soft_reset: bool,
     power_control: Option<ConfigOffset>,
-    /// Vendor ID and Device ID, then Subsystem Vendor ID and Subsystem ID, where they are not hardware's.
+    /// Vendor ID and Device ID, then Subsystem Vendor ID and Subsystem ID, as the guest reads them.
     ids: [u32; 2],
+    /// Revision ID and Class Code.
+    class: u32,
     /// Device/Port Type in its place in the first dword of PCI Express.
     port_type: u32,
 }
@@ -91,9 +93,10 @@ impl ConfigMap {
             no_soft_reset: false,
             power_control: None,
             ids: [0; 2],
+            class: image.dword(header::REVISION_AND_CLASS),
             port_type: express::INTEGRATED_ENDPOINT,
         };
-        map.put(header::COMMAND, Register::Command)?;
+        map.put(header::COMMAND, Register::CommandWithoutPin)?;
         map.put(header::HEADER_TYPE_DWORD, Register::HeaderType)?;
         for (index, bar) in (0u16..).zip(BarIndex::BARS) {
             if let Some(offset) = header::BAR0.checked_add(index.wrapping_mul(4)) {
@@ -149,6 +152,12 @@ impl ConfigMap {
         self.no_soft_reset
     }
 
+    /// What a guest knows a device by: its ids, Revision ID and Class Code.
+    pub(crate) fn identity(&self) -> [u32; 3] {
+        let [ids, subsystem] = self.ids;
+        [ids, subsystem, self.class]
+    }
+
     /// What the guest reads from a register whose value does not change.
     pub(crate) fn constant(&self, register: Register) -> u32 {
         let [ids, subsystem] = self.ids;
@@ -188,12 +197,17 @@ impl ConfigMap {
         }
     }
 
-    /// The interrupt pin is offered: the register is hardware's.
+    /// The interrupt pin is offered: its register is hardware's, and so is Interrupt Status.
     pub(crate) fn show_interrupt_pin(&mut self) {
         self.entries.retain(|entry| entry.register != Register::NoInterruptPin);
+        for entry in &mut self.entries {
+            if entry.register == Register::CommandWithoutPin {
+                entry.register = Register::Command;
+            }
+        }
     }
 
-    /// The ids that the guest reads, where they are not all the device's.
+    /// The ids that the guest reads, which need not be the device's.
     fn put_ids(&mut self, image: ConfigImage<'_>, ids: &Ids) -> Result<(), ConfigMapError> {
         self.ids = [
             self.put_pair(image, header::ID, Register::Ids, [ids.vendor, ids.device])?,

@@ -21,6 +21,8 @@ pub enum Register {
     SubsystemIds,
     /// Command and Status.
     Command,
+    /// The same, with no pin: Interrupt Status reads zero, whatever the device wants to signal.
+    CommandWithoutPin,
     /// The dword of Header Type: one function, whatever hardware says.
     HeaderType,
     /// A Base Address Register, or a half of one, or the ROM's.
@@ -122,6 +124,10 @@ impl Policy {
             }
             Register::Command => {
                 Self { virtual_read: Self::COMMAND, virtual_write: Self::COMMAND, forward: u32::MAX }
+            }
+            Register::CommandWithoutPin => {
+                let command = Self::of(Register::Command);
+                Self { virtual_read: command.virtual_read | header::INTERRUPT_STATUS, ..command }
             }
             Register::HeaderType => Self {
                 virtual_read: header::MULTI_FUNCTION,

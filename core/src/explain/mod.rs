@@ -180,7 +180,8 @@ mod tests {
         let expected = "\
 config 0x000..=0x003 hardware, forwarded: Vendor ID, Device ID
 config 0x004..=0x005 merged, both: Command, Status
-config 0x006..=0x007 hardware, forwarded: Command, Status
+config 0x006..=0x006 merged, forwarded: Command, Status
+config 0x007..=0x007 hardware, forwarded: Command, Status
 config 0x008..=0x00b hardware, forwarded: Revision ID, Class Code
 config 0x00c..=0x00d hardware, forwarded: Header Type
 config 0x00e..=0x00e merged, forwarded: Header Type

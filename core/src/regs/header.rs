@@ -11,6 +11,8 @@ pub const ID: ConfigOffset = ConfigOffset::low(0x00);
 pub const COMMAND: ConfigOffset = ConfigOffset::low(0x04);
 /// Status, the upper half of the dword at [`COMMAND`].
 pub const STATUS: ConfigOffset = ConfigOffset::low(0x06);
+/// Revision ID and Class Code.
+pub const REVISION_AND_CLASS: ConfigOffset = ConfigOffset::low(0x08);
 /// Cache Line Size, Latency Timer, Header Type and BIST.
 pub const HEADER_TYPE_DWORD: ConfigOffset = ConfigOffset::low(0x0c);
 /// The first Base Address Register.
@@ -28,6 +30,8 @@ pub const INTERRUPT_LINE: ConfigOffset = ConfigOffset::low(0x3c);
 pub const MULTI_FUNCTION: u32 = 0x0080_0000;
 /// Interrupt Pin, as bits of its dword.
 pub const INTERRUPT_PIN: u32 = 0x0000_ff00;
+/// Interrupt Status of the Status register, as a bit of the dword at [`COMMAND`].
+pub const INTERRUPT_STATUS: u32 = 0x0008_0000;
 /// Capabilities List of the Status register.
 pub const STATUS_CAPABILITIES_LIST: u16 = 0x0010;
 

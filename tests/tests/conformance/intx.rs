@@ -60,6 +60,25 @@ fn i2_a_pin_that_there_is_not_is_hidden() {
     assert_eq!((rig.config_read(0x3d, 1), rig.findings), (0, vec![Finding::Intx(IntxFinding::NoSuchPin(5))]));
 }
 
+/// What the guest reads of Status while the device has a reason to assert its pin.
+fn status_of(shape: &Shape) -> u64 {
+    let mut rig = Rig::started(shape);
+    rig.host.assert_pin(true);
+    rig.config_read(6, 2)
+}
+
+#[test]
+fn i2_interrupt_status_is_the_device_s() {
+    assert_eq!(status_of(&Shape::nvme(4).pin()), 0x0018);
+}
+
+#[test]
+fn i5_a_pin_that_is_hidden_shows_no_interrupt_status() {
+    let mut shape = Shape::nvme(4).pin();
+    shape.carried[0] = false;
+    assert_eq!((status_of(&shape), status_of(&Shape::nvme(4))), (0x0010, 0x0010));
+}
+
 #[test]
 fn i2_an_asserted_pin_asserts_the_guest_s_line_until_the_guest_ends_it() {
     let mut rig = rig();

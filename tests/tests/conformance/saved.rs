@@ -5,7 +5,7 @@ use vfio_assign_core::fake::Shape;
 use vfio_assign_core::host::InterruptKind;
 use vfio_assign_core::regs::power::PowerState;
 use vfio_assign_core::{
-    Access, BarIndex, Begin, BusMastering, RestoreError, SaveError, SavedSection, Target,
+    Access, BarIndex, Begin, BusMastering, Ids, Options, RestoreError, SaveError, SavedSection, Target,
 };
 use vfio_assign_tests::{BASE, Rig, message, sealed, vector};
 
@@ -52,10 +52,11 @@ fn forged(mut bytes: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     sealed(bytes)
 }
 
-/// Where the bodies of the sections start, behind a header of 16 bytes and one of 8 each, and where the seven
-/// records of BARs, 24 bytes each.
+/// Where the bodies of the sections start, behind a header of 16 bytes and one of 8 each; and in the first of them,
+/// behind 12 bytes of ids, what the guest has written, and the seven records of BARs, 24 bytes each.
 const FUNCTION: usize = 16 + 8;
-const BARS: usize = FUNCTION + 8;
+const POWER: usize = FUNCTION + 12 + 4;
+const BARS: usize = POWER + 4;
 const MSIX: usize = BARS + 7 * 24 + 8;
 
 #[test]
@@ -203,6 +204,31 @@ fn s1_another_bar_layout_is_an_error() {
 }
 
 #[test]
+fn s1_another_device_of_the_same_layout_is_an_error() {
+    let shape = Shape::nvme(4);
+    let bytes = saved(&stopped(&shape));
+    // Vendor ID, Device ID, Revision ID, the three bytes of Class Code, Subsystem Vendor ID, Subsystem ID.
+    for at in [0x00, 0x02, 0x08, 0x09, 0x0a, 0x0b, 0x2c, 0x2e] {
+        let mut other = shape.clone();
+        other.put(at, &[0x77]);
+        assert_eq!(refused(&other, &bytes), RestoreError::AnotherDevice, "byte {at:#x}");
+    }
+}
+
+#[test]
+fn s1_ids_that_the_guest_reads_are_those_that_count() {
+    let shape = Shape::nvme(4);
+    let ids = Ids { device: Some(0x1234), ..Ids::default() };
+    let mut rig = Rig::with(&shape, Options { ids, ..Options::default() }).unwrap();
+    stop(&mut rig);
+    let bytes = saved(&rig);
+    let mut other = shape.clone();
+    other.put(0x02, &[0x34, 0x12]);
+    assert_eq!(refused(&shape, &bytes), RestoreError::AnotherDevice);
+    restored(&other, &bytes);
+}
+
+#[test]
 fn s1_another_config_size_is_an_error() {
     let mut shape = Shape::nvme(4);
     let bytes = saved(&stopped(&shape));
@@ -231,8 +257,8 @@ fn s1_values_that_no_function_writes_are_errors() {
         // bit below a BAR's size.
         (FUNCTION - 8, 2, function),
         (FUNCTION - 6, 1, function),
-        (FUNCTION + 4, 4, function),
-        (FUNCTION + 5, 1, function),
+        (POWER, 4, function),
+        (POWER + 1, 1, function),
         (BARS + 17, 0x01, function),
         // The section's length; a reserved bit of Message Control, of an address, of the flags.
         (MSIX - 4, 0x40, msix),
