@@ -1,0 +1,4 @@
+//! Every case there is, where there are few enough: nothing here is sampled.
+
+mod config;
+mod config_model;
