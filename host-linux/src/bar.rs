@@ -3,6 +3,7 @@
 
 use crate::device::{Device, RegionError};
 use crate::errno::Errno;
+use crate::fault::FaultHandler;
 use crate::kernel::MapArea;
 use crate::region::{RegionIndex, RegionInfo};
 use crate::sys::{HostRange, Mapping, Placement};
@@ -29,9 +30,9 @@ pub enum RegisterPath {
     /// By `pread` and `pwrite`: a device that is gone or asleep gives an error.
     #[default]
     Kernel,
-    /// Through the mapping: an aligned access of 8 bytes stays one, but where the device is gone or asleep
-    /// the access kills the process with SIGBUS, unless the process handles that.
-    Mapping,
+    /// Through the mapping, without a call: an aligned access of 8 bytes stays one, and where the device is gone or
+    /// asleep the handler makes an error of the fault.
+    Mapping(FaultHandler),
 }
 
 /// An area that the kernel offered and then did not map. Its registers are accessed through the kernel.
@@ -127,8 +128,9 @@ impl MappedBars {
         let mut data = [0; 8];
         let bytes = &mut data[..width.bytes()];
         let through = self.through(bar, offset, width.bytes());
-        if !through.is_some_and(|(mapped, offset)| mapped.mapping.read(offset, bytes)) {
-            self.device.read(RegionIndex::bar(bar), offset.get(), bytes)?;
+        match through.and_then(|(mapped, at)| mapped.mapping.read(at, bytes)) {
+            Some(done) => done.map_err(|_| fault(bar, offset, width))?,
+            None => self.device.read(RegionIndex::bar(bar), offset.get(), bytes)?,
         }
         Ok(u64::from_le_bytes(data))
     }
@@ -148,10 +150,10 @@ impl MappedBars {
         let data = value.to_le_bytes();
         let bytes = &data[..width.bytes()];
         let through = self.through(bar, offset, width.bytes());
-        if !through.is_some_and(|(mapped, offset)| mapped.mapping.write(offset, bytes)) {
-            self.device.write(RegionIndex::bar(bar), offset.get(), bytes)?;
+        match through.and_then(|(mapped, at)| mapped.mapping.write(at, bytes)) {
+            Some(done) => done.map_err(|_| fault(bar, offset, width)),
+            None => self.device.write(RegionIndex::bar(bar), offset.get(), bytes),
         }
-        Ok(())
     }
 
     fn map_bar(&mut self, bar: BarIndex) {
@@ -176,7 +178,7 @@ impl MappedBars {
     fn through(&self, bar: BarIndex, offset: PhysBarOffset, size: usize) -> Option<(&MappedArea, usize)> {
         match self.path {
             RegisterPath::Kernel => None,
-            RegisterPath::Mapping => self.find(bar, offset, size),
+            RegisterPath::Mapping(_) => self.find(bar, offset, size),
         }
     }
 
@@ -187,6 +189,11 @@ impl MappedBars {
             (within.checked_add(size)? <= mapped.mapping.length()).then_some((mapped, within))
         })
     }
+}
+
+/// The device did not answer through its mapping.
+fn fault(bar: BarIndex, offset: PhysBarOffset, width: Width) -> RegionError {
+    RegionError::Fault { region: RegionIndex::bar(bar), offset: offset.get(), length: width.bytes() }
 }
 
 /// The offered areas that are inside the region and can be mapped as they are.
@@ -255,6 +262,10 @@ mod tests {
 
     const BAR0: BarIndex = BarIndex::BARS[0];
 
+    fn mapping() -> RegisterPath {
+        RegisterPath::Mapping(FaultHandler::install().unwrap())
+    }
+
     fn write_and_read(path: RegisterPath, width: Width) -> u64 {
         let test = TestDevice::open();
         let bars = MappedBars::map(test.device.clone(), path, &[]);
@@ -270,22 +281,34 @@ mod tests {
 
     #[test]
     fn mapping_path_writes_the_width_and_no_more() {
-        assert_eq!(write_and_read(RegisterPath::Mapping, Width::Word), 0x2211);
+        assert_eq!(write_and_read(mapping(), Width::Word), 0x2211);
     }
 
     #[test]
     fn mapping_path_makes_no_call() {
         let test = TestDevice::open();
-        let bars = MappedBars::map(test.device.clone(), RegisterPath::Mapping, &[]);
+        let bars = MappedBars::map(test.device.clone(), mapping(), &[]);
         let before = test.device.host().calls();
         bars.read(BAR0, PhysBarOffset::new(0), Width::Qword).unwrap();
         assert_eq!(test.device.host().calls(), before);
     }
 
     #[test]
+    fn device_that_does_not_answer_through_its_mapping_is_an_error() {
+        let test = TestDevice::open();
+        let bars = MappedBars::map(test.device.clone(), mapping(), &[]);
+        rustix::fs::ftruncate(&*test.device, 0).unwrap();
+        let region = RegionIndex::bar(BAR0);
+        let fault = RegionError::Fault { region, offset: 8, length: 4 };
+        let offset = PhysBarOffset::new(8);
+        assert_eq!(bars.read(BAR0, offset, Width::Dword), Err(fault));
+        assert_eq!(bars.write(BAR0, offset, Width::Dword, 0), Err(fault));
+    }
+
+    #[test]
     fn excluded_bar_is_accessed_through_the_kernel() {
         let test = TestDevice::open();
-        let bars = MappedBars::map(test.device.clone(), RegisterPath::Mapping, &[BAR0]);
+        let bars = MappedBars::map(test.device.clone(), mapping(), &[BAR0]);
         bars.read(BAR0, PhysBarOffset::new(0), Width::Dword).unwrap();
         assert_eq!((bars.areas(BAR0), test.device.host().calls()["pread"]), (vec![], 1));
     }
@@ -294,7 +317,7 @@ mod tests {
     fn area_that_is_not_mapped_is_noted_and_accessed_through_the_kernel() {
         let test = TestDevice::open();
         test.kernel.fail("map_area", Errno::ENOMEM);
-        let bars = MappedBars::map(test.device.clone(), RegisterPath::Mapping, &[]);
+        let bars = MappedBars::map(test.device.clone(), mapping(), &[]);
         let area = MmapArea { offset: 0, size: 0x4000 };
         assert_eq!(bars.failed(), [UnmappedArea { bar: BAR0, area, errno: Errno::ENOMEM }]);
         assert_eq!(bars.read(BAR0, PhysBarOffset::new(0), Width::Dword), Ok(0));
@@ -311,7 +334,7 @@ mod tests {
     #[test]
     fn access_past_the_bar_is_refused() {
         let test = TestDevice::open();
-        let bars = MappedBars::map(test.device.clone(), RegisterPath::Mapping, &[]);
+        let bars = MappedBars::map(test.device.clone(), mapping(), &[]);
         let region = RegionIndex::bar(BAR0);
         let outside = RegionError::Outside { region, offset: 0x4000, length: 4, size: 0x4000 };
         assert_eq!(bars.read(BAR0, PhysBarOffset::new(0x4000), Width::Dword), Err(outside));

@@ -64,6 +64,16 @@ pub enum RegionError {
         /// What the kernel said.
         errno: Errno,
     },
+    /// The mapping has nothing behind it (SIGBUS): the device is gone, asleep, or does not decode.
+    #[error("{region}: {length} bytes at {offset:#x}: the device does not answer through its mapping")]
+    Fault {
+        /// The region.
+        region: RegionIndex,
+        /// The first byte.
+        offset: u64,
+        /// How many bytes.
+        length: usize,
+    },
     /// The kernel moved fewer bytes.
     #[error("{region}: {done} of {length} bytes at {offset:#x}")]
     Short {

@@ -3,6 +3,7 @@
 //! The address is chosen so that the kernel can use large pages: a device's memory is aligned to its size,
 //! so a mapping whose address agrees with the offset modulo 1 GiB can be mapped by 1 GiB pages.
 
+use super::fault::{self, Fault};
 use super::memory::HostRange;
 use crate::errno::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
@@ -62,58 +63,34 @@ impl Mapping {
         Some(HostRange::new(self.address.addr().get() + offset, length))
     }
 
-    /// Reads 1, 2, 4 or 8 bytes at a multiple of as many, as one access; `false` where that is not so or
-    /// the bytes are outside.
-    pub(crate) fn read(&self, offset: usize, data: &mut [u8]) -> bool {
-        let Some(at) = self.locate(offset, data.len()) else {
-            return false;
-        };
-        match data.len() {
-            1 => data.copy_from_slice(&self.load::<u8>(at).to_ne_bytes()),
-            2 => data.copy_from_slice(&self.load::<u16>(at).to_ne_bytes()),
-            4 => data.copy_from_slice(&self.load::<u32>(at).to_ne_bytes()),
-            8 => data.copy_from_slice(&self.load::<u64>(at).to_ne_bytes()),
-            _ => return false,
-        }
-        true
+    /// Reads 1, 2, 4 or 8 bytes at a multiple of as many, as one access; `None` where that is not so or the bytes are
+    /// outside.
+    pub(crate) fn read(&self, offset: usize, data: &mut [u8]) -> Option<Result<(), Fault>> {
+        let register = self.locate(offset, data.len())?;
+        // SAFETY: the register is mapped while `self` lives, and aligned for an access of this width.
+        let loaded = unsafe { fault::load(register, data.len()) };
+        Some(loaded.map(|value| data.copy_from_slice(&value.to_le_bytes()[..data.len()])))
     }
 
-    /// Writes 1, 2, 4 or 8 bytes at a multiple of as many, as one access; `false` where that is not so, the
-    /// bytes are outside, or the mapping is for reading only.
-    pub(crate) fn write(&self, offset: usize, data: &[u8]) -> bool {
-        let Some(at) = self.locate(offset, data.len()).filter(|_| self.writable) else {
-            return false;
-        };
-        match *data {
-            [a] => self.store(at, a),
-            [a, b] => self.store(at, u16::from_ne_bytes([a, b])),
-            [a, b, c, d] => self.store(at, u32::from_ne_bytes([a, b, c, d])),
-            [a, b, c, d, e, f, g, h] => self.store(at, u64::from_ne_bytes([a, b, c, d, e, f, g, h])),
-            _ => return false,
-        }
-        true
+    /// Writes 1, 2, 4 or 8 bytes at a multiple of as many, as one access; `None` where that is not so, the bytes are
+    /// outside, or the mapping is for reading only.
+    pub(crate) fn write(&self, offset: usize, data: &[u8]) -> Option<Result<(), Fault>> {
+        let register = self.locate(offset, data.len()).filter(|_| self.writable)?;
+        let mut value = [0; 8];
+        value[..data.len()].copy_from_slice(data);
+        // SAFETY: as in `read`, and the mapping is writable.
+        Some(unsafe { fault::store(register, data.len(), u64::from_le_bytes(value)) })
     }
 
-    /// The offset, if an aligned access of `width` bytes there is wholly inside.
-    fn locate(&self, offset: usize, width: usize) -> Option<Aligned> {
+    /// The register at an offset, if an aligned access of `width` bytes there is wholly inside.
+    fn locate(&self, offset: usize, width: usize) -> Option<NonNull<u8>> {
         let end = offset.checked_add(width)?;
         let fits = width.is_power_of_two() && width <= 8 && offset.is_multiple_of(width);
-        (fits && end <= self.length).then_some(Aligned(offset))
-    }
-
-    fn load<T: Copy>(&self, at: Aligned) -> T {
-        // SAFETY: `at` was checked to be inside, for an access of this size.
-        let register = unsafe { self.address.add(at.0) }.cast::<T>();
-        // SAFETY: the mapping starts at a page, so an aligned offset is an aligned address; any bytes are
-        // a valid integer; the pages stay mapped while `self` lives.
-        unsafe { register.read_volatile() }
-    }
-
-    fn store<T: Copy>(&self, at: Aligned, value: T) {
-        // SAFETY: `at` was checked to be inside, for an access of this size.
-        let register = unsafe { self.address.add(at.0) }.cast::<T>();
-        // SAFETY: as in `load`, and the mapping is writable.
-        unsafe { register.write_volatile(value) }
+        if !fits || end > self.length {
+            return None;
+        }
+        // SAFETY: the register is inside; the mapping starts at a page, so an aligned offset is an aligned address.
+        Some(unsafe { self.address.add(offset) })
     }
 }
 
@@ -122,10 +99,6 @@ impl Drop for Mapping {
         unmap(self.address, self.length);
     }
 }
-
-/// An offset that was checked against the mapping's length and the access's width.
-#[derive(Clone, Copy)]
-struct Aligned(usize);
 
 /// Address space with nothing in it, taken so that nobody else gets it.
 struct Reservation {
@@ -215,7 +188,7 @@ mod tests {
     fn read_sees_the_file_from_its_offset_on() {
         let mapping = Mapping::new(region(2).as_fd(), 0x1000, 0x1000, PAGE, false).unwrap();
         let mut data = [0; 4];
-        assert!(mapping.read(4, &mut data));
+        assert_eq!(mapping.read(4, &mut data), Some(Ok(())));
         assert_eq!(data, [4, 5, 6, 7]);
     }
 
@@ -223,39 +196,39 @@ mod tests {
     fn eight_bytes_are_written_and_read_back() {
         let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
         let mut data = [0; 8];
-        assert!(mapping.write(0xff8, &[8, 7, 6, 5, 4, 3, 2, 1]));
-        assert!(mapping.read(0xff8, &mut data));
+        assert_eq!(mapping.write(0xff8, &[8, 7, 6, 5, 4, 3, 2, 1]), Some(Ok(())));
+        assert_eq!(mapping.read(0xff8, &mut data), Some(Ok(())));
         assert_eq!(data, [8, 7, 6, 5, 4, 3, 2, 1]);
     }
 
     #[test]
     fn access_across_the_end_is_refused() {
         let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
-        assert!(!mapping.read(0x1000, &mut [0; 1]));
+        assert_eq!(mapping.read(0x1000, &mut [0; 1]), None);
     }
 
     #[test]
     fn access_that_wraps_is_refused() {
         let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
-        assert!(!mapping.read(usize::MAX - 3, &mut [0; 4]));
+        assert_eq!(mapping.read(usize::MAX - 3, &mut [0; 4]), None);
     }
 
     #[test]
     fn unaligned_access_is_refused() {
         let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
-        assert!(!mapping.write(2, &[0; 4]));
+        assert_eq!(mapping.write(2, &[0; 4]), None);
     }
 
     #[test]
     fn width_of_three_is_refused() {
         let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
-        assert!(!mapping.read(0, &mut [0; 3]));
+        assert_eq!(mapping.read(0, &mut [0; 3]), None);
     }
 
     #[test]
     fn write_to_a_mapping_for_reading_is_refused() {
         let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, false).unwrap();
-        assert!(!mapping.write(0, &[1]));
+        assert_eq!(mapping.write(0, &[1]), None);
     }
 
     #[test]

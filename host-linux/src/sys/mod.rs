@@ -1,4 +1,4 @@
-//! What cannot be said in safe Rust: `ioctl`, `mmap`, and access through mappings.
+//! What cannot be said in safe Rust: `ioctl`, `mmap`, access through mappings, and the handler of its faults.
 //!
 //! Every function here is safe to call unless it says otherwise; the rest of the crate has no `unsafe`.
 //! Nothing in this folder decides anything: it makes one system call and gives back what the kernel said.
@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "system calls that take memory, and accesses through mappings, need it")]
 
 mod eventfd;
+pub(crate) mod fault;
 mod ioctl;
 #[cfg(feature = "kvm")]
 pub(crate) mod kvm;
