@@ -6,6 +6,7 @@
 use crate::device::Device;
 use crate::errno::Errno;
 use crate::group::VfioFiles;
+use crate::irq::IrqKind;
 use crate::kernel::{Host, Kernel, MapArea};
 use crate::manager::{Vm, VmOptions};
 use crate::retry::{Clock, RetryPolicy};
@@ -15,6 +16,7 @@ use crate::sys::vfio::{IrqData, IrqSet};
 use crate::sys::{HostRange, Mapping};
 use crate::sysfs::tests::FakeSysfs;
 use rustix::fs::MemfdFlags;
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -42,6 +44,8 @@ struct Script {
     faults: Vec<Fault>,
     /// The inode of the device that was lent last.
     device: Option<u64>,
+    /// Interrupts that a device has besides its pin and MSI-X, by VFIO's number.
+    offered: BTreeMap<u32, u32>,
 }
 
 struct Fault {
@@ -109,6 +113,11 @@ impl TestKernel {
             released.recv().unwrap_or(Ok(())).map(|()| None)
         });
         Held { reached, release }
+    }
+
+    /// Devices have so many interrupts of this kind.
+    pub(crate) fn offer(&self, kind: IrqKind, count: u32) {
+        self.0.lock().unwrap().offered.insert(kind.get(), count);
     }
 
     fn intervene(
@@ -185,8 +194,14 @@ pub(crate) struct TestDevice {
 
 impl TestDevice {
     pub(crate) fn open() -> Self {
+        Self::open_with(|_| {})
+    }
+
+    /// The same, of a kernel that was told something before.
+    pub(crate) fn open_with(tell: impl FnOnce(&TestKernel)) -> Self {
         let sysfs = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(7));
         let kernel = TestKernel::default();
+        tell(&kernel);
         let interval = Duration::from_secs(1);
         let retry = RetryPolicy { interval, tries: 3, clock: Arc::new(kernel.clone()) };
         let options = VmOptions { sysfs: sysfs.sysfs(), retry, ..VmOptions::default() };
@@ -200,8 +215,9 @@ fn file() -> Result<OwnedFd, Errno> {
     Ok(rustix::fs::memfd_create("test-kernel", MemfdFlags::CLOEXEC)?)
 }
 
-/// The configuration space of a function with one BAR and MSI-X, its table at 0x2000 and its PBA at 0x3000.
-fn config() -> [u8; 256] {
+/// The configuration space of a function with one BAR and MSI-X, its table at 0x2000 and its PBA at 0x3000; and with
+/// eight vectors of MSI, if it is to have that.
+fn config(msi: bool) -> [u8; 256] {
     let mut config = [0; 256];
     put(&mut config, 0, &[0x36, 0x1b, 0x10, 0]);
     // INTA#.
@@ -210,6 +226,11 @@ fn config() -> [u8; 256] {
     put(&mut config, 6, &[0x10]);
     put(&mut config, 0x34, &[0x40]);
     put(&mut config, 0x40, &[0x11, 0, VECTORS as u8 - 1, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
+    if msi {
+        put(&mut config, 0x41, &[0x50]);
+        // Multiple Message Capable: 8; addresses of 64 bits.
+        put(&mut config, 0x50, &[5, 0, 0x86, 0]);
+    }
     config
 }
 
@@ -260,7 +281,8 @@ impl Kernel for TestKernel {
     fn device_fd(&self, _: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
         self.note(format!("device_fd {}", name.to_str().unwrap()))?;
         let device = file()?;
-        rustix::io::pwrite(&device, &config(), CONFIG_OFFSET)?;
+        let msi = self.0.lock().unwrap().offered.contains_key(&IrqKind::Msi.get());
+        rustix::io::pwrite(&device, &config(msi), CONFIG_OFFSET)?;
         self.0.lock().unwrap().device = Some(rustix::fs::fstat(&device)?.st_ino);
         Ok(device)
     }
@@ -293,7 +315,7 @@ impl Kernel for TestKernel {
         let count = match index {
             0 => 1,
             2 => VECTORS,
-            _ => 0,
+            other => self.0.lock().unwrap().offered.get(&other).copied().unwrap_or(0),
         };
         Ok(v::vfio_irq_info { argsz: 16, flags: v::VFIO_IRQ_INFO_EVENTFD, index, count })
     }

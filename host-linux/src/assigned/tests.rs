@@ -2,16 +2,18 @@
 
 use super::*;
 use crate::bar::WindowMemory;
+use crate::device::ResetError;
 use crate::dma::GuestRegion;
 use crate::errno::Errno;
 use crate::gate::MappingThread;
 use crate::guest::LineEnd;
 use crate::manager::Vm;
+use crate::region::RegionIndex;
 use crate::sys::{EventFd, GuestMemory, MemoryBacking};
 use crate::testing::{Held, TestDevice, TestKernel};
 use std::thread;
 use vfio_assign_core::host::Message;
-use vfio_assign_core::{Span, VectorIndex};
+use vfio_assign_core::{GuestAddr, ResetOutcome, Span, VectorIndex};
 
 const BAR_AT: u64 = 0xd000_0000;
 const TABLE: u64 = BAR_AT + 0x2000;
@@ -449,3 +451,5 @@ fn pin_that_leads_nowhere_is_hidden_and_reported() {
     assigned.config_read(0x3d, &mut pin);
     assert_eq!((pin, assigned.findings()), ([0], &[Finding::NotCarried(InterruptKind::Intx)][..]));
 }
+
+mod lifecycle;

@@ -1,0 +1,127 @@
+//! The guest's accesses: to registers that only pass through, past the function's lock; to all else, through it.
+
+use super::Assigned;
+use crate::guest::GuestSide;
+use std::sync::PoisonError;
+use vfio_assign_core::{Access, Bytes, Decoded, GuestAddr, GuestPort, Target};
+
+impl<G: GuestSide> Assigned<G> {
+    /// The guest reads configuration space from byte `offset` on.
+    pub fn config_read(&self, offset: u32, data: &mut [u8]) {
+        self.access(Target::Config(offset), Data::Read(data));
+    }
+
+    /// The guest writes configuration space from byte `offset` on.
+    pub fn config_write(&self, offset: u32, data: &[u8]) {
+        self.access(Target::Config(offset), Data::Write(data));
+    }
+
+    /// The guest reads memory; `false` where this function does not decode the address.
+    pub fn memory_read(&self, address: GuestAddr, data: &mut [u8]) -> bool {
+        self.memory(address, Data::Read(data))
+    }
+
+    /// The guest writes memory; `false` where this function does not decode the address.
+    pub fn memory_write(&self, address: GuestAddr, data: &[u8]) -> bool {
+        self.memory(address, Data::Write(data))
+    }
+
+    /// The guest reads I/O ports; `false` where this function does not decode them.
+    pub fn port_read(&self, port: u16, data: &mut [u8]) -> bool {
+        self.port(port, Data::Read(data))
+    }
+
+    /// The guest writes I/O ports; `false` where this function does not decode them.
+    pub fn port_write(&self, port: u16, data: &[u8]) -> bool {
+        self.port(port, Data::Write(data))
+    }
+
+    fn memory(&self, address: GuestAddr, data: Data<'_>) -> bool {
+        let decoder = self.decoder.read().unwrap_or_else(PoisonError::into_inner);
+        match decoder.memory(address, data.len() as u64) {
+            Decoded::Miss => return false,
+            // The device is accessed with the decoder held, so that the BAR stays where it is.
+            Decoded::Passthrough { bar, offset } => match data {
+                Data::Read(data) => self.passthrough.read(bar, offset, data),
+                Data::Write(data) => self.passthrough.write(bar, offset, data),
+            },
+            Decoded::Function => {
+                drop(decoder);
+                self.access(Target::Memory(address), data);
+            }
+        }
+        true
+    }
+
+    fn port(&self, port: u16, data: Data<'_>) -> bool {
+        let port = GuestPort::new(u64::from(port));
+        let decoder = self.decoder.read().unwrap_or_else(PoisonError::into_inner);
+        let hit = decoder.ports(port, data.len() as u64) != Decoded::Miss;
+        drop(decoder);
+        if hit {
+            self.access(Target::Port(port), data);
+        }
+        hit
+    }
+
+    /// The function is accessed, piece by piece.
+    fn access(&self, target: Target, data: Data<'_>) {
+        let steps = Steps::from(target);
+        match data {
+            Data::Read(data) => {
+                for (piece, target) in data.chunks_mut(Bytes::LIMIT).zip(steps) {
+                    let access = Access::Read { target, size: piece.len() };
+                    let bytes = self.drive(|function, host| function.access(access, host));
+                    for (to, from) in piece.iter_mut().zip(bytes.as_slice()) {
+                        *to = *from;
+                    }
+                }
+            }
+            Data::Write(data) => {
+                for (piece, target) in data.chunks(Bytes::LIMIT).zip(steps) {
+                    let access = Access::Write { target, data: Bytes::from_slice(piece) };
+                    let _ = self.drive(|function, host| function.access(access, host));
+                }
+            }
+        }
+    }
+}
+
+/// What the guest reads into, or writes.
+enum Data<'a> {
+    Read(&'a mut [u8]),
+    Write(&'a [u8]),
+}
+
+impl Data<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Read(data) => data.len(),
+            Self::Write(data) => data.len(),
+        }
+    }
+}
+
+/// The targets of the pieces of a long access, one piece after the other.
+struct Steps(Option<Target>);
+
+impl From<Target> for Steps {
+    fn from(target: Target) -> Self {
+        Self(Some(target))
+    }
+}
+
+impl Iterator for Steps {
+    type Item = Target;
+
+    fn next(&mut self) -> Option<Target> {
+        let target = self.0?;
+        let bytes = Bytes::LIMIT as u64;
+        self.0 = match target {
+            Target::Config(offset) => offset.checked_add(Bytes::LIMIT as u32).map(Target::Config),
+            Target::Memory(address) => address.checked_add(bytes).map(Target::Memory),
+            Target::Port(port) => port.checked_add(bytes).map(Target::Port),
+        };
+        Some(target)
+    }
+}

@@ -1,0 +1,104 @@
+//! What the embedder does with an assigned function besides handing it accesses.
+
+use super::Assigned;
+use crate::device::ResetError;
+use crate::guest::GuestSide;
+use crate::region::RegionIndex;
+use vfio_assign_core::{BusMastering, ResetOutcome, RestoreError, SaveError};
+
+/// Revision ID, Class Code, Cache Line Size, Latency Timer, Header Type and BIST: PCI Local Bus 3.0, 6.1.
+const CLASS_TO_BIST: u64 = 0x08;
+
+impl<G: GuestSide> Assigned<G> {
+    /// The virtual machine is reset: interrupts off, windows out, registers as after power-on, bus mastering
+    /// off in hardware, and the device reset, if it can be; why it was not is in [`Self::reset_error`].
+    ///
+    /// A quarantined function is detached first, which may end its quarantine.
+    pub fn reset(&self) -> ResetOutcome {
+        self.drive(|function, host| {
+            host.reset_error = None;
+            if function.is_quarantined() {
+                // A new guest must not find the old one's device at work in its memory.
+                function.detach(host);
+            }
+            function.reset(host)
+        })
+    }
+
+    /// Why the last [reset](Self::reset) did not reset the device. None where it did, and where the device was not
+    /// asked: it is gone, or the function is still quarantined.
+    pub fn reset_error(&self) -> Option<ResetError> {
+        self.lock().host.reset_error
+    }
+
+    /// The guest has ended an interrupt of the function's pin, where the guest's line is one that the monitor is
+    /// [told](crate::LineEnd::Told) of.
+    pub fn handle_intx_eoi(&self) {
+        self.drive(|function, host| {
+            function.handle_intx_eoi();
+            function.settle(host);
+        });
+    }
+
+    /// Whether the device still answers. One that is gone loses its windows here and decodes nothing from now on:
+    /// call this when `KVM_RUN` fails with `EFAULT`, and run the vCPU again if any function was gone.
+    pub fn check_health(&self) -> bool {
+        self.drive(|function, host| {
+            if function.is_gone() {
+                return false;
+            }
+            // The kernel answers for the ids by itself; these bytes come from the device, and no function has
+            // all of them set.
+            let mut class_to_bist = [0xff; 8];
+            let read = self.device().read(RegionIndex::CONFIG, CLASS_TO_BIST, &mut class_to_bist);
+            if read.is_ok() && class_to_bist != [0xff; 8] {
+                return true;
+            }
+            log::error!("{}: the device is gone", self.bdf());
+            function.handle_gone();
+            function.settle(host);
+            false
+        })
+    }
+
+    /// The virtual machine stops: no interrupt reaches the guest before [`start`](Self::start), and none is lost.
+    ///
+    /// Call it when no vCPU runs. The device goes on with what its driver has told it to do, and writes memory, unless
+    /// bus mastering is to go [off](BusMastering::Off); many devices do not survive losing that in the middle of work.
+    pub fn stop(&self, bus_mastering: BusMastering) {
+        self.drive(|function, host| function.stop(bus_mastering, host));
+    }
+
+    /// The virtual machine goes on: what was held is delivered.
+    pub fn start(&self) {
+        self.drive(|function, host| function.start(host));
+    }
+
+    /// All that the guest can see of the function and the device does not keep itself: registers, the MSI-X table, what
+    /// is pending.
+    ///
+    /// # Errors
+    ///
+    /// The function is not [stopped](Self::stop), or the device is lost.
+    pub fn save(&self) -> Result<Vec<u8>, SaveError> {
+        let driven = self.lock();
+        let mut state = vec![0; driven.function.saved_size()];
+        let length = driven.function.save(&mut state)?;
+        state.truncate(length);
+        Ok(state)
+    }
+
+    /// The function becomes what was [saved](Self::save); it is not stopped, and what was pending is delivered.
+    ///
+    /// # Errors
+    ///
+    /// The state is not that of a function of this shape, or this one is in use: it is to be newly assigned, or newly
+    /// [reset](Self::reset). Nothing has changed then.
+    pub fn restore(&self, state: &[u8]) -> Result<(), RestoreError> {
+        self.drive(|function, host| {
+            function.restore(state)?;
+            function.settle(host);
+            Ok(())
+        })
+    }
+}
