@@ -1,6 +1,7 @@
 //! What the tests across crates have in common: a function on a fake host, the operations that models and fuzz
 //! targets drive it with, and what must hold after each.
 
+mod bytewise;
 mod interrupts;
 mod kinds;
 mod op;
@@ -8,6 +9,7 @@ mod rig;
 mod saved;
 mod world;
 
+pub use bytewise::{Bytewise, Interrupts, Placed, Space, memory_at};
 pub use interrupts::MsixModel;
 pub use kinds::{KindOp, Kinds};
 pub use op::{Choices, Op};

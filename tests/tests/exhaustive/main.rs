@@ -2,3 +2,4 @@
 
 mod config;
 mod config_model;
+mod edges;
