@@ -9,7 +9,7 @@ use vfio_assign_tests::{Choices, Op, Rig, World};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut choices = Choices::new(bytes);
-    let Some(mut world) = choices.shape().and_then(|shape| World::new(&shape)) else {
+    let Some(mut world) = choices.setup().and_then(World::new) else {
         return;
     };
     for op in choices.take(200) {

@@ -48,12 +48,12 @@ fn accepted_is_saved_again(changes: &[u8]) {
 
 fn is_restored(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
-    let Some(mut shape) = choices.shape() else {
+    let Some(mut setup) = choices.setup() else {
         return;
     };
-    // A host that runs out, or that signals everything once more when it grows, treats the two differently.
-    (shape.resizable, shape.host_vectors, shape.routes) = (true, 2048, 4096);
+    // A host that runs out treats the two differently.
+    (setup.shape.host_vectors, setup.shape.routes) = (2048, 4096);
     let ops: Vec<_> = choices.filter(is_fair).take(120).collect();
     let (before, after) = ops.split_at(ops.len() / 2);
-    restoring_is_unseen(&shape, before, after);
+    restoring_is_unseen(setup, before, after);
 }

@@ -7,7 +7,7 @@ use vfio_assign_tests::{Choices, World};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut choices = Choices::new(bytes);
-    if let Some(mut world) = choices.shape().and_then(|shape| World::new(&shape)) {
+    if let Some(mut world) = choices.setup().and_then(World::new) {
         choices.for_each(|op| world.apply(op));
     }
 });

@@ -7,6 +7,7 @@ mod kinds;
 mod op;
 mod rig;
 mod saved;
+mod setup;
 mod world;
 
 pub use bytewise::{Bytewise, Interrupts, Placed, Space, memory_at};
@@ -15,6 +16,7 @@ pub use kinds::{KindOp, Kinds};
 pub use op::{Choices, Op};
 pub use rig::{BASE, MESSAGE, Rig, bar, message, vector};
 pub use saved::{is_fair, restoring_is_unseen, sealed};
+pub use setup::Setup;
 pub use world::World;
 
 /// The README, so that its example compiles and runs.

@@ -1,8 +1,9 @@
 //! [`Op`]: one thing that a guest, a device or a host does. Models drive a function with these, and fuzz targets.
 
 use crate::rig::BASE;
+use crate::setup::Setup;
 use vfio_assign_core::fake::{CallKind, MsixPlan, Shape};
-use vfio_assign_core::{BarIndex, MmapArea, PageSize};
+use vfio_assign_core::{BarIndex, BusMastering, MmapArea, PageSize};
 
 /// One thing that happens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,6 +82,13 @@ pub enum Op {
     },
     /// The embedder settles.
     Settle,
+    /// The machine stops.
+    Stop {
+        /// What becomes of bus mastering.
+        bus_mastering: BusMastering,
+    },
+    /// The machine goes on, stopped or not.
+    Start,
     /// The machine is reset.
     Reset,
     /// The assignment ends and another begins.
@@ -116,13 +124,13 @@ impl<'a> Choices<'a> {
         Self(bytes)
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    pub(crate) fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
-    fn number(&mut self, bytes: usize) -> Option<u64> {
+    pub(crate) fn number(&mut self, bytes: usize) -> Option<u64> {
         let mut value = [0; 8];
         for to in &mut value[..bytes] {
             *to = self.byte()?;
@@ -189,6 +197,12 @@ impl<'a> Choices<'a> {
         Some(shape)
     }
 
+    /// The same, with what its embedder decides.
+    pub fn setup(&mut self) -> Option<Setup> {
+        let shape = self.shape()?;
+        Some(Setup::decided(shape, self))
+    }
+
     fn bend(&mut self, shape: &mut Shape) -> Option<()> {
         shape.host_vectors = u16::from(self.byte()?);
         shape.routes = usize::from(self.byte()?);
@@ -221,7 +235,7 @@ impl Iterator for Choices<'_> {
     type Item = Op;
 
     fn next(&mut self) -> Option<Op> {
-        let op = match self.byte()? % 26 {
+        let op = match self.byte()? % 28 {
             0..=1 => Op::ConfigRead { offset: self.offset()?, size: self.byte()? % 10 },
             2..=7 => Op::ConfigWrite { offset: self.offset()?, size: self.byte()? % 9, value: self.value()? },
             8..=9 => Op::Read { address: self.address()?, size: self.byte()? },
@@ -235,6 +249,11 @@ impl Iterator for Choices<'_> {
             19 => Op::Interrupt { vector: self.number(2)? as u16, after: self.byte()? },
             24 => Op::Pin { asserted: self.byte()? & 1 != 0 },
             25 => Op::EndInterrupt,
+            26 => {
+                let off = self.byte()? & 1 != 0;
+                Op::Stop { bus_mastering: if off { BusMastering::Off } else { BusMastering::Kept } }
+            }
+            27 => Op::Start,
             20 => Op::Settle,
             21 => Op::Reset,
             22 => Op::Reassign,

@@ -1,12 +1,13 @@
 //! [`World`]: a function on a fake host that takes [`Op`]s, and says what is wrong after each.
 
 use crate::op::Op;
-use crate::rig::Rig;
-use vfio_assign_core::fake::{CallKind, FakeHost, Shape};
+use crate::rig::{BASE, Rig};
+use crate::setup::Setup;
+use vfio_assign_core::fake::{CallKind, FakeHost};
 use vfio_assign_core::host::{GuestRange, InterruptKind, Outcome};
 use vfio_assign_core::{
-    Access, AssignedFunction, BarIndex, Begin, BusMastering, Bytes, GuestAddr, GuestPort, PageSize, Target,
-    Vector, VectorIndex, Window,
+    Access, Address, AssignedFunction, BarIndex, Begin, BusMastering, Bytes, GuestAddr, GuestPort,
+    PhysBarOffset, Pin, Span, Target, Vector, VectorIndex, Window,
 };
 
 /// A function, its host, and what is known of what has happened to them.
@@ -14,7 +15,7 @@ use vfio_assign_core::{
 pub struct World {
     /// The function and its host.
     pub rig: Rig,
-    page_size: PageSize,
+    setup: Setup,
     vectors: u16,
     /// An interrupt that is to come in the middle of the next operation.
     interrupt: Option<(VectorIndex, u8)>,
@@ -25,20 +26,20 @@ pub struct World {
 }
 
 impl World {
-    /// The device of this shape, attached; `None` if it is none that can be assigned.
-    pub fn new(shape: &Shape) -> Option<Self> {
-        let mut world = Self::unattached(shape)?;
+    /// The device of this shape or setup, attached; `None` if it is none that can be assigned.
+    pub fn new(setup: impl Into<Setup>) -> Option<Self> {
+        let mut world = Self::unattached(setup.into())?;
         world.rig.function.attach(&mut world.rig.host);
         Some(world)
     }
 
-    fn unattached(shape: &Shape) -> Option<Self> {
+    fn unattached(setup: Setup) -> Option<Self> {
         let (vectors, windows) = (vec![Vector::RESET; 300], vec![Window::default(); 8]);
-        let function = AssignedFunction::new(&shape.description(), vectors, windows, |_| {}).ok()?;
+        let function = AssignedFunction::new(&setup.description(), vectors, windows, |_| {}).ok()?;
         let vectors = function.msix().map_or(0, |msix| msix.count());
-        let rig = Rig { function, host: FakeHost::new(shape), findings: Vec::new() };
+        let rig = Rig { function, host: FakeHost::new(&setup.shape), findings: Vec::new() };
         let (interrupt, may_lose, may_mask) = (None, false, false);
-        Some(Self { rig, page_size: shape.page_size, vectors, interrupt, may_lose, may_mask })
+        Some(Self { rig, setup, vectors, interrupt, may_lose, may_mask })
     }
 
     /// Lets it happen, and looks whether everything is as it must be.
@@ -60,7 +61,10 @@ impl World {
         let mut bytes = Bytes::EMPTY;
         let target = |address| Target::Memory(GuestAddr::new(address));
         match op {
-            Op::ConfigRead { offset, size } => bytes = self.read(Target::Config(offset), size),
+            Op::ConfigRead { offset, size } => {
+                bytes = self.read(Target::Config(offset), size);
+                self.check_ids(offset, bytes);
+            }
             Op::ConfigWrite { offset, size, value } => self.write(Target::Config(offset), size, value),
             Op::Read { address, size } => bytes = self.read(target(address), size),
             Op::Write { address, size, value } => self.write(target(address), size, value),
@@ -82,7 +86,17 @@ impl World {
             Op::EndInterrupt => self.rig.end_interrupt(),
             Op::Interrupt { vector, after } => self.interrupt = Some((self.vector(vector), after)),
             Op::Settle => self.task(AssignedFunction::begin_settle),
-            Op::Reset => self.task(AssignedFunction::begin_reset),
+            Op::Stop { bus_mastering: BusMastering::Kept } => {
+                self.task(|function| function.begin_stop(BusMastering::Kept));
+            }
+            Op::Stop { bus_mastering: BusMastering::Off } => {
+                self.task(|function| function.begin_stop(BusMastering::Off));
+            }
+            Op::Start => self.task(AssignedFunction::begin_start),
+            Op::Reset => {
+                self.task(AssignedFunction::begin_reset);
+                self.check_pins();
+            }
             Op::Reassign => {
                 self.task(AssignedFunction::begin_detach);
                 self.check_detached();
@@ -110,14 +124,14 @@ impl World {
     ///
     /// It cannot be saved or restored, or something is not as it must be.
     #[must_use]
-    pub fn restored(&self, shape: &Shape) -> Self {
+    pub fn restored(&self) -> Self {
         let mut old = self.clone();
         old.task(|function| function.begin_stop(BusMastering::Kept));
         let mut state = vec![0; old.rig.function.saved_size()];
         assert_eq!(old.rig.function.save(&mut state), Ok(state.len()), "saving");
         old.task(AssignedFunction::begin_detach);
         old.check_detached();
-        let mut new = Self::unattached(shape).expect("the device could be assigned before");
+        let mut new = Self::unattached(self.setup.clone()).expect("the device could be assigned before");
         new.rig.host = old.rig.host;
         (new.may_lose, new.may_mask) = (self.may_lose, self.may_mask);
         assert_eq!(new.rig.function.restore(&state), Ok(()), "restoring");
@@ -199,7 +213,9 @@ impl World {
             return;
         }
         for bar in BarIndex::ALL {
-            assert_eq!(host.trapped(bar), function.decoder().range(bar), "what is trapped for {bar}");
+            let trapped = host.trapped(bar);
+            assert_eq!(trapped, function.decoder().range(bar), "what is trapped for {bar}");
+            assert!(trapped.is_none_or(|range| self.may_decode(range)), "{bar} decodes {trapped:?}");
         }
         if let Some(msix) = function.msix() {
             let on = msix.message_control() & 0x8000 != 0;
@@ -208,6 +224,49 @@ impl World {
         self.check_interrupts();
         if !self.may_lose {
             assert_eq!(host.lost_interrupts(), 0, "interrupts that an event held");
+        }
+    }
+
+    /// Whether the embedder lets BARs decode this.
+    fn may_decode(&self, range: GuestRange) -> bool {
+        fn covers<A: Address>(given: &[Option<Span<A>>], range: Span<A>) -> bool {
+            let mut given = given.iter().flatten().peekable();
+            given.peek().is_none()
+                || given.any(|span| span.first() <= range.first() && range.last() <= span.last())
+        }
+        let apertures = self.setup.options.apertures;
+        match range {
+            GuestRange::Memory(range) => covers(&apertures.memory, range),
+            GuestRange::Ports(range) => covers(&[apertures.ports], range),
+        }
+    }
+
+    /// The guest reads the ids that the embedder gave.
+    fn check_ids(&self, offset: u32, bytes: Bytes) {
+        if self.rig.function.is_gone() || self.rig.function.is_quarantined() {
+            return;
+        }
+        let ids = self.setup.options.ids;
+        let given = [(0, ids.vendor), (2, ids.device), (0x2c, ids.subsystem_vendor), (0x2e, ids.subsystem)];
+        for (at, id) in given.into_iter().filter_map(|(at, id)| Some((at, id?))) {
+            for (at, byte) in (at..).zip(id.to_le_bytes()) {
+                let read = u32::checked_sub(at, offset).and_then(|at| bytes.as_slice().get(at as usize));
+                assert!(read.is_none_or(|read| *read == byte), "byte {at:#x} reads {read:x?}");
+            }
+        }
+    }
+
+    /// Pinned BARs are where they belong.
+    fn check_pins(&self) {
+        for (bar, pin) in BarIndex::ALL.into_iter().zip(self.setup.options.pinned) {
+            let address = match pin {
+                Some(Pin::At(address)) => address,
+                // Where it is put.
+                Some(Pin::Host) => BASE,
+                None => continue,
+            };
+            let register = self.rig.function.bars().read(bar);
+            assert_eq!(u64::from(register & !0xf), address & 0xffff_ffff, "{bar}");
         }
     }
 
@@ -249,7 +308,7 @@ impl World {
         let Rig { function, host, .. } = &self.rig;
         let windows = host.windows();
         for (index, window) in windows.iter().enumerate() {
-            let page = self.page_size;
+            let page = self.setup.shape.page_size;
             assert_eq!(window.device.align_out(page), window.device, "{window:?} is no whole pages");
             assert_eq!(window.guest.align_out(page), window.guest, "{window:?} is at no page");
             assert!(
@@ -259,10 +318,14 @@ impl World {
             if let Some(msix) = function.msix() {
                 let layout = msix.layout();
                 for place in [layout.table, layout.pba].iter().filter(|place| place.bar == window.bar) {
-                    let first = vfio_assign_core::PhysBarOffset::new(place.span.first().get());
+                    let first = PhysBarOffset::new(place.span.first().get());
                     let structure = place.span.moved_to(first).expect("a place within the BAR");
                     assert!(!structure.overlaps(window.device), "{window:?} is over {place:?}");
                 }
+            }
+            let excluded = self.setup.unmapped.iter().filter(|found| found.bar == window.bar);
+            for part in excluded.map(|found| found.part) {
+                assert!(part.is_some_and(|part| !part.overlaps(window.device)), "{window:?} is excluded");
             }
             if function.is_quarantined() {
                 continue;

@@ -154,7 +154,11 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
 
     /// Holds every interrupt, or delivers them again, to be settled.
     pub(crate) fn set_stopped(&mut self, stopped: bool) {
-        self.each(if stopped { Settle::stop } else { Settle::start });
+        for kind in BY_RANK {
+            if let Some((settle, table)) = self.parts_mut(kind) {
+                settle.set_stopped(table, stopped);
+            }
+        }
     }
 
     /// Whether MSI or MSI-X is on in the host, or the host may hold events and routes for them.

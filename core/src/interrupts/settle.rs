@@ -222,15 +222,11 @@ impl Settle {
         self.dirty.is_none() && self.working.is_none()
     }
 
-    /// Holds every interrupt, to be settled.
-    pub(super) fn stop(&mut self) {
-        self.stopped = true;
-        self.touch_all();
-    }
-
-    /// Delivers interrupts again, to be settled.
-    pub(super) fn start(&mut self) {
-        self.stopped = false;
+    /// Holds every interrupt, or delivers them again, to be settled.
+    pub(super) fn set_stopped(&mut self, table: &mut [Vector], stopped: bool) {
+        self.stopped = stopped;
+        // A vector that was wired and refused afterwards is neither wired nor tried otherwise.
+        self.retry(table);
         self.touch_all();
     }
 

@@ -180,6 +180,17 @@ fn p3_reset_while_stopped_stays_stopped() {
 }
 
 #[test]
+fn p3_a_message_that_could_not_be_routed_before_the_stop_can_be_mended_after_it() {
+    let mut rig = Rig::started(&Shape::nvme(4).msi(2, true, true));
+    rig.msi_control(true, 2);
+    stop(&mut rig);
+    start(&mut rig);
+    rig.program_msi(0x4140);
+    rig.host.raise(vector(1));
+    assert_eq!(rig.delivered(), [1]);
+}
+
+#[test]
 fn p3_a_new_assignment_is_not_stopped() {
     let mut rig = running();
     rig.function.stop(BusMastering::Off, &mut rig.host);

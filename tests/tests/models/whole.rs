@@ -1,8 +1,9 @@
 //! A hostile guest, a hostile device and a failing host at once: what must hold does.
 
 use proptest::prelude::*;
+use vfio_assign_core::BusMastering;
 use vfio_assign_core::fake::CallKind;
-use vfio_assign_tests::{BASE, Choices, Op, World};
+use vfio_assign_tests::{BASE, Choices, Op, Setup, World};
 
 fn value() -> impl Strategy<Value = u64> {
     prop_oneof![
@@ -52,22 +53,39 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         1 => any::<u16>().prop_map(|vector| Op::Latch { vector }),
         1 => (any::<u16>(), 0..20u8).prop_map(|(vector, after)| Op::Interrupt { vector, after }),
         1 => prop_oneof![Just(Op::Settle), Just(Op::Reset), Just(Op::Reassign)],
+        1 => stop(),
         1 => (prop::sample::select(CallKind::ALL.to_vec()), 0..8u8).prop_map(|(kind, after)| Op::Fail { kind, after }),
+    ]
+}
+
+/// A device, and what its embedder decides; with zeros and with fewer bytes, nothing.
+pub(crate) fn setup() -> impl Strategy<Value = Setup> {
+    (0..128u8, prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(flags, bytes)| {
+        let shape = Choices::new(&[flags]).shape().unwrap();
+        Setup::decided(shape, &mut Choices::new(&bytes))
+    })
+}
+
+pub(crate) fn stop() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        Just(Op::Stop { bus_mastering: BusMastering::Kept }),
+        Just(Op::Stop { bus_mastering: BusMastering::Off }),
+        Just(Op::Start),
+        Just(Op::Start),
     ]
 }
 
 proptest! {
     #[test]
-    fn what_must_hold_does(flags in 0..128u8, ops in prop::collection::vec(op(), 0..60)) {
-        let shape = Choices::new(&[flags]).shape().unwrap();
-        let mut world = World::new(&shape).unwrap();
+    fn what_must_hold_does(setup in setup(), ops in prop::collection::vec(op(), 0..60)) {
+        let mut world = World::new(&setup).expect("a device that can be as the embedder wants it");
         ops.into_iter().for_each(|op| world.apply(op));
     }
 
     #[test]
     fn what_must_hold_does_for_bent_devices(bytes in prop::collection::vec(any::<u8>(), 60..600)) {
         let mut choices = Choices::new(&bytes);
-        if let Some(mut world) = choices.shape().and_then(|shape| World::new(&shape)) {
+        if let Some(mut world) = choices.setup().and_then(World::new) {
             choices.for_each(|op| world.apply(op));
         }
     }
