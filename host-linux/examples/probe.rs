@@ -24,7 +24,12 @@ fn probe(bdf: &str) -> Result<(), Box<dyn std::error::Error>> {
     let host = Host::linux();
     let vm = Vm::new(host.clone(), VmOptions::default());
     let device = Arc::new(vm.open(bdf)?);
-    println!("{bdf}: IOMMU group {}, function reset: {}", device.group(), device.is_resettable());
+    println!(
+        "{bdf}: IOMMU group {}, interface {}, function reset: {}",
+        device.group(),
+        device.backend(),
+        device.is_resettable()
+    );
     let bars = MappedBars::map(device.clone(), RegisterPath::Kernel, &[]);
     for region in device.regions() {
         println!(

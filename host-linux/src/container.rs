@@ -8,20 +8,32 @@ use crate::kernel::Host;
 use crate::sys::HostRange;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use vfio_bindings::bindings::vfio as v;
 
 /// An open container. Closing it, after its groups, unmaps everything in it.
 #[derive(Debug)]
 pub(crate) struct Container {
     host: Host,
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
 }
 
 impl Container {
-    /// Opens `vfio` in VFIO's folder of device files, and sees that it can be used.
-    pub(crate) fn open(host: &Host, folder: &Path) -> Result<Self, ContainerError> {
+    /// Takes the container that was handed in, or opens `vfio` in VFIO's folder of device files, and sees that it
+    /// can be used.
+    pub(crate) fn open(
+        host: &Host,
+        folder: &Path,
+        given: Option<&Arc<OwnedFd>>,
+    ) -> Result<Self, ContainerError> {
         let path = folder.join("vfio");
-        let fd = host.open(&path).map_err(|errno| ContainerError::Open { path: path.clone(), errno })?;
+        let fd = match given {
+            Some(given) => given.clone(),
+            None => {
+                let opened = host.open(&path);
+                Arc::new(opened.map_err(|errno| ContainerError::Open { path: path.clone(), errno })?)
+            }
+        };
         let stranger = |errno| ContainerError::NotVfio { path, errno };
         let version = host.api_version(fd.as_fd()).map_err(stranger.clone())?;
         if version != v::VFIO_API_VERSION {

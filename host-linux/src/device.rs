@@ -3,27 +3,26 @@
 use crate::dma::DmaError;
 use crate::errno::Errno;
 use crate::error::OpenError;
-use crate::group::Group;
 use crate::info::{self, InfoError};
 use crate::irq::{IrqInfo, IrqKind, Irqs};
 use crate::kernel::{Host, MapArea};
 use crate::manager::Claim;
+use crate::opened::OpenedFile;
+use crate::options::Backend;
 use crate::region::{RegionIndex, RegionInfo};
 use crate::retry::RetryPolicy;
 use crate::sys::Mapping;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd};
 use vfio_assign_core::Bdf;
 use vfio_bindings::bindings::vfio as v;
 
 /// A PCI device that VFIO has opened for a VM. Closing it gives it back to the host.
 #[derive(Debug)]
 pub struct Device {
-    // Dropped in this order: the device is closed before its group, and may be assigned again last.
-    fd: OwnedFd,
+    // Dropped in this order: the device is closed, and may be assigned again last.
+    fd: OpenedFile,
     host: Host,
     retry: RetryPolicy,
-    group: Arc<Group>,
     resettable: bool,
     regions: [Option<RegionInfo>; RegionIndex::COUNT],
     irqs: [Option<IrqInfo>; IrqKind::ALL.len()],
@@ -116,8 +115,7 @@ impl Device {
         host: &Host,
         retry: &RetryPolicy,
         claim: Claim,
-        group: Arc<Group>,
-        fd: OwnedFd,
+        fd: OpenedFile,
     ) -> Result<Self, OpenError> {
         let bdf = claim.bdf();
         let size = size_of::<v::vfio_device_info>();
@@ -146,7 +144,7 @@ impl Device {
         }
         let resettable = flags & v::VFIO_DEVICE_FLAGS_RESET != 0;
         let (host, retry) = (host.clone(), retry.clone());
-        Ok(Self { fd, host, retry, group, resettable, regions, irqs, claim })
+        Ok(Self { fd, host, retry, resettable, regions, irqs, claim })
     }
 
     /// The device's address on the host.
@@ -156,7 +154,17 @@ impl Device {
 
     /// The number of its IOMMU group.
     pub fn group(&self) -> u32 {
-        self.group.number()
+        self.fd.group_number()
+    }
+
+    /// The interface that it is open on.
+    pub fn backend(&self) -> Backend {
+        self.fd.backend()
+    }
+
+    /// The device's number in the VM's iommufd, by which the kernel names it; none on the group interface.
+    pub fn iommufd_id(&self) -> Option<u32> {
+        self.fd.iommufd_id()
     }
 
     /// Whether the kernel can reset this function alone.

@@ -1,11 +1,8 @@
 //! The guest's memory as its devices see it: every region at the address it has in the guest.
 
-use crate::container::Container;
 use crate::errno::Errno;
 use crate::iommu::IommuInfo;
 use crate::sys::GuestMemory;
-use rustix::process::{Resource, getrlimit};
-use std::sync::{Mutex, PoisonError};
 use vfio_assign_core::Span;
 use vfio_assign_core::{GuestAddr, Iova};
 
@@ -91,6 +88,14 @@ pub enum DmaError {
         /// The region.
         span: Span<Iova>,
     },
+    /// It is a part of a region that is one mapping, of which the kernel cannot unmap parts.
+    #[error("{span} is a part of region {region}, which was added as one, and goes as one")]
+    Part {
+        /// What was to be removed.
+        span: Span<Iova>,
+        /// The region.
+        region: Span<Iova>,
+    },
     /// The kernel did not unmap.
     #[error("the kernel does not unmap {span}: {errno}")]
     NotUnmapped {
@@ -143,6 +148,20 @@ impl std::fmt::Display for Limit {
 }
 
 impl GuestRegion {
+    /// Both as one region, if `next` goes on where this one ends, in the guest and in the memory.
+    fn with_neighbour(&self, next: &Self) -> Option<Self> {
+        let adjoins = self.guest.last().get().checked_add(1) == Some(next.guest.first().get())
+            && self.offset.checked_add(self.guest.size()) == Some(next.offset)
+            && self.memory.is_same(&next.memory);
+        let guest = Span::new(self.guest.first(), next.guest.last())?;
+        // The whole address space has no size.
+        (adjoins && guest.size() != 0).then(|| Self {
+            guest,
+            memory: self.memory.clone(),
+            offset: self.offset,
+        })
+    }
+
     pub(crate) fn iova(&self) -> Span<Iova> {
         Self::iova_of(self.guest)
     }
@@ -153,97 +172,33 @@ impl GuestRegion {
     }
 }
 
-/// An IOMMU address space and what is mapped in it.
-#[derive(Debug)]
-pub(crate) struct AddressSpace {
-    // Dropped in this order: the container, which unmaps everything, before the memory.
-    container: Container,
-    mapped: Mutex<Vec<GuestRegion>>,
+/// Regions in the order of their addresses, those that adjoin in the guest and in one memory as one.
+pub(crate) fn merge(regions: &[GuestRegion]) -> Vec<GuestRegion> {
+    let mut sorted = regions.to_vec();
+    sorted.sort_by_key(|region| region.guest.first());
+    let mut merged: Vec<GuestRegion> = Vec::with_capacity(sorted.len());
+    for region in sorted {
+        let whole = merged.last().and_then(|last| last.with_neighbour(&region));
+        match (whole, merged.last_mut()) {
+            (Some(whole), Some(last)) => *last = whole,
+            _ => merged.push(region),
+        }
+    }
+    merged
 }
 
-impl AddressSpace {
-    /// The address space of a container that has its IOMMU.
-    pub(crate) fn new(container: Container) -> Self {
-        Self { container, mapped: Mutex::default() }
-    }
-
-    pub(crate) fn container(&self) -> &Container {
-        &self.container
-    }
-
-    pub(crate) fn info(&self) -> Result<IommuInfo, DmaError> {
-        Ok(self.container.info()?)
-    }
-
-    /// Maps all of `regions`, or none; `threads` find pages for them.
-    pub(crate) fn map(&self, regions: &[GuestRegion], threads: usize) -> Result<(), DmaError> {
-        let info = self.info()?;
-        for (earlier, region) in regions.iter().enumerate() {
-            check(&info, region)?;
-            if info.mappings_left.is_some_and(|left| left as usize <= earlier) {
-                return Err(DmaError::TooMany { span: region.iova() });
-            }
-        }
-        for region in regions {
-            // Only for speed: what is missing or impossible is found out, and said, by the mapping.
-            if let Err(errno) = region.memory.prefault(region.offset, region.guest.size(), threads) {
-                log::debug!("{} is not prefaulted: {errno}", region.guest);
-            }
-        }
-        for (done, region) in regions.iter().enumerate() {
-            if let Err(error) = self.map_one(region) {
-                self.roll_back(&regions[..done]);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Unmaps what was mapped as one region.
-    pub(crate) fn unmap(&self, span: Span<Iova>) -> Result<(), DmaError> {
-        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = mapped.iter().position(|region| region.iova() == span);
-        let place = place.ok_or(DmaError::NotMapped { span })?;
-        let unmapped = self.container.unmap(span.first().get(), span.size());
-        match unmapped {
-            Ok(size) if size == span.size() => {
-                // Only now may the memory go.
-                drop(mapped.swap_remove(place));
-                Ok(())
-            }
-            Ok(unmapped) => Err(DmaError::HalfUnmapped { span, unmapped }),
-            Err(errno) => Err(DmaError::NotUnmapped { span, errno }),
-        }
-    }
-
-    fn map_one(&self, region: &GuestRegion) -> Result<(), DmaError> {
-        let span = region.iova();
-        let memory = region.memory.range(region.offset, span.size());
-        let memory = memory.ok_or_else(|| no_memory(region))?;
-        // Noted under the lock that the call is made under, so that the list is what the kernel has.
-        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
-        self.container.map(span.first().get(), memory).map_err(|errno| match errno {
-            Errno::EEXIST => DmaError::Overlap { span },
-            Errno::ENOMEM => DmaError::LockedMemory { span, limit: getrlimit(Resource::Memlock).current },
-            Errno::ENOSPC => DmaError::TooMany { span },
-            errno => DmaError::Refused { span, errno },
-        })?;
-        mapped.push(region.clone());
-        Ok(())
-    }
-
-    /// What cannot be unmapped stays in the list, and so keeps its memory.
-    pub(crate) fn roll_back(&self, regions: &[GuestRegion]) {
-        for region in regions {
-            if let Err(error) = self.unmap(region.iova()) {
-                log::error!("a mapping for devices cannot be taken back: {error}");
-            }
-        }
-    }
+/// The first of some sorted regions that overlaps the one before it, or one that is there.
+pub(crate) fn overlapping(sorted: &[GuestRegion], there: &[GuestRegion]) -> Option<Span<Iova>> {
+    let overlaps = |(place, region): (usize, &GuestRegion)| {
+        let before = place.checked_sub(1).and_then(|before| sorted.get(before));
+        let overlap = before.into_iter().chain(there).any(|other| other.guest.overlaps(region.guest));
+        overlap.then(|| region.iova())
+    };
+    sorted.iter().enumerate().find_map(overlaps)
 }
 
 /// Refuses beforehand what the kernel would refuse later with less to say.
-fn check(info: &IommuInfo, region: &GuestRegion) -> Result<(), DmaError> {
+pub(crate) fn check(info: &IommuInfo, region: &GuestRegion) -> Result<(), DmaError> {
     let span = region.iova();
     if region.memory.range(region.offset, span.size()).is_none() {
         return Err(no_memory(region));
@@ -260,7 +215,7 @@ fn check(info: &IommuInfo, region: &GuestRegion) -> Result<(), DmaError> {
     Ok(())
 }
 
-fn no_memory(region: &GuestRegion) -> DmaError {
+pub(crate) fn no_memory(region: &GuestRegion) -> DmaError {
     DmaError::NoMemory { span: region.iova(), offset: region.offset, size: region.memory.size() }
 }
 
@@ -303,6 +258,60 @@ mod tests {
     fn region_longer_than_its_memory_is_refused() {
         let error = DmaError::NoMemory { span: span(0, 0x4fff), offset: 0, size: 0x4000 };
         assert_eq!(check(&info(), &region(0, 0x5000)), Err(error));
+    }
+
+    /// Parts of one memory of 16 KiB, each with its place in the guest and in the memory.
+    fn parts(parts: &[(u64, u64, u64)]) -> Vec<GuestRegion> {
+        let memory = GuestMemory::new(0x4000, MemoryBacking::Anonymous).unwrap();
+        let part = |(first, size, offset): &(u64, u64, u64)| GuestRegion {
+            guest: Span::from_size(GuestAddr::new(*first), *size).unwrap(),
+            memory: memory.clone(),
+            offset: *offset,
+        };
+        parts.iter().map(part).collect()
+    }
+
+    fn merged(regions: &[GuestRegion]) -> Vec<(u64, u64, u64)> {
+        let merged = merge(regions);
+        merged.iter().map(|region| (region.guest.first().get(), region.guest.size(), region.offset)).collect()
+    }
+
+    #[test]
+    fn neighbours_are_merged_whatever_their_order() {
+        let parts = parts(&[(0x2000, 0x1000, 0x1000), (0x1000, 0x1000, 0), (0x3000, 0x2000, 0x2000)]);
+        assert_eq!(merged(&parts), [(0x1000, 0x4000, 0)]);
+    }
+
+    #[test]
+    fn hole_in_the_guest_keeps_regions_apart() {
+        let parts = parts(&[(0, 0x1000, 0), (0x2000, 0x1000, 0x1000)]);
+        assert_eq!(merged(&parts), [(0, 0x1000, 0), (0x2000, 0x1000, 0x1000)]);
+    }
+
+    #[test]
+    fn hole_in_the_memory_keeps_regions_apart() {
+        let parts = parts(&[(0, 0x1000, 0), (0x1000, 0x1000, 0x2000)]);
+        assert_eq!(merged(&parts), [(0, 0x1000, 0), (0x1000, 0x1000, 0x2000)]);
+    }
+
+    #[test]
+    fn regions_of_different_memory_stay_apart() {
+        let mut regions = vec![region(0, 0x1000), region(0x1000, 0x1000)];
+        regions[1].offset = 0x1000;
+        assert_eq!(merged(&regions), [(0, 0x1000, 0), (0x1000, 0x1000, 0x1000)]);
+    }
+
+    #[test]
+    fn region_over_one_that_is_there_is_found() {
+        let there = [region(0, 0x2000)];
+        assert_eq!(overlapping(&[region(0x1000, 0x1000)], &there), Some(span(0x1000, 0x1fff)));
+        assert_eq!(overlapping(&[region(0x2000, 0x1000)], &there), None);
+    }
+
+    #[test]
+    fn region_over_another_of_the_same_call_is_found() {
+        let sorted = [region(0, 0x2000), region(0x1000, 0x1000)];
+        assert_eq!(overlapping(&sorted, &[]), Some(span(0x1000, 0x1fff)));
     }
 
     #[test]

@@ -36,6 +36,8 @@ const NAMES: &[(Errno, &str)] = &[
     (Errno(rustix::io::Errno::OVERFLOW), "EOVERFLOW"),
     (Errno(rustix::io::Errno::OPNOTSUPP), "EOPNOTSUPP"),
     (Errno(rustix::io::Errno::TIMEDOUT), "ETIMEDOUT"),
+    (Errno::EMSGSIZE, "EMSGSIZE"),
+    (Errno::EADDRINUSE, "EADDRINUSE"),
 ];
 
 impl Errno {
@@ -71,6 +73,11 @@ impl Errno {
     pub const ENOTTY: Self = Self(rustix::io::Errno::NOTTY);
     /// No room left: of VFIO, no more mappings allowed.
     pub const ENOSPC: Self = Self(rustix::io::Errno::NOSPC);
+
+    /// Message too long: what iommufd gives where its answer does not fit.
+    pub const EMSGSIZE: Self = Self(rustix::io::Errno::MSGSIZE);
+    /// Address in use: what iommufd gives where memory lies in a range that the host reserves.
+    pub const EADDRINUSE: Self = Self(rustix::io::Errno::ADDRINUSE);
 
     /// The error with this number, as `errno.h` has it.
     pub fn from_raw(number: i32) -> Self {

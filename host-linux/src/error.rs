@@ -2,9 +2,11 @@
 //!
 //! Errors of single operations stand beside those; here are the ones of opening, which puts them together.
 
+use crate::cdev::CdevError;
 use crate::dma::DmaError;
 use crate::errno::Errno;
 use crate::info::InfoError;
+use crate::ioas::IommufdError;
 use crate::irq::IrqKind;
 use crate::region::RegionIndex;
 use crate::sysfs::{GroupMember, SysfsError};
@@ -58,6 +60,12 @@ pub enum OpenError {
     /// The group could not be set up.
     #[error(transparent)]
     Group(#[from] GroupError),
+    /// iommufd could not be set up.
+    #[error(transparent)]
+    Iommufd(#[from] IommufdError),
+    /// The device's own file cannot be used.
+    #[error(transparent)]
+    Cdev(#[from] CdevError),
     /// The guest's memory could not be mapped for it.
     #[error("guest memory cannot be mapped for {bdf}: {error}")]
     Memory {
@@ -126,7 +134,8 @@ fn device_remedy(errno: Errno) -> &'static str {
     match errno {
         Errno::EAGAIN => "; its reset was held up each time it was tried",
         Errno::EBUSY => "; another process has it open",
-        Errno::EINVAL => "; a virtual function whose physical function has a VF token needs that token",
+        Errno::EACCES => "; its VF token is missing or wrong",
+        Errno::EINVAL => "; it takes no VF token, or not this one",
         Errno::EIO => "; the device does not answer",
         Errno::ENODEV => "; it is not bound to a VFIO driver any more, or gone",
         _ => "",
@@ -205,6 +214,12 @@ pub enum GroupError {
         group: u32,
         /// All its devices.
         members: Vec<GroupMember>,
+    },
+    /// The group that was handed in is in a container.
+    #[error("IOMMU group {group} is in a container already; hand it in as it was opened")]
+    HasContainer {
+        /// The group.
+        group: u32,
     },
     /// The group did not do what it was asked.
     #[error("IOMMU group {group}: cannot {action}: {errno}{}", group_remedy(*errno))]

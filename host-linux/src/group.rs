@@ -1,11 +1,11 @@
 //! A VFIO group: the devices that an IOMMU cannot tell apart, and so go to one VM together.
 
 use crate::container::Container;
-use crate::dma::AddressSpace;
 use crate::errno::Errno;
 use crate::error::{GroupAction, GroupError};
 use crate::kernel::Host;
 use crate::retry::RetryPolicy;
+use crate::space::AddressSpace;
 use crate::sysfs::Sysfs;
 use std::ffi::CStr;
 use std::fmt;
@@ -51,20 +51,26 @@ pub(crate) struct Group {
 }
 
 impl LooseGroup {
-    /// Opens a group and sees that all of it can be given to a guest.
+    /// Opens a group, or takes the one that was handed in, and sees that all of it can be given to a guest.
     pub(crate) fn open(
         host: &Host,
         sysfs: &Sysfs,
         folder: &Path,
         number: u32,
         retry: &RetryPolicy,
+        given: Option<OwnedFd>,
     ) -> Result<Self, GroupError> {
         let path = folder.join(number.to_string());
-        let opened = retry.run(&format_args!("IOMMU group {number}"), || host.open(&path));
-        let fd = opened.map_err(|errno| match errno {
-            Errno::EBUSY => GroupError::InUse { group: number, path: path.clone() },
-            errno => GroupError::Open { group: number, path: path.clone(), errno },
-        })?;
+        let fd = match given {
+            Some(fd) => fd,
+            None => {
+                let opened = retry.run(&format_args!("IOMMU group {number}"), || host.open(&path));
+                opened.map_err(|errno| match errno {
+                    Errno::EBUSY => GroupError::InUse { group: number, path },
+                    errno => GroupError::Open { group: number, path, errno },
+                })?
+            }
+        };
         let status = host.group_status(fd.as_fd()).map_err(|errno| GroupError::Refused {
             group: number,
             action: GroupAction::Status,
@@ -77,6 +83,9 @@ impl LooseGroup {
                 Vec::new()
             });
             return Err(GroupError::NotViable { group: number, members });
+        }
+        if status & v::VFIO_GROUP_FLAGS_CONTAINER_SET != 0 {
+            return Err(GroupError::HasContainer { group: number });
         }
         Ok(Self { host: host.clone(), number, fd })
     }

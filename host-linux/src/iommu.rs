@@ -7,21 +7,30 @@ use vfio_assign_core::region_info::{ChainFinding, InfoChain};
 use vfio_assign_core::{Iova, Span};
 use vfio_bindings::bindings::vfio as v;
 
-/// What the kernel says of the IOMMU behind a container.
+/// What the kernel says of the IOMMU behind an address space.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct IommuInfo {
     /// The addresses that devices can reach, without the host's reserved ones. None: the kernel does not
     /// tell, and every mapping has to be tried.
     pub ranges: Option<Vec<Span<Iova>>>,
-    /// The page sizes, one bit each; 0 where the kernel does not tell.
+    /// The page sizes, one bit each, or on iommufd the smallest only; 0 where the kernel does not tell.
     pub page_sizes: u64,
-    /// How many more mappings may be made.
+    /// How many more mappings may be made; iommufd has no such limit.
     pub mappings_left: Option<u32>,
     /// What is wrong with the kernel's answer; the capabilities behind it are not known.
     pub finding: Option<ChainFinding>,
 }
 
 impl IommuInfo {
+    /// More ranges than this are not asked for: no host reserves so many.
+    pub(crate) const MOST_RANGES: usize = 0x1_0000;
+
+    /// What an address space of iommufd says.
+    pub(crate) fn of_ioas(ranges: impl Iterator<Item = (u64, u64)>, alignment: u64) -> Self {
+        let spans = ranges.filter_map(|(start, last)| Span::new(Iova::new(start), Iova::new(last)));
+        Self { ranges: Some(spans.collect()), page_sizes: alignment, ..Self::default() }
+    }
+
     /// Asks a container that has an IOMMU.
     pub(crate) fn query(host: &Host, container: BorrowedFd<'_>) -> Result<Self, InfoError> {
         let size = size_of::<v::vfio_iommu_type1_info>();

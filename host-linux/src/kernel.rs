@@ -4,10 +4,11 @@
 //! reading of sysfs do not go through here: the first are no calls, the second takes a folder.
 
 use crate::errno::Errno;
+use crate::sys::iommufd::{self, IovaLimits, IovaRange};
 #[cfg(feature = "kvm")]
 use crate::sys::kvm;
 use crate::sys::vfio::{self, IrqSet};
-use crate::sys::{EventFd, HostRange, Mapping, Placement};
+use crate::sys::{EventFd, FilePart, HostRange, Mapping, Placement};
 use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -129,6 +130,45 @@ calls! {
     };
     DeviceFd "vfio-group-get-device-fd"
     fn device_fd(group: BorrowedFd<'_>, name: &CStr) -> OwnedFd = vfio::device_fd(group, name);
+
+    /// The major and the minor number of a device's file.
+    DeviceNumber "fstat"
+    fn device_number(file: BorrowedFd<'_>) -> (u32, u32) = {
+        let number = rustix::fs::fstat(file)?.st_rdev;
+        Ok((rustix::fs::major(number), rustix::fs::minor(number)))
+    };
+    /// Gives the device's id in the iommufd.
+    BindIommufd "vfio-device-bind-iommufd"
+    fn bind_iommufd(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> u32 = {
+        iommufd::bind(device, iommufd)
+    };
+    AttachIoas "vfio-device-attach-iommufd-pt"
+    fn attach_ioas(device: BorrowedFd<'_>, ioas: u32) -> () = iommufd::attach(device, ioas);
+    DetachIoas "vfio-device-detach-iommufd-pt"
+    fn detach_ioas(device: BorrowedFd<'_>) -> () = iommufd::detach(device);
+
+    /// Gives the id of a new address space.
+    IoasAlloc "iommu-ioas-alloc"
+    fn ioas_alloc(iommufd: BorrowedFd<'_>) -> u32 = iommufd::ioas_alloc(iommufd);
+    IoasIovaRanges "iommu-ioas-iova-ranges"
+    fn ioas_iova_ranges(iommufd: BorrowedFd<'_>, ioas: u32, ranges: &mut [IovaRange]) -> IovaLimits = {
+        iommufd::ioas_iova_ranges(iommufd, ioas, ranges)
+    };
+    IoasMap "iommu-ioas-map"
+    fn ioas_map(iommufd: BorrowedFd<'_>, ioas: u32, iova: u64, memory: HostRange) -> () = {
+        iommufd::ioas_map(iommufd, ioas, iova, memory)
+    };
+    IoasMapFile "iommu-ioas-map-file"
+    fn ioas_map_file(iommufd: BorrowedFd<'_>, ioas: u32, iova: u64, part: FilePart<'_>) -> () = {
+        iommufd::ioas_map_file(iommufd, ioas, iova, part)
+    };
+    /// Gives the number of bytes that were unmapped.
+    IoasUnmap "iommu-ioas-unmap"
+    fn ioas_unmap(iommufd: BorrowedFd<'_>, ioas: u32, iova: u64, size: u64) -> u64 = {
+        iommufd::ioas_unmap(iommufd, ioas, iova, size)
+    };
+    IommuDestroy "iommu-destroy"
+    fn iommu_destroy(iommufd: BorrowedFd<'_>, id: u32) -> () = iommufd::destroy(iommufd, id);
 
     DeviceInfo "vfio-device-get-info"
     fn device_info(device: BorrowedFd<'_>, info: &mut [u8]) -> () = vfio::device_info(device, info);

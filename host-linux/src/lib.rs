@@ -17,6 +17,7 @@
 
 mod assigned;
 mod bar;
+mod cdev;
 mod container;
 mod device;
 mod dma;
@@ -29,15 +30,20 @@ mod group;
 mod guest;
 mod host_side;
 mod info;
+mod ioas;
 mod iommu;
 mod irq;
 mod kernel;
 #[cfg(feature = "kvm")]
 pub mod kvm;
 mod manager;
+mod opened;
+mod options;
 mod passthrough;
+mod progress;
 mod region;
 mod retry;
+mod space;
 mod sys;
 mod sysfs;
 #[cfg(test)]
@@ -46,6 +52,7 @@ mod vectors;
 
 pub use assigned::{AssignError, AssignOptions, Assigned, Explained, Function};
 pub use bar::{MappedBars, RegisterPath, UnmappedArea, WindowMemory};
+pub use cdev::CdevError;
 pub use device::{Device, RegionError, ResetError};
 pub use dma::{DmaError, GuestRegion};
 pub use errno::Errno;
@@ -57,13 +64,16 @@ pub use group::VfioFiles;
 pub use guest::{GuestSide, LineEnd};
 pub use host_side::{Failure, HostSideError};
 pub use info::InfoError;
+pub use ioas::IommufdError;
 pub use iommu::IommuInfo;
 pub use irq::{IrqChange, IrqError, IrqInfo, IrqKind};
 pub use kernel::Host;
-pub use manager::{Reservation, Vm, VmOptions};
+pub use manager::{Reservation, Vm};
+pub use options::{Backend, DeviceOptions, VfToken, VfTokenError, VfioFile, VmOptions};
 pub use passthrough::AccessFailures;
+pub use progress::{MappingObserver, MappingProgress};
 pub use region::{RegionIndex, RegionInfo};
 pub use retry::{Clock, RetryPolicy};
 pub use sys::{EventFd, GuestMemory, MemoryAccessError, MemoryBacking};
-pub use sysfs::{GroupMember, HostFunction, Sysfs, SysfsError};
+pub use sysfs::{GroupMember, HostFunction, Sysfs, SysfsError, VfioDevice};
 pub use vectors::{DeviceIrqs, IrqVectors};

@@ -65,6 +65,15 @@ pub struct HostFunction {
     pub group: Option<u32>,
 }
 
+/// What VFIO made of a function, `vfio-dev` in sysfs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VfioDevice {
+    /// Its name, which is that of its own file in `/dev/vfio/devices`.
+    pub name: Box<str>,
+    /// The major and minor number of that file; none where the kernel makes no such files.
+    pub number: Option<(u32, u32)>,
+}
+
 /// A device of an IOMMU group: a PCI function, or what else sits behind the same IOMMU.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupMember {
@@ -106,6 +115,31 @@ impl Sysfs {
             Some(number) => Some(number.parse().map_err(|_| malformed(&group))?),
         };
         Ok(HostFunction { bdf, driver, vfio, group })
+    }
+
+    /// What VFIO made of a function; none where the function is not VFIO's, or the kernel older than Linux 6.1.
+    ///
+    /// # Errors
+    ///
+    /// Its entry cannot be read.
+    pub fn vfio_device(&self, bdf: Bdf) -> Result<Option<VfioDevice>, SysfsError> {
+        let folder = self.function_folder(bdf).join("vfio-dev");
+        let entry = match fs::read_dir(&folder) {
+            Ok(mut entries) => entries.next(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(read_error(&folder, &error)),
+        };
+        let Some(entry) = entry else {
+            return Ok(None);
+        };
+        let entry = entry.map_err(|error| read_error(&folder, &error))?;
+        let path = entry.path().join("dev");
+        let number = match fs::read_to_string(&path) {
+            Ok(text) => Some(device_number(&text).ok_or_else(|| malformed(&path))?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(read_error(&path, &error)),
+        };
+        Ok(Some(VfioDevice { name: entry.file_name().to_string_lossy().into(), number }))
     }
 
     /// The devices of a group, in order of their names.
@@ -194,6 +228,12 @@ impl Sysfs {
     }
 }
 
+/// A device number as sysfs writes it, `major:minor`.
+fn device_number(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.trim().split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
 /// The last part of what a link leads to; none where there is no link.
 fn link_name(path: &Path) -> Result<Option<Box<str>>, SysfsError> {
     match fs::read_link(path) {
@@ -267,6 +307,20 @@ pub(crate) mod tests {
             self
         }
 
+        /// Gives a function a file of its own, `511:minor`.
+        pub(crate) fn add_cdev(self, bdf: &str, name: &str, minor: u32) -> Self {
+            let folder = self.0.path().join("bus/pci/devices").join(bdf).join("vfio-dev").join(name);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("dev"), format!("511:{minor}\n")).unwrap();
+            self
+        }
+
+        /// Gives a group a name, as VFIO does where there is no IOMMU.
+        pub(crate) fn set_group_name(&self, group: u32, name: &str) {
+            let group = self.0.path().join("kernel/iommu_groups").join(group.to_string());
+            fs::write(group.join("name"), format!("{name}\n")).unwrap();
+        }
+
         fn content(&self, path: &str) -> String {
             fs::read_to_string(self.0.path().join(path)).unwrap()
         }
@@ -304,6 +358,32 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn file_of_its_own_has_a_name_and_a_number() {
+        let host = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(7));
+        let host = host.add_cdev("0000:00:04.0", "vfio3", 2);
+        let device = VfioDevice { name: "vfio3".into(), number: Some((511, 2)) };
+        assert_eq!(host.sysfs().vfio_device(bdf()), Ok(Some(device)));
+    }
+
+    #[test]
+    fn kernel_without_files_of_their_own_gives_no_number() {
+        let host = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(7));
+        fs::create_dir_all(host.0.path().join("bus/pci/devices/0000:00:04.0/vfio-dev/vfio0")).unwrap();
+        let device = VfioDevice { name: "vfio0".into(), number: None };
+        assert_eq!(host.sysfs().vfio_device(bdf()), Ok(Some(device)));
+    }
+
+    #[test]
+    fn device_number_that_is_none_is_an_error() {
+        let host = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(7));
+        let host = host.add_cdev("0000:00:04.0", "vfio3", 2);
+        let path = host.0.path().join("bus/pci/devices/0000:00:04.0/vfio-dev/vfio3/dev");
+        fs::write(&path, "511").unwrap();
+        let malformed = SysfsError::Read { path, errno: Errno::EINVAL };
+        assert_eq!(host.sysfs().vfio_device(bdf()), Err(malformed));
+    }
+
+    #[test]
     fn group_that_is_no_number_is_an_error() {
         let host = FakeSysfs::new().add("0000:00:04.0", None, None);
         let link = host.0.path().join("bus/pci/devices/0000:00:04.0/iommu_group");
@@ -333,7 +413,7 @@ pub(crate) mod tests {
     #[test]
     fn group_without_iommu_is_known_by_its_name() {
         let host = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(0));
-        fs::write(host.0.path().join("kernel/iommu_groups/0/name"), "vfio-noiommu\n").unwrap();
+        host.set_group_name(0, "vfio-noiommu");
         assert_eq!(host.sysfs().is_no_iommu(0), Ok(true));
     }
 

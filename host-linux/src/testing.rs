@@ -8,12 +8,14 @@ use crate::errno::Errno;
 use crate::group::VfioFiles;
 use crate::irq::IrqKind;
 use crate::kernel::{Host, Kernel, MapArea};
-use crate::manager::{Vm, VmOptions};
+use crate::manager::Vm;
+use crate::options::VmOptions;
 use crate::retry::{Clock, RetryPolicy};
+use crate::sys::iommufd::{IovaLimits, IovaRange};
 #[cfg(feature = "kvm")]
 use crate::sys::kvm;
 use crate::sys::vfio::{IrqData, IrqSet};
-use crate::sys::{HostRange, Mapping};
+use crate::sys::{FilePart, HostRange, Mapping};
 use crate::sysfs::tests::FakeSysfs;
 use rustix::fs::MemfdFlags;
 use std::collections::BTreeMap;
@@ -46,6 +48,14 @@ struct Script {
     device: Option<u64>,
     /// Interrupts that a device has besides its pin and MSI-X, by VFIO's number.
     offered: BTreeMap<u32, u32>,
+    /// The inodes of the groups that were opened last, by name.
+    groups: BTreeMap<String, u64>,
+    /// How many address spaces there were in iommufds.
+    spaces: u32,
+    /// What the device number of a file is said to be.
+    number: Option<(u32, u32)>,
+    /// The ranges that address spaces of iommufds have.
+    ranges: Vec<IovaRange>,
 }
 
 struct Fault {
@@ -136,12 +146,28 @@ impl TestKernel {
 
     /// Whether somebody still has the device open that was lent last.
     fn device_is_open(&self) -> bool {
-        let Some(device) = self.0.lock().unwrap().device else {
-            return false;
-        };
-        let open = std::fs::read_dir("/proc/self/fd").unwrap();
-        // A file that another thread closes meanwhile is not the device.
-        open.filter_map(|file| std::fs::metadata(file.unwrap().path()).ok()).any(|file| file.ino() == device)
+        let device = self.0.lock().unwrap().device;
+        device.is_some_and(is_open)
+    }
+
+    /// The device number of every file.
+    pub(crate) fn set_number(&self, number: (u32, u32)) {
+        self.0.lock().unwrap().number = Some(number);
+    }
+
+    /// The ranges that address spaces of iommufds have; without, they reach everything.
+    pub(crate) fn set_ranges(&self, ranges: &[(u64, u64)]) {
+        let ranges = ranges.iter().map(|(start, last)| IovaRange { start: *start, last: *last });
+        self.0.lock().unwrap().ranges = ranges.collect();
+    }
+
+    /// A device, whether through its group or by itself.
+    fn lend(&self) -> Result<OwnedFd, Errno> {
+        let device = file()?;
+        let msi = self.0.lock().unwrap().offered.contains_key(&IrqKind::Msi.get());
+        rustix::io::pwrite(&device, &config(msi), CONFIG_OFFSET)?;
+        self.0.lock().unwrap().device = Some(rustix::fs::fstat(&device)?.st_ino);
+        Ok(device)
     }
 
     /// Notes a call; what it is to give instead of what it would.
@@ -211,6 +237,13 @@ impl TestDevice {
     }
 }
 
+/// Whether this process has the file with this inode open.
+fn is_open(inode: u64) -> bool {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    // A file that another thread closes meanwhile is not open.
+    open.filter_map(|file| std::fs::metadata(file.unwrap().path()).ok()).any(|file| file.ino() == inode)
+}
+
 fn file() -> Result<OwnedFd, Errno> {
     Ok(rustix::fs::memfd_create("test-kernel", MemfdFlags::CLOEXEC)?)
 }
@@ -239,9 +272,85 @@ fn put(info: &mut [u8], offset: usize, bytes: &[u8]) {
 }
 
 impl Kernel for TestKernel {
+    /// A group opens once; a device's own file is that of a device.
     fn open(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        self.note(format!("open {}", path.file_name().unwrap().display()))?;
-        file()
+        let name = path.file_name().unwrap().to_str().unwrap();
+        self.note(format!("open {name}"))?;
+        if path.parent().is_some_and(|folder| folder.ends_with("devices")) {
+            return self.lend();
+        }
+        let file = file()?;
+        if name.parse::<u32>().is_ok() {
+            let groups = &mut self.0.lock().unwrap().groups;
+            if groups.get(name).is_some_and(|inode| is_open(*inode)) {
+                return Err(Errno::EBUSY);
+            }
+            groups.insert(name.into(), rustix::fs::fstat(&file)?.st_ino);
+        }
+        Ok(file)
+    }
+
+    fn device_number(&self, _: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
+        self.note("device_number".into())?;
+        Ok(self.0.lock().unwrap().number.unwrap_or((511, 0)))
+    }
+
+    fn bind_iommufd(&self, _: BorrowedFd<'_>, _: BorrowedFd<'_>) -> Result<u32, Errno> {
+        Ok(self.note("bind".into())?.unwrap_or(1))
+    }
+
+    fn attach_ioas(&self, _: BorrowedFd<'_>, ioas: u32) -> Result<(), Errno> {
+        self.note(format!("attach {ioas}")).map(drop)
+    }
+
+    fn detach_ioas(&self, _: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.note("detach".into()).map(drop)
+    }
+
+    fn ioas_alloc(&self, _: BorrowedFd<'_>) -> Result<u32, Errno> {
+        self.note("ioas_alloc".into())?;
+        let spaces = &mut self.0.lock().unwrap().spaces;
+        *spaces += 1;
+        Ok(*spaces)
+    }
+
+    fn ioas_iova_ranges(
+        &self,
+        _: BorrowedFd<'_>,
+        ioas: u32,
+        ranges: &mut [IovaRange],
+    ) -> Result<IovaLimits, Errno> {
+        self.note(format!("ioas_ranges {ioas} {}", ranges.len()))?;
+        let mut all = self.0.lock().unwrap().ranges.clone();
+        if all.is_empty() {
+            all.push(IovaRange { start: 0, last: u64::MAX });
+        }
+        ranges.iter_mut().zip(&all).for_each(|(place, range)| *place = *range);
+        Ok(IovaLimits { count: all.len(), alignment: 0x1000 })
+    }
+
+    fn ioas_map(&self, _: BorrowedFd<'_>, ioas: u32, iova: u64, memory: HostRange) -> Result<(), Errno> {
+        self.note(format!("ioas_map {ioas} {iova:#x} {:#x}", memory.length())).map(drop)
+    }
+
+    fn ioas_map_file(
+        &self,
+        _: BorrowedFd<'_>,
+        ioas: u32,
+        iova: u64,
+        part: FilePart<'_>,
+    ) -> Result<(), Errno> {
+        let (start, length) = (part.start(), part.length());
+        self.note(format!("ioas_map_file {ioas} {iova:#x} {length:#x} from {start:#x}")).map(drop)
+    }
+
+    fn ioas_unmap(&self, _: BorrowedFd<'_>, ioas: u32, iova: u64, size: u64) -> Result<u64, Errno> {
+        let answer = self.note(format!("ioas_unmap {ioas} {iova:#x} {size:#x}"))?;
+        Ok(answer.map_or(size, u64::from))
+    }
+
+    fn iommu_destroy(&self, _: BorrowedFd<'_>, id: u32) -> Result<(), Errno> {
+        self.note(format!("destroy {id}")).map(drop)
     }
 
     fn api_version(&self, _: BorrowedFd<'_>) -> Result<u32, Errno> {
@@ -280,11 +389,7 @@ impl Kernel for TestKernel {
 
     fn device_fd(&self, _: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
         self.note(format!("device_fd {}", name.to_str().unwrap()))?;
-        let device = file()?;
-        let msi = self.0.lock().unwrap().offered.contains_key(&IrqKind::Msi.get());
-        rustix::io::pwrite(&device, &config(msi), CONFIG_OFFSET)?;
-        self.0.lock().unwrap().device = Some(rustix::fs::fstat(&device)?.st_ino);
-        Ok(device)
+        self.lend()
     }
 
     fn device_info(&self, _: BorrowedFd<'_>, info: &mut [u8]) -> Result<(), Errno> {

@@ -3,7 +3,8 @@
 use std::num::ParseIntError;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use vfio_assign_linux::Backend;
 
 /// Give a Linux guest a real PCI device.
 #[derive(Debug, Parser)]
@@ -38,6 +39,10 @@ pub(crate) struct RunArguments {
     #[arg(long = "device", value_name = "ADDRESS")]
     pub(crate) devices: Vec<String>,
 
+    /// The kernel's interface by which devices are opened
+    #[arg(long, value_name = "INTERFACE", value_enum, default_value_t = BackendArgument::Auto)]
+    pub(crate) backend: BackendArgument,
+
     /// Linux kernel to boot, a bzImage
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: PathBuf,
@@ -61,6 +66,27 @@ pub(crate) struct RunArguments {
     /// Write a report of the run to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+}
+
+/// The kernel's two interfaces to VFIO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendArgument {
+    /// cdev where it can be used, else group
+    Auto,
+    /// Groups in containers: /dev/vfio/7
+    Group,
+    /// A file for each device, and iommufd: /dev/vfio/devices/vfio0, since Linux 6.6
+    Cdev,
+}
+
+impl From<BackendArgument> for Option<Backend> {
+    fn from(argument: BackendArgument) -> Self {
+        match argument {
+            BackendArgument::Auto => None,
+            BackendArgument::Group => Some(Backend::Group),
+            BackendArgument::Cdev => Some(Backend::Cdev),
+        }
+    }
 }
 
 /// Interrupt controllers of more processors need 32-bit ids, which the firmware tables here do not have.
@@ -126,6 +152,14 @@ mod tests {
     fn without_options_the_guest_is_small_and_has_a_console() {
         let run = parse("vfio-assign run --kernel k").unwrap();
         assert_eq!((run.memory, run.cpus, run.append.as_str()), (512 << 20, 1, "console=ttyS0"));
+    }
+
+    #[test]
+    fn the_interface_is_chosen_or_named() {
+        let backend = |line| Option::from(parse(line).unwrap().backend);
+        assert_eq!(backend("vfio-assign run --kernel k"), None);
+        assert_eq!(backend("vfio-assign run --kernel k --backend cdev"), Some(Backend::Cdev));
+        assert_eq!(backend("vfio-assign run --kernel k --backend group"), Some(Backend::Group));
     }
 
     #[test]

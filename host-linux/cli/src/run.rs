@@ -74,7 +74,8 @@ fn run_machine(
     let stops = channel();
     let console_stop = stops.0.clone();
     let vm = Vm::new(arguments.memory, arguments.cpus)?;
-    let mut assignment = Assignment::start(devices, vm.for_devices(), place, stops.0.clone())?;
+    let mut assignment =
+        Assignment::start(devices, arguments.backend.into(), vm.for_devices(), place, stops.0.clone())?;
     let entry = images.load(vm.ram(), vm.layout())?;
     let stdout = rustix::io::dup(io::stdout()).map_err(|errno| NoOutput { source: errno.into() })?;
     let (output, writer) = Output::start(stdout).map_err(|source| NoOutput { source })?;

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::guest::GuestSide;
-use crate::manager::{Vm, VmOptions};
+use crate::manager::Vm;
+use crate::options::VmOptions;
 use crate::retry::RetryPolicy;
 use crate::sys::{EventFd, GuestMemory, MemoryBacking};
 use crate::sysfs::tests::FakeSysfs;

@@ -2,14 +2,16 @@
 
 use super::*;
 use crate::errno::Errno;
-use crate::error::ContainerError;
+use crate::error::{ContainerError, GroupError, OpenError};
+use crate::group::VfioFiles;
 use crate::region::RegionIndex;
+use crate::retry::RetryPolicy;
 use crate::sys::{GuestMemory, MemoryBacking};
 use crate::sysfs::tests::FakeSysfs;
 use crate::testing::{TestFiles, TestKernel};
 use std::sync::mpsc::{Receiver, channel};
 
-fn bdf() -> Bdf {
+pub(super) fn bdf() -> Bdf {
     Bdf::new(0, 0, 4, 0).unwrap()
 }
 
@@ -68,11 +70,11 @@ fn test_vm_with(
     (kernel, vm, sysfs)
 }
 
-fn at(text: &str) -> Bdf {
+pub(super) fn at(text: &str) -> Bdf {
     text.parse().unwrap()
 }
 
-fn region(first: u64, size: u64) -> GuestRegion {
+pub(super) fn region(first: u64, size: u64) -> GuestRegion {
     GuestRegion {
         guest: Span::from_size(GuestAddr::new(first), size).unwrap(),
         memory: GuestMemory::new(size, MemoryBacking::Anonymous).unwrap(),
@@ -80,7 +82,7 @@ fn region(first: u64, size: u64) -> GuestRegion {
     }
 }
 
-fn starting<'a>(calls: &'a [String], start: &str) -> Vec<&'a str> {
+pub(super) fn starting<'a>(calls: &'a [String], start: &str) -> Vec<&'a str> {
     calls.iter().map(String::as_str).filter(|call| call.starts_with(start)).collect()
 }
 
@@ -213,6 +215,91 @@ fn group_in_use_is_named() {
     kernel.fail("open 7", Errno::EBUSY);
     let in_use = GroupError::InUse { group: 7, path: "/dev/vfio/7".into() };
     assert_eq!(vm.open(bdf()).unwrap_err(), OpenError::Group(in_use));
+}
+
+#[test]
+fn group_that_another_vm_uses_is_named() {
+    let (kernel, vm, sysfs) = test_vm();
+    let retry = RetryPolicy::once();
+    let other = Vm::new(kernel.host(), VmOptions { sysfs: sysfs.sysfs(), retry, ..VmOptions::default() });
+    let device = vm.open(at("0000:00:04.0")).unwrap();
+    let in_use = GroupError::InUse { group: 7, path: "/dev/vfio/7".into() };
+    assert_eq!(other.open(at("0000:00:04.1")).unwrap_err(), OpenError::Group(in_use));
+    assert_eq!(other.open_groups_and_spaces(), (0, 0));
+    drop(device);
+    assert_eq!(other.open(at("0000:00:04.1")).map(drop), Ok(()));
+}
+
+#[test]
+fn two_vms_have_an_address_space_each() {
+    let (kernel, vm, sysfs) = test_vm();
+    let other = Vm::new(kernel.host(), VmOptions { sysfs: sysfs.sysfs(), ..VmOptions::default() });
+    vm.add_memory(&[region(0, 0x2000)]).unwrap();
+    let _first = vm.open(at("0000:00:04.0")).unwrap();
+    let _second = other.open(at("0000:00:05.0")).unwrap();
+    assert_eq!((vm.open_groups_and_spaces(), other.open_groups_and_spaces()), ((1, 1), (1, 1)));
+    let calls = kernel.calls();
+    assert_eq!((starting(&calls, "open vfio").len(), starting(&calls, "set_iommu").len()), (2, 2));
+    assert_eq!(starting(&calls, "map_dma").len(), 1);
+}
+
+#[test]
+fn device_without_iommu_protection_is_refused() {
+    let (_kernel, vm, sysfs) = test_vm();
+    sysfs.set_group_name(7, "vfio-noiommu");
+    assert_eq!(vm.open(bdf()).unwrap_err(), OpenError::NoIommuMode { bdf: bdf() });
+}
+
+#[test]
+fn part_of_what_was_added_as_one_is_not_removed() {
+    let (kernel, vm, _sysfs) = test_vm();
+    let _device = vm.open(bdf()).unwrap();
+    let whole = region(0, 0x2000);
+    let half = |first| GuestRegion {
+        guest: Span::from_size(GuestAddr::new(first), 0x1000).unwrap(),
+        offset: first,
+        ..whole.clone()
+    };
+    vm.add_memory(&[half(0x1000), half(0)]).unwrap();
+    let (span, region) = (half(0).iova(), whole.iova());
+    assert_eq!(vm.remove_memory(half(0).guest), Err(DmaError::Part { span, region }));
+    assert_eq!(vm.remove_memory(whole.guest), Ok(()));
+    let calls = kernel.calls();
+    assert_eq!(starting(&calls, "map_dma"), ["map_dma 0x0 0x2000"]);
+    assert_eq!(starting(&calls, "unmap_dma"), ["unmap_dma 0x0 0x2000"]);
+}
+
+#[test]
+fn memory_over_other_memory_is_refused_before_there_is_a_device() {
+    let (_kernel, vm, _sysfs) = test_vm();
+    vm.add_memory(&[region(0, 0x2000)]).unwrap();
+    let span = region(0x1000, 0x2000).iova();
+    assert_eq!(vm.add_memory(&[region(0x1000, 0x2000)]), Err(DmaError::Overlap { span }));
+}
+
+/// Notes what it is told.
+#[derive(Debug, Default)]
+struct Noted(Mutex<Vec<crate::MappingProgress>>);
+
+impl crate::MappingObserver for Noted {
+    fn mapping(&self, progress: crate::MappingProgress) {
+        self.0.lock().unwrap().push(progress);
+    }
+}
+
+#[test]
+fn progress_of_a_mapping_is_told() {
+    let (kernel, _vm, sysfs) = test_vm();
+    let noted = Arc::new(Noted::default());
+    let observer = Some(noted.clone() as Arc<dyn crate::MappingObserver>);
+    let vm = Vm::new(kernel.host(), VmOptions { sysfs: sysfs.sysfs(), observer, ..VmOptions::default() });
+    let _device = vm.open(bdf()).unwrap();
+    vm.add_memory(&[region(0, 0x2000), region(0x4000, 0x1000)]).unwrap();
+    let noted = noted.0.lock().unwrap();
+    let told: Vec<_> = noted.iter().map(|now| (now.found, now.mapped, now.total)).collect();
+    let expected =
+        [(0x2000, 0, 0x3000), (0x3000, 0, 0x3000), (0x3000, 0x2000, 0x3000), (0x3000, 0x3000, 0x3000)];
+    assert_eq!(told, expected);
 }
 
 #[test]

@@ -125,6 +125,11 @@ impl GuestMemory {
         Ok(Self(Arc::new(Owned { address, size, file: None, ours: false })))
     }
 
+    /// Whether both are clones of one memory.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The size in bytes.
     pub fn size(&self) -> u64 {
         self.0.size as u64
@@ -182,6 +187,17 @@ impl GuestMemory {
     /// `EINVAL` where the bytes are not all inside, or the kernel (before 5.14) cannot do it; `ENOMEM` where
     /// there are not enough pages.
     pub fn prefault(&self, offset: u64, length: u64, threads: usize) -> Result<(), Errno> {
+        self.prefault_with(offset, length, threads, &|_| {})
+    }
+
+    /// The same, telling `found` of every so many bytes.
+    pub(crate) fn prefault_with(
+        &self,
+        offset: u64,
+        length: u64,
+        threads: usize,
+        found: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), Errno> {
         let range = self.range(offset, length).ok_or(Errno::EINVAL)?;
         let pieces = range.length.div_ceil(PREFAULT_PIECE);
         let threads = threads.min(pieces);
@@ -194,6 +210,7 @@ impl GuestMemory {
                 }
                 let length = PREFAULT_PIECE.min(range.length - start);
                 populate(range.address + start, length)?;
+                found(length as u64);
             }
         };
         thread::scope(|scope| {
@@ -212,6 +229,15 @@ impl GuestMemory {
         let length = usize::try_from(length).ok().filter(|length| *length > 0)?;
         let start = self.locate(offset, length).ok()?;
         Some(HostRange::new(start.address.addr().get(), length))
+    }
+
+    /// `length` bytes of the file behind it, from `offset` on; none where there is no file.
+    ///
+    /// Whoever has it keeps a clone of the memory, so that nobody else is given the file's pages.
+    pub(crate) fn file_part(&self, offset: u64, length: u64) -> Option<FilePart<'_>> {
+        self.range(offset, length)?;
+        // The memory shows its file from the start on.
+        Some(FilePart { file: self.file()?, start: offset, length })
     }
 
     fn locate(&self, offset: u64, length: usize) -> Result<Located<'_>, MemoryAccessError> {
@@ -311,6 +337,30 @@ impl HostRange {
     }
 
     pub(crate) fn length(self) -> usize {
+        self.length
+    }
+}
+
+/// A part of the file behind guest memory, to be handed to a device.
+///
+/// Only this folder makes one: what it names has no Rust references into it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FilePart<'a> {
+    file: BorrowedFd<'a>,
+    start: u64,
+    length: u64,
+}
+
+impl<'a> FilePart<'a> {
+    pub(crate) fn file(self) -> BorrowedFd<'a> {
+        self.file
+    }
+
+    pub(crate) fn start(self) -> u64 {
+        self.start
+    }
+
+    pub(crate) fn length(self) -> u64 {
         self.length
     }
 }

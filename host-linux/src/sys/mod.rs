@@ -8,6 +8,7 @@
 mod eventfd;
 pub(crate) mod fault;
 mod ioctl;
+pub(crate) mod iommufd;
 #[cfg(feature = "kvm")]
 pub(crate) mod kvm;
 mod memory;
@@ -18,7 +19,7 @@ mod uapi;
 pub(crate) mod vfio;
 
 pub use eventfd::EventFd;
-pub(crate) use memory::HostRange;
+pub(crate) use memory::{FilePart, HostRange};
 pub use memory::{GuestMemory, MemoryAccessError, MemoryBacking};
 pub(crate) use mmap::{Mapping, Placement};
 #[cfg(feature = "kvm")]

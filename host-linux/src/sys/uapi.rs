@@ -18,6 +18,8 @@ macro_rules! layout {
     };
 }
 
+pub(super) use layout;
+
 layout!(v::vfio_info_cap_header, 8, { id: 0, version: 2, next: 4 });
 layout!(v::vfio_group_status, 8, { argsz: 0, flags: 4 });
 layout!(v::vfio_device_info, 24, { argsz: 0, flags: 4, num_regions: 8, num_irqs: 12, cap_offset: 16 });
@@ -33,6 +35,10 @@ layout!(v::vfio_iova_range, 16, { start: 0, end: 8 });
 layout!(v::vfio_iommu_type1_info_dma_avail, 12, { header: 0, avail: 8 });
 layout!(v::vfio_iommu_type1_dma_map, 32, { argsz: 0, flags: 4, vaddr: 8, iova: 16, size: 24 });
 layout!(v::vfio_iommu_type1_dma_unmap, 24, { argsz: 0, flags: 4, iova: 8, size: 16 });
+// Linux 6.6 knew the first 16 bytes of this one, and the first 12 and 8 of the next two; it takes longer ones.
+layout!(v::vfio_device_bind_iommufd, 24, { argsz: 0, flags: 4, iommufd: 8, out_devid: 12, token_uuid_ptr: 16 });
+layout!(v::vfio_device_attach_iommufd_pt, 16, { argsz: 0, flags: 4, pt_id: 8, pasid: 12 });
+layout!(v::vfio_device_detach_iommufd_pt, 12, { argsz: 0, flags: 4, pasid: 8 });
 
 /// The core has no bindings, and numbers of its own.
 const _: () = {

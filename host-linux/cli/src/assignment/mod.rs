@@ -14,8 +14,8 @@ use device::AssignedDevice;
 use vfio_assign_core::{Bdf, BdfError};
 use vfio_assign_linux::kvm::{IrqchipRoutes, KvmGuest, KvmVfio, Routes};
 use vfio_assign_linux::{
-    AssignError, AssignOptions, Assigned, DmaError, Errno, MappingThread, MappingThreadError, OpenError,
-    Reservation, Vm, VmOptions,
+    AssignError, AssignOptions, Assigned, Backend, DmaError, Errno, MappingThread, MappingThreadError,
+    OpenError, Reservation, Vm, VmOptions,
 };
 
 use crate::help::Help;
@@ -110,12 +110,13 @@ pub(crate) struct Assignment {
 }
 
 impl Assignment {
-    /// Reserves `devices`, and starts to open them; they then appear at `place`. No processor may have run yet: on
+    /// Reserves `devices` by this interface, and starts to open them; they then appear at `place`. No processor may have run yet: on
     /// Intel, KVM must know of a device whose DMA passes the caches by before the guest touches its memory.
     ///
     /// From here on a failure is told to `stops`.
     pub(crate) fn start(
         devices: Vec<Bdf>,
+        backend: Option<Backend>,
         machine: ForDevices,
         place: Attachment,
         stops: Sender<Stop>,
@@ -127,7 +128,8 @@ impl Assignment {
         let refused = |errno| AssignmentError::Kvm { what: "tell its route limit", errno };
         let routes = Routes::new(machine.kvm.clone(), IrqchipRoutes::X86Full).map_err(refused)?;
         let files = Arc::new(KvmVfio::new(machine.kvm.clone()));
-        let vm = Vm::new(machine.host.clone(), VmOptions { files: Some(files), ..VmOptions::default() });
+        let options = VmOptions { files: Some(files), backend, ..VmOptions::default() };
+        let vm = Vm::new(machine.host.clone(), options);
         let reserved = devices.into_iter().map(|bdf| vm.reserve(bdf)).collect::<Result<_, _>>()?;
         let (map, may_map) = sync_channel(1);
         let failure = Arc::clone(&unmapped);

@@ -13,6 +13,8 @@ use super::device::AssignedDevice;
 #[derive(Serialize)]
 pub(super) struct DeviceReport {
     bdf: String,
+    /// The kernel's interface that it is open on.
+    backend: String,
     /// What was odd about it when it was assigned.
     findings: Vec<String>,
     bars: Vec<BarReport>,
@@ -132,6 +134,7 @@ impl DeviceReport {
             ];
             Self {
                 bdf: assigned.bdf().to_string(),
+                backend: assigned.device().backend().to_string(),
                 findings: assigned.findings().iter().map(ToString::to_string).collect(),
                 bars: bars.collect(),
                 vectors: VectorReport {
