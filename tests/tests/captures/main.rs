@@ -1,5 +1,7 @@
 //! Functions made from the captures in `tests/captures`: devices as they are, not as tests make them up.
 
+mod linux;
+
 use vfio_assign_core::fake::{Capture, CaptureError, FakeHost, Shape};
 use vfio_assign_core::{
     AssignedFunction, BarIndex, BarKind, BusMastering, Finding, GuestAddr, Treatment, Vector, Window,

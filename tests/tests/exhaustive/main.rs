@@ -2,4 +2,5 @@
 
 mod config;
 mod config_model;
+mod counts;
 mod edges;
