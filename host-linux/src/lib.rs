@@ -74,6 +74,6 @@ pub use passthrough::AccessFailures;
 pub use progress::{MappingObserver, MappingProgress};
 pub use region::{RegionIndex, RegionInfo};
 pub use retry::{Clock, RetryPolicy};
-pub use sys::{EventFd, GuestMemory, MemoryAccessError, MemoryBacking};
+pub use sys::{EventFd, GuestMemory, HugePage, MemoryAccessError, MemoryBacking};
 pub use sysfs::{GroupMember, HostFunction, Sysfs, SysfsError, VfioDevice};
 pub use vectors::{DeviceIrqs, IrqVectors};

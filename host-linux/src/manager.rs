@@ -219,4 +219,6 @@ fn not_mapped(state: &State, guest: Span<GuestAddr>) -> DmaError {
 #[cfg(test)]
 mod cdev_tests;
 #[cfg(test)]
+mod memory_tests;
+#[cfg(test)]
 mod tests;

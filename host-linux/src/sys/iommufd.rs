@@ -9,7 +9,6 @@ use super::memory::{FilePart, HostRange};
 use crate::errno::Errno;
 use rustix::ioctl::{Opcode, opcode};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use vfio_bindings::bindings::vfio as v;
 
 /// `_IO(IOMMUFD_TYPE, number)`: like VFIO, iommufd encodes neither size nor direction.
 const fn request(number: u8) -> Opcode {
@@ -31,91 +30,97 @@ const DEVICE_DETACH_IOMMUFD_PT: Opcode = request(120);
 /// `IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_WRITEABLE | IOMMU_IOAS_MAP_READABLE`.
 const MAP_FLAGS: u32 = 1 | 1 << 1 | 1 << 2;
 
-/// `struct iommu_destroy`.
-#[repr(C)]
-pub(super) struct Destroy {
-    size: u32,
-    id: u32,
+/// The kernel's structures, under the kernel's names: the layouts that `uapi.rs` states of them are compared with its
+/// headers by name.
+pub(super) mod raw {
+    #[repr(C)]
+    pub(crate) struct iommu_destroy {
+        pub(crate) size: u32,
+        pub(crate) id: u32,
+    }
+
+    #[repr(C)]
+    pub(crate) struct iommu_ioas_alloc {
+        pub(crate) size: u32,
+        pub(crate) flags: u32,
+        pub(crate) out_ioas_id: u32,
+    }
+
+    /// `last` is part of it.
+    #[repr(C)]
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub(crate) struct iommu_iova_range {
+        pub(crate) start: u64,
+        pub(crate) last: u64,
+    }
+
+    #[repr(C)]
+    pub(crate) struct iommu_ioas_iova_ranges {
+        pub(crate) size: u32,
+        pub(crate) ioas_id: u32,
+        pub(crate) num_iovas: u32,
+        pub(crate) reserved: u32,
+        pub(crate) allowed_iovas: u64,
+        pub(crate) out_iova_alignment: u64,
+    }
+
+    #[repr(C)]
+    pub(crate) struct iommu_ioas_map {
+        pub(crate) size: u32,
+        pub(crate) flags: u32,
+        pub(crate) ioas_id: u32,
+        pub(crate) reserved: u32,
+        pub(crate) user_va: u64,
+        pub(crate) length: u64,
+        pub(crate) iova: u64,
+    }
+
+    /// Since Linux 6.13.
+    #[repr(C)]
+    pub(crate) struct iommu_ioas_map_file {
+        pub(crate) size: u32,
+        pub(crate) flags: u32,
+        pub(crate) ioas_id: u32,
+        pub(crate) fd: i32,
+        pub(crate) start: u64,
+        pub(crate) length: u64,
+        pub(crate) iova: u64,
+    }
+
+    #[repr(C)]
+    pub(crate) struct iommu_ioas_unmap {
+        pub(crate) size: u32,
+        pub(crate) ioas_id: u32,
+        pub(crate) iova: u64,
+        pub(crate) length: u64,
+    }
+
+    /// As Linux 6.6 had it; fields that came later matter only with flags.
+    #[repr(C)]
+    pub(crate) struct vfio_device_bind_iommufd {
+        pub(crate) argsz: u32,
+        pub(crate) flags: u32,
+        pub(crate) iommufd: i32,
+        pub(crate) out_devid: u32,
+    }
+
+    /// As Linux 6.6 had it.
+    #[repr(C)]
+    pub(crate) struct vfio_device_attach_iommufd_pt {
+        pub(crate) argsz: u32,
+        pub(crate) flags: u32,
+        pub(crate) pt_id: u32,
+    }
+
+    /// As Linux 6.6 had it.
+    #[repr(C)]
+    pub(crate) struct vfio_device_detach_iommufd_pt {
+        pub(crate) argsz: u32,
+        pub(crate) flags: u32,
+    }
 }
 
-/// `struct iommu_ioas_alloc`.
-#[repr(C)]
-pub(super) struct IoasAlloc {
-    size: u32,
-    flags: u32,
-    out_ioas_id: u32,
-}
-
-/// `struct iommu_iova_range`: `last` is part of it.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct IovaRange {
-    pub(crate) start: u64,
-    pub(crate) last: u64,
-}
-
-/// `struct iommu_ioas_iova_ranges`.
-#[repr(C)]
-pub(super) struct IoasIovaRanges {
-    size: u32,
-    ioas_id: u32,
-    num_iovas: u32,
-    reserved: u32,
-    allowed_iovas: u64,
-    out_iova_alignment: u64,
-}
-
-/// `struct iommu_ioas_map`.
-#[repr(C)]
-pub(super) struct IoasMap {
-    size: u32,
-    flags: u32,
-    ioas_id: u32,
-    reserved: u32,
-    user_va: u64,
-    length: u64,
-    iova: u64,
-}
-
-/// `struct iommu_ioas_map_file`.
-#[repr(C)]
-pub(super) struct IoasMapFile {
-    size: u32,
-    flags: u32,
-    ioas_id: u32,
-    fd: i32,
-    start: u64,
-    length: u64,
-    iova: u64,
-}
-
-/// `struct iommu_ioas_unmap`.
-#[repr(C)]
-pub(super) struct IoasUnmap {
-    size: u32,
-    ioas_id: u32,
-    iova: u64,
-    length: u64,
-}
-
-mod layouts {
-    use super::super::uapi::layout;
-
-    // Literal figures of the kernel's header: there are no bindings to compare with.
-    layout!(super::Destroy, 8, { size: 0, id: 4 });
-    layout!(super::IoasAlloc, 12, { size: 0, flags: 4, out_ioas_id: 8 });
-    layout!(super::IovaRange, 16, { start: 0, last: 8 });
-    layout!(super::IoasIovaRanges, 32, {
-        size: 0, ioas_id: 4, num_iovas: 8, reserved: 12, allowed_iovas: 16, out_iova_alignment: 24,
-    });
-    layout!(super::IoasMap, 40, {
-        size: 0, flags: 4, ioas_id: 8, reserved: 12, user_va: 16, length: 24, iova: 32,
-    });
-    layout!(super::IoasMapFile, 40, {
-        size: 0, flags: 4, ioas_id: 8, fd: 12, start: 16, length: 24, iova: 32,
-    });
-    layout!(super::IoasUnmap, 24, { size: 0, ioas_id: 4, iova: 8, length: 16 });
-}
+pub(crate) use raw::iommu_iova_range as IovaRange;
 
 /// What an address space of iommufd can hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,14 +133,15 @@ pub(crate) struct IovaLimits {
 
 /// `IOMMU_DESTROY`.
 pub(crate) fn destroy(iommufd: BorrowedFd<'_>, id: u32) -> Result<(), Errno> {
-    let mut destroy = Destroy { size: struct_size::<Destroy>(), id };
+    let mut destroy = raw::iommu_destroy { size: struct_size::<raw::iommu_destroy>(), id };
     // SAFETY: the kernel reads the structure alone.
     unsafe { with_struct(iommufd, DESTROY, &mut destroy) }.map(drop)
 }
 
 /// `IOMMU_IOAS_ALLOC`: the id of a new address space.
 pub(crate) fn ioas_alloc(iommufd: BorrowedFd<'_>) -> Result<u32, Errno> {
-    let mut alloc = IoasAlloc { size: struct_size::<IoasAlloc>(), flags: 0, out_ioas_id: 0 };
+    let mut alloc =
+        raw::iommu_ioas_alloc { size: struct_size::<raw::iommu_ioas_alloc>(), flags: 0, out_ioas_id: 0 };
     // SAFETY: the kernel reads and writes the structure alone.
     unsafe { with_struct(iommufd, IOAS_ALLOC, &mut alloc) }?;
     Ok(alloc.out_ioas_id)
@@ -147,8 +153,8 @@ pub(crate) fn ioas_iova_ranges(
     ioas: u32,
     ranges: &mut [IovaRange],
 ) -> Result<IovaLimits, Errno> {
-    let mut query = IoasIovaRanges {
-        size: struct_size::<IoasIovaRanges>(),
+    let mut query = raw::iommu_ioas_iova_ranges {
+        size: struct_size::<raw::iommu_ioas_iova_ranges>(),
         ioas_id: ioas,
         num_iovas: u32::try_from(ranges.len()).map_err(|_| Errno::EINVAL)?,
         reserved: 0,
@@ -176,8 +182,8 @@ pub(crate) fn ioas_map(
     iova: u64,
     memory: HostRange,
 ) -> Result<(), Errno> {
-    let mut map = IoasMap {
-        size: struct_size::<IoasMap>(),
+    let mut map = raw::iommu_ioas_map {
+        size: struct_size::<raw::iommu_ioas_map>(),
         flags: MAP_FLAGS,
         ioas_id: ioas,
         reserved: 0,
@@ -197,8 +203,8 @@ pub(crate) fn ioas_map_file(
     iova: u64,
     part: FilePart<'_>,
 ) -> Result<(), Errno> {
-    let mut map = IoasMapFile {
-        size: struct_size::<IoasMapFile>(),
+    let mut map = raw::iommu_ioas_map_file {
+        size: struct_size::<raw::iommu_ioas_map_file>(),
         flags: MAP_FLAGS,
         ioas_id: ioas,
         fd: part.file().as_raw_fd(),
@@ -213,7 +219,8 @@ pub(crate) fn ioas_map_file(
 
 /// `IOMMU_IOAS_UNMAP`: the number of bytes that were unmapped.
 pub(crate) fn ioas_unmap(iommufd: BorrowedFd<'_>, ioas: u32, iova: u64, length: u64) -> Result<u64, Errno> {
-    let mut unmap = IoasUnmap { size: struct_size::<IoasUnmap>(), ioas_id: ioas, iova, length };
+    let mut unmap =
+        raw::iommu_ioas_unmap { size: struct_size::<raw::iommu_ioas_unmap>(), ioas_id: ioas, iova, length };
     // SAFETY: the kernel reads and writes the structure alone.
     unsafe { with_struct(iommufd, IOAS_UNMAP, &mut unmap) }?;
     Ok(unmap.length)
@@ -221,12 +228,11 @@ pub(crate) fn ioas_unmap(iommufd: BorrowedFd<'_>, ioas: u32, iova: u64, length: 
 
 /// `VFIO_DEVICE_BIND_IOMMUFD`: gives the device's id in the iommufd. The kernel tries to reset the device.
 pub(crate) fn bind(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<u32, Errno> {
-    let mut bind = v::vfio_device_bind_iommufd {
-        argsz: struct_size::<v::vfio_device_bind_iommufd>(),
+    let mut bind = raw::vfio_device_bind_iommufd {
+        argsz: struct_size::<raw::vfio_device_bind_iommufd>(),
         flags: 0,
         iommufd: iommufd.as_raw_fd(),
         out_devid: 0,
-        token_uuid_ptr: 0,
     };
     // SAFETY: without flags the kernel reads and writes the structure alone.
     unsafe { with_struct(device, DEVICE_BIND_IOMMUFD, &mut bind) }?;
@@ -235,11 +241,10 @@ pub(crate) fn bind(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<u3
 
 /// `VFIO_DEVICE_ATTACH_IOMMUFD_PT`: the device's DMA goes through this address space from now on.
 pub(crate) fn attach(device: BorrowedFd<'_>, ioas: u32) -> Result<(), Errno> {
-    let mut attach = v::vfio_device_attach_iommufd_pt {
-        argsz: struct_size::<v::vfio_device_attach_iommufd_pt>(),
+    let mut attach = raw::vfio_device_attach_iommufd_pt {
+        argsz: struct_size::<raw::vfio_device_attach_iommufd_pt>(),
         flags: 0,
         pt_id: ioas,
-        pasid: 0,
     };
     // SAFETY: the kernel reads and writes the structure alone.
     unsafe { with_struct(device, DEVICE_ATTACH_IOMMUFD_PT, &mut attach) }.map(drop)
@@ -247,10 +252,9 @@ pub(crate) fn attach(device: BorrowedFd<'_>, ioas: u32) -> Result<(), Errno> {
 
 /// `VFIO_DEVICE_DETACH_IOMMUFD_PT`: the device's DMA goes nowhere from now on.
 pub(crate) fn detach(device: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut detach = v::vfio_device_detach_iommufd_pt {
-        argsz: struct_size::<v::vfio_device_detach_iommufd_pt>(),
+    let mut detach = raw::vfio_device_detach_iommufd_pt {
+        argsz: struct_size::<raw::vfio_device_detach_iommufd_pt>(),
         flags: 0,
-        pasid: 0,
     };
     // SAFETY: the kernel reads the structure alone.
     unsafe { with_struct(device, DEVICE_DETACH_IOMMUFD_PT, &mut detach) }.map(drop)

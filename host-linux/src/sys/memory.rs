@@ -34,6 +34,34 @@ pub enum MemoryBacking {
     Anonymous,
     /// A file in memory, which other processes or other mappings can share.
     Memfd,
+    /// The same, of huge pages that the host has set aside (`/sys/kernel/mm/hugepages`).
+    Huge(HugePage),
+}
+
+/// The size of a huge page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum HugePage {
+    /// 2 MiB.
+    Mib2,
+    /// 1 GiB.
+    Gib1,
+}
+
+impl HugePage {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Mib2 => 2 << 20,
+            Self::Gib1 => 1 << 30,
+        }
+    }
+
+    fn flag(self) -> MemfdFlags {
+        match self {
+            Self::Mib2 => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+            Self::Gib1 => MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
+        }
+    }
 }
 
 /// Bytes outside the memory were asked for.
@@ -63,23 +91,27 @@ unsafe impl Send for Owned {}
 unsafe impl Sync for Owned {}
 
 impl GuestMemory {
-    /// New memory of `size` bytes, rounded up to whole pages.
+    /// New memory of `size` bytes, rounded up to whole pages of its backing.
     ///
     /// # Errors
     ///
-    /// `EINVAL` for a size of 0 or one that no address space holds, else what `mmap` gave.
+    /// `EINVAL` for a size of 0 or one that no address space holds, else what `mmap` gave: `ENOMEM` where too few
+    /// huge pages are free.
     pub fn new(size: u64, backing: MemoryBacking) -> Result<Self, Errno> {
         let size = usize::try_from(size).ok().filter(|size| *size > 0).ok_or(Errno::EINVAL)?;
-        let size = size.checked_next_multiple_of(rustix::param::page_size()).ok_or(Errno::EINVAL)?;
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        let file = match backing {
-            MemoryBacking::Anonymous => None,
-            MemoryBacking::Memfd => {
-                let file = memfd_create("guest-memory", MemfdFlags::CLOEXEC)?;
-                ftruncate(&file, size as u64)?;
-                Some(file)
-            }
+        let (page, file) = match backing {
+            MemoryBacking::Anonymous => (rustix::param::page_size(), None),
+            MemoryBacking::Memfd => (rustix::param::page_size(), Some(MemfdFlags::empty())),
+            MemoryBacking::Huge(page) => (page.bytes(), Some(page.flag())),
         };
+        let size = size.checked_next_multiple_of(page).ok_or(Errno::EINVAL)?;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let file = file.map(|flags| {
+            let file = memfd_create("guest-memory", MemfdFlags::CLOEXEC | flags)?;
+            ftruncate(&file, size as u64)?;
+            Ok::<_, Errno>(file)
+        });
+        let file = file.transpose()?;
         let none = std::ptr::null_mut();
         let address = match &file {
             None => {
@@ -88,7 +120,11 @@ impl GuestMemory {
                 unsafe { mmap_anonymous(none, size, access, flags) }?
             }
             Some(file) => {
-                let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+                let flags = match backing {
+                    // Huge pages that are not there must be missed here: later, touching them would end the process.
+                    MemoryBacking::Huge(_) => MapFlags::SHARED,
+                    _ => MapFlags::SHARED | MapFlags::NORESERVE,
+                };
                 // SAFETY: no address is asked for, so nothing that exists is touched.
                 unsafe { mmap(none, size, access, flags, file, 0) }?
             }
@@ -135,7 +171,7 @@ impl GuestMemory {
         self.0.size as u64
     }
 
-    /// The file behind [`MemoryBacking::Memfd`], which can be mapped a second time.
+    /// The file behind it, which can be mapped a second time; anonymous memory has none.
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         self.0.file.as_ref().map(AsFd::as_fd)
     }
@@ -381,6 +417,15 @@ mod tests {
     fn size_is_whole_pages() {
         let memory = GuestMemory::new(1, MemoryBacking::Anonymous).unwrap();
         assert_eq!(memory.size(), rustix::param::page_size() as u64);
+    }
+
+    #[test]
+    fn huge_pages_are_had_if_the_host_has_set_some_aside() {
+        let free = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+        let free = std::fs::read_to_string(free).map_or(0, |text| text.trim().parse::<u64>().unwrap());
+        let memory = GuestMemory::new(1, MemoryBacking::Huge(HugePage::Mib2));
+        let size = memory.as_ref().map(GuestMemory::size).map_err(drop);
+        assert_eq!(size, if free > 0 { Ok(2 << 20) } else { Err(()) });
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) mod vfio;
 
 pub use eventfd::EventFd;
 pub(crate) use memory::{FilePart, HostRange};
-pub use memory::{GuestMemory, MemoryAccessError, MemoryBacking};
+pub use memory::{GuestMemory, HugePage, MemoryAccessError, MemoryBacking};
 pub(crate) use mmap::{Mapping, Placement};
 #[cfg(feature = "kvm")]
 pub use run_page::RunPage;

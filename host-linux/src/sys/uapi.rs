@@ -1,8 +1,10 @@
 //! The layouts that this crate relies on, checked when it is compiled.
 //!
 //! The bindings come from another project; where bytes are read or written at offsets, those offsets are
-//! stated here once and compared with the bindings' structures. Linux `include/uapi/linux/vfio.h`, `kvm.h`.
+//! stated here once and compared with the bindings' structures. Linux `include/uapi/linux/vfio.h`, `iommufd.h`,
+//! `kvm.h`.
 
+use super::iommufd::raw as i;
 use vfio_bindings::bindings::vfio as v;
 
 /// Offset of `vfio_region_info::index`.
@@ -17,8 +19,6 @@ macro_rules! layout {
         };
     };
 }
-
-pub(super) use layout;
 
 layout!(v::vfio_info_cap_header, 8, { id: 0, version: 2, next: 4 });
 layout!(v::vfio_group_status, 8, { argsz: 0, flags: 4 });
@@ -35,10 +35,35 @@ layout!(v::vfio_iova_range, 16, { start: 0, end: 8 });
 layout!(v::vfio_iommu_type1_info_dma_avail, 12, { header: 0, avail: 8 });
 layout!(v::vfio_iommu_type1_dma_map, 32, { argsz: 0, flags: 4, vaddr: 8, iova: 16, size: 24 });
 layout!(v::vfio_iommu_type1_dma_unmap, 24, { argsz: 0, flags: 4, iova: 8, size: 16 });
-// Linux 6.6 knew the first 16 bytes of this one, and the first 12 and 8 of the next two; it takes longer ones.
-layout!(v::vfio_device_bind_iommufd, 24, { argsz: 0, flags: 4, iommufd: 8, out_devid: 12, token_uuid_ptr: 16 });
-layout!(v::vfio_device_attach_iommufd_pt, 16, { argsz: 0, flags: 4, pt_id: 8, pasid: 12 });
-layout!(v::vfio_device_detach_iommufd_pt, 12, { argsz: 0, flags: 4, pasid: 8 });
+
+layout!(i::iommu_destroy, 8, { size: 0, id: 4 });
+layout!(i::iommu_ioas_alloc, 12, { size: 0, flags: 4, out_ioas_id: 8 });
+layout!(i::iommu_iova_range, 16, { start: 0, last: 8 });
+layout!(i::iommu_ioas_iova_ranges, 32, {
+    size: 0, ioas_id: 4, num_iovas: 8, allowed_iovas: 16, out_iova_alignment: 24,
+});
+layout!(i::iommu_ioas_map, 40, { size: 0, flags: 4, ioas_id: 8, user_va: 16, length: 24, iova: 32 });
+layout!(i::iommu_ioas_unmap, 24, { size: 0, ioas_id: 4, iova: 8, length: 16 });
+layout!(i::vfio_device_bind_iommufd, 16, { argsz: 0, flags: 4, iommufd: 8, out_devid: 12 });
+layout!(i::vfio_device_attach_iommufd_pt, 12, { argsz: 0, flags: 4, pt_id: 8 });
+layout!(i::vfio_device_detach_iommufd_pt, 8, { argsz: 0, flags: 4 });
+
+/// Linux 6.13 has it; the lab's headers do not.
+const _: () = {
+    use i::iommu_ioas_map_file as File;
+    use std::mem::offset_of;
+    assert!(size_of::<File>() == 40 && offset_of!(File, ioas_id) == 8 && offset_of!(File, fd) == 12);
+    assert!(offset_of!(File, start) == 16 && offset_of!(File, length) == 24 && offset_of!(File, iova) == 32);
+};
+
+/// The bindings know later versions of these, which begin alike.
+const _: () = {
+    use std::mem::offset_of;
+    assert!(offset_of!(v::vfio_device_bind_iommufd, iommufd) == 8);
+    assert!(offset_of!(v::vfio_device_bind_iommufd, out_devid) == 12);
+    assert!(offset_of!(v::vfio_device_attach_iommufd_pt, pt_id) == 8);
+    assert!(offset_of!(v::vfio_device_detach_iommufd_pt, flags) == 4);
+};
 
 /// The core has no bindings, and numbers of its own.
 const _: () = {
