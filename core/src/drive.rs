@@ -77,22 +77,29 @@ where
 
     /// Takes the steps of the operation under way, to its end; returns what it read.
     pub fn drive<H: Host>(&mut self, host: &mut H) -> Bytes {
-        while let Some((token, step)) = self.next_step() {
-            let outcome = match self.perform(step, host) {
-                Ok(outcome) => {
-                    host.step_done(step);
-                    outcome
-                }
-                Err(error) => {
-                    host.step_failed(step, &error);
-                    H::fewer(&error).map_or(Outcome::Failed, Outcome::Fewer)
-                }
-            };
-            if let Completion::Done(bytes) = self.complete(token, outcome) {
-                return bytes;
+        loop {
+            match self.drive_step(host) {
+                Some(Completion::Done(bytes)) => return bytes,
+                Some(_) => {}
+                None => return Bytes::EMPTY,
             }
         }
-        Bytes::EMPTY
+    }
+
+    /// Takes the next step of the operation under way; `None` if none is. For who has to do something between two.
+    pub fn drive_step<H: Host>(&mut self, host: &mut H) -> Option<Completion> {
+        let (token, step) = self.next_step()?;
+        let outcome = match self.perform(step, host) {
+            Ok(outcome) => {
+                host.step_done(step);
+                outcome
+            }
+            Err(error) => {
+                host.step_failed(step, &error);
+                H::fewer(&error).map_or(Outcome::Failed, Outcome::Fewer)
+            }
+        };
+        Some(self.complete(token, outcome))
     }
 
     /// Has `host` take one step: what [`drive`](Self::drive) does for each, for an embedder with a loop of its own.

@@ -124,6 +124,7 @@ impl<G: GuestSide> Assigned<G> {
             irqs,
             bars: bars.clone(),
             decoder: decoder.clone(),
+            reset_made: None,
             reset_error: None,
             last_failure: None,
         };
@@ -197,26 +198,29 @@ impl<G: GuestSide> Assigned<G> {
         look(&driven.function, &driven.host.irqs, &driven.host.guest, driven.host.last_failure.as_ref())
     }
 
-    /// Every operation of the function goes through here.
+    /// Every operation of the function goes through here, but a reset together with others.
     fn drive<T>(&self, operation: impl FnOnce(&mut Function, &mut HostSide<G>) -> T) -> T {
         let mut driven = self.lock();
         let Driven { function, host } = &mut *driven;
         let result = operation(function, host);
-        let quarantined = function.is_quarantined();
-        if self.quarantined.swap(quarantined, Ordering::AcqRel) != quarantined {
-            let bdf = self.bdf();
-            let failure = host.last_failure.as_ref();
-            if quarantined {
-                let why = failure.map(|Failure { step, error }| format!("{step:?}: {error}"));
-                log::error!(
-                    "{bdf}: quarantined, for the guest may still reach it: {}",
-                    why.unwrap_or_default()
-                );
-            } else {
-                log::warn!("{bdf}: no longer quarantined");
-            }
-        }
+        self.publish_quarantine(&driven);
         result
+    }
+
+    /// What vCPUs look at is what the function says of itself, after an operation.
+    fn publish_quarantine(&self, driven: &Driven<G>) {
+        let quarantined = driven.function.is_quarantined();
+        if self.quarantined.swap(quarantined, Ordering::AcqRel) == quarantined {
+            return;
+        }
+        let bdf = self.bdf();
+        if quarantined {
+            let failure = driven.host.last_failure.as_ref();
+            let why = failure.map(|Failure { step, error }| format!("{step:?}: {error}"));
+            log::error!("{bdf}: quarantined, for the guest may still reach it: {}", why.unwrap_or_default());
+        } else {
+            log::warn!("{bdf}: no longer quarantined");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Driven<G>> {
@@ -241,5 +245,6 @@ impl<G: GuestSide> fmt::Debug for Assigned<G> {
 mod access;
 mod lifecycle;
 mod plan;
+mod reset;
 #[cfg(test)]
 mod tests;

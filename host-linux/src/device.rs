@@ -3,6 +3,7 @@
 use crate::dma::DmaError;
 use crate::errno::Errno;
 use crate::error::OpenError;
+use crate::hot_reset::AffectedFunction;
 use crate::info::{self, InfoError};
 use crate::irq::{IrqInfo, IrqKind, Irqs};
 use crate::kernel::{Host, MapArea};
@@ -12,6 +13,7 @@ use crate::options::Backend;
 use crate::region::{RegionIndex, RegionInfo};
 use crate::retry::RetryPolicy;
 use crate::sys::Mapping;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use vfio_assign_core::Bdf;
 use vfio_bindings::bindings::vfio as v;
@@ -88,12 +90,18 @@ pub enum RegionError {
 }
 
 /// Why a device was not reset.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResetError {
     /// The kernel knows no way to reset this function alone.
     #[error("{bdf} has no function reset")]
     Unsupported {
+        /// The device.
+        bdf: Bdf,
+    },
+    /// It has no function reset, and the kernel cannot reset what it is on either.
+    #[error("{bdf} has no function reset, and is on no bus or slot that the kernel can reset")]
+    NoHotReset {
         /// The device.
         bdf: Bdf,
     },
@@ -105,6 +113,48 @@ pub enum ResetError {
         /// What the kernel said.
         errno: Errno,
     },
+    /// It has no function reset, and the kernel does not tell what a hot reset would reset with it.
+    #[error(
+        "{bdf} was not reset: the kernel does not tell what a hot reset of it would reset with it: {error}"
+    )]
+    SetUnknown {
+        /// The device.
+        bdf: Bdf,
+        /// Why.
+        error: InfoError,
+    },
+    /// It has no function reset, and a hot reset would reset functions that this VM does not have.
+    #[error(
+        "{bdf} can be reset only together with functions that are not this VM's: {}; assign one of each \
+        group to this VM, too",
+        List(others)
+    )]
+    NotOurs {
+        /// The device.
+        bdf: Bdf,
+        /// The functions that are not this VM's.
+        others: Vec<AffectedFunction>,
+    },
+    /// It has no function reset, and a hot reset would reset functions of this VM that are in use.
+    #[error("{bdf} can be reset only together with other functions of this VM: {}", List(others))]
+    Together {
+        /// The device.
+        bdf: Bdf,
+        /// The others.
+        others: Vec<Bdf>,
+    },
+}
+
+/// Things side by side.
+struct List<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for List<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, item) in self.0.iter().enumerate() {
+            write!(f, "{}{item}", if place > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
 }
 
 impl Device {
@@ -221,7 +271,7 @@ impl Device {
         Ok(config)
     }
 
-    /// Resets the function, under the VM's [`RetryPolicy`]. Its Command register, BARs and MSI-X are put back by
+    /// Resets the function alone, under the VM's [`RetryPolicy`]. Its Command register, BARs and MSI-X are put back by
     /// the kernel.
     ///
     /// # Errors
@@ -247,6 +297,19 @@ impl Device {
 
     pub(crate) fn irqs(&self, kind: IrqKind) -> Irqs<'_> {
         Irqs { host: &self.host, device: self.fd.as_fd(), kind }
+    }
+
+    /// The device's place among those of its VM.
+    pub(crate) fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    pub(crate) fn retry(&self) -> &RetryPolicy {
+        &self.retry
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     pub(crate) fn host(&self) -> &Host {

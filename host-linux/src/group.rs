@@ -123,6 +123,11 @@ impl Group {
         self.loose.number
     }
 
+    /// The group's file, by which the kernel sees that it is ours.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.loose.fd.as_fd()
+    }
+
     /// Opens a device of the group. The kernel tries to reset it.
     pub(crate) fn device(&self, name: &CStr) -> Result<OwnedFd, Errno> {
         self.loose.host.device_fd(self.loose.fd.as_fd(), name)

@@ -25,6 +25,8 @@ pub(crate) struct HostSide<G: GuestSide> {
     pub(crate) bars: Arc<MappedBars>,
     /// Where vCPUs read what the function decodes.
     pub(crate) decoder: Arc<RwLock<Decoder>>,
+    /// How the reset went that has been made for this function beside others, for its own machines to hear of.
+    pub(crate) reset_made: Option<Result<(), ResetError>>,
     /// Why the last reset failed.
     pub(crate) reset_error: Option<ResetError>,
     pub(crate) last_failure: Option<Failure<G::Error>>,
@@ -119,8 +121,8 @@ impl<G: GuestSide> PhysicalFunction for HostSide<G> {
     }
 
     fn reset(&mut self) -> Result<(), Self::Error> {
-        let reset = self.bars.device().reset();
-        self.reset_error = reset.err();
+        let reset = self.reset_made.take().unwrap_or_else(|| self.bars.device().reset());
+        self.reset_error = reset.clone().err();
         Ok(reset?)
     }
 }

@@ -185,6 +185,11 @@ calls! {
     fn set_irqs(device: BorrowedFd<'_>, set: &IrqSet<'_>) -> u32 = vfio::set_irqs(device, set);
     Reset "vfio-device-reset"
     fn reset(device: BorrowedFd<'_>) -> () = vfio::reset(device);
+    HotResetInfo "vfio-device-get-pci-hot-reset-info"
+    fn hot_reset_info(device: BorrowedFd<'_>, info: &mut [u8]) -> () = vfio::hot_reset_info(device, info);
+    /// The groups of all that is reset; none for a device that was opened by its own file.
+    HotReset "vfio-device-pci-hot-reset"
+    fn hot_reset(device: BorrowedFd<'_>, groups: &[BorrowedFd<'_>]) -> () = vfio::hot_reset(device, groups);
     /// Reads from a region at its offset in the device's file; gives how many bytes were read.
     RegionRead "pread"
     fn region_read(device: BorrowedFd<'_>, offset: u64, data: &mut [u8]) -> usize = {

@@ -27,6 +27,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use vfio_assign_core::Bdf;
 use vfio_bindings::bindings::vfio as v;
 
 /// Where configuration space lies in a device's file.
@@ -56,6 +57,8 @@ struct Script {
     number: Option<(u32, u32)>,
     /// The ranges that address spaces of iommufds have.
     ranges: Vec<IovaRange>,
+    /// `VFIO_PCI_HOT_RESET_FLAG_*`, and what a hot reset of any device resets: group or id, and address.
+    hot_reset: Option<(u32, Vec<(u32, Bdf)>)>,
 }
 
 struct Fault {
@@ -128,6 +131,12 @@ impl TestKernel {
     /// Devices have so many interrupts of this kind.
     pub(crate) fn offer(&self, kind: IrqKind, count: u32) {
         self.0.lock().unwrap().offered.insert(kind.get(), count);
+    }
+
+    /// Devices are hot reset with these functions, each with its group or, by the flags, its id.
+    pub(crate) fn hot_reset_with(&self, flags: u32, functions: &[(u32, &str)]) {
+        let functions = functions.iter().map(|(id, bdf)| (*id, bdf.parse().unwrap())).collect();
+        self.0.lock().unwrap().hot_reset = Some((flags, functions));
     }
 
     fn intervene(
@@ -226,6 +235,7 @@ impl TestDevice {
     /// The same, of a kernel that was told something before.
     pub(crate) fn open_with(tell: impl FnOnce(&TestKernel)) -> Self {
         let sysfs = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(7));
+        let sysfs = sysfs.add("0000:00:05.0", Some("vfio-pci"), Some(8));
         let kernel = TestKernel::default();
         tell(&kernel);
         let interval = Duration::from_secs(1);
@@ -440,6 +450,26 @@ impl Kernel for TestKernel {
 
     fn reset(&self, _: BorrowedFd<'_>) -> Result<(), Errno> {
         self.note("reset".into()).map(drop)
+    }
+
+    fn hot_reset_info(&self, _: BorrowedFd<'_>, info: &mut [u8]) -> Result<(), Errno> {
+        self.note("hot_reset_info".into())?;
+        let (flags, functions) = self.0.lock().unwrap().hot_reset.clone().ok_or(Errno::ENODEV)?;
+        put(info, 4, &flags.to_ne_bytes());
+        put(info, 8, &(functions.len() as u32).to_ne_bytes());
+        if info.len() < 12 + 8 * functions.len() {
+            return Err(Errno::ENOSPC);
+        }
+        for (place, (id, bdf)) in functions.into_iter().enumerate() {
+            put(info, 12 + 8 * place, &id.to_ne_bytes());
+            put(info, 16 + 8 * place, &bdf.segment().to_ne_bytes());
+            put(info, 18 + 8 * place, &[bdf.bus(), bdf.device() << 3 | bdf.function()]);
+        }
+        Ok(())
+    }
+
+    fn hot_reset(&self, _: BorrowedFd<'_>, groups: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        self.note(format!("hot_reset {}", groups.len())).map(drop)
     }
 
     fn region_read(&self, device: BorrowedFd<'_>, offset: u64, data: &mut [u8]) -> Result<usize, Errno> {

@@ -1,36 +1,14 @@
 //! What the embedder does with an assigned function besides handing it accesses.
 
 use super::Assigned;
-use crate::device::ResetError;
 use crate::guest::GuestSide;
 use crate::region::RegionIndex;
-use vfio_assign_core::{BusMastering, ResetOutcome, RestoreError, SaveError};
+use vfio_assign_core::{BusMastering, RestoreError, SaveError};
 
 /// Revision ID, Class Code, Cache Line Size, Latency Timer, Header Type and BIST: PCI Local Bus 3.0, 6.1.
 const CLASS_TO_BIST: u64 = 0x08;
 
 impl<G: GuestSide> Assigned<G> {
-    /// The virtual machine is reset: interrupts off, windows out, registers as after power-on, bus mastering
-    /// off in hardware, and the device reset, if it can be; why it was not is in [`Self::reset_error`].
-    ///
-    /// A quarantined function is detached first, which may end its quarantine.
-    pub fn reset(&self) -> ResetOutcome {
-        self.drive(|function, host| {
-            host.reset_error = None;
-            if function.is_quarantined() {
-                // A new guest must not find the old one's device at work in its memory.
-                function.detach(host);
-            }
-            function.reset(host)
-        })
-    }
-
-    /// Why the last [reset](Self::reset) did not reset the device. None where it did, and where the device was not
-    /// asked: it is gone, or the function is still quarantined.
-    pub fn reset_error(&self) -> Option<ResetError> {
-        self.lock().host.reset_error
-    }
-
     /// The guest has ended an interrupt of the function's pin, where the guest's line is one that the monitor is
     /// [told](crate::LineEnd::Told) of.
     pub fn handle_intx_eoi(&self) {

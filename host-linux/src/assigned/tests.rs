@@ -453,3 +453,4 @@ fn pin_that_leads_nowhere_is_hidden_and_reported() {
 }
 
 mod lifecycle;
+mod reset;

@@ -7,7 +7,6 @@ use crate::device::Device;
 use crate::dma::DmaError;
 use crate::errno::Errno;
 use crate::error::{GroupAction, GroupError, OpenError};
-use crate::gate::MemoryGate;
 use crate::group::{Group, LooseGroup};
 use crate::ioas::{Ioas, IommufdError};
 use crate::opened::OpenedFile;
@@ -301,8 +300,7 @@ fn not_bound(options: &VmOptions, bdf: Bdf, group: u32, errno: Errno) -> OpenErr
 /// A device's place among those of its VM: while it exists the VM does not open the device again.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    vm: Weak<Shared>,
-    gate: Arc<MemoryGate>,
+    vm: Arc<Shared>,
     bdf: Bdf,
 }
 
@@ -313,7 +311,7 @@ impl Claim {
             return Err(OpenError::Twice { bdf });
         }
         state.devices.push(bdf);
-        Ok(Self { vm: Arc::downgrade(vm), gate: vm.gate.clone(), bdf })
+        Ok(Self { vm: vm.clone(), bdf })
     }
 
     pub(crate) fn bdf(&self) -> Bdf {
@@ -322,14 +320,22 @@ impl Claim {
 
     /// Waits until all of the VM's memory is mapped for devices.
     pub(crate) fn wait_for_memory(&self) -> Result<(), DmaError> {
-        self.gate.wait()
+        self.vm.gate.wait()
+    }
+
+    /// The VM's open groups.
+    pub(crate) fn groups(&self) -> Vec<Arc<Group>> {
+        self.vm.lock().groups.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The VM's devices, and those that it is about to open.
+    pub(crate) fn devices(&self) -> Vec<Bdf> {
+        self.vm.lock().devices.clone()
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if let Some(vm) = self.vm.upgrade() {
-            vm.lock().devices.retain(|bdf| *bdf != self.bdf);
-        }
+        self.vm.lock().devices.retain(|bdf| *bdf != self.bdf);
     }
 }

@@ -28,6 +28,9 @@ const DEVICE_GET_REGION_INFO: Opcode = request(8);
 const DEVICE_GET_IRQ_INFO: Opcode = request(9);
 const DEVICE_SET_IRQS: Opcode = request(10);
 const DEVICE_RESET: Opcode = request(11);
+const DEVICE_GET_PCI_HOT_RESET_INFO: Opcode = request(12);
+const DEVICE_PCI_HOT_RESET: Opcode = request(13);
+// The IOMMU's requests have numbers of their own, which are also those of a device's.
 const IOMMU_GET_INFO: Opcode = request(12);
 const IOMMU_MAP_DMA: Opcode = request(13);
 const IOMMU_UNMAP_DMA: Opcode = request(14);
@@ -171,6 +174,36 @@ pub(crate) fn reset(device: BorrowedFd<'_>) -> Result<(), Errno> {
     unsafe { with_value(device, DEVICE_RESET, 0) }.map(drop)
 }
 
+/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` into `info`, a `vfio_pci_hot_reset_info` and room for its devices.
+///
+/// `ENOSPC` where that is not enough; `count` then says how many there are.
+pub(crate) fn hot_reset_info(device: BorrowedFd<'_>, info: &mut [u8]) -> Result<(), Errno> {
+    put_argsz(info, size_of::<v::vfio_pci_hot_reset_info>())?;
+    // SAFETY: the kernel writes at most `argsz` bytes, which is the slice's length.
+    unsafe { with_struct(device, DEVICE_GET_PCI_HOT_RESET_INFO, info) }.map(drop)
+}
+
+/// `VFIO_DEVICE_PCI_HOT_RESET`.
+pub(crate) fn hot_reset(device: BorrowedFd<'_>, groups: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut argument = encode_hot_reset(groups)?;
+    // SAFETY: the kernel reads `argsz` bytes, which is the buffer's length.
+    unsafe { with_struct(device, DEVICE_PCI_HOT_RESET, argument.as_mut_slice()) }.map(drop)
+}
+
+/// A `vfio_pci_hot_reset` with its file descriptors.
+fn encode_hot_reset(groups: &[BorrowedFd<'_>]) -> Result<Vec<u8>, Errno> {
+    let size = size_of::<v::vfio_pci_hot_reset>() + size_of::<i32>() * groups.len();
+    let number = |length| u32::try_from(length).map_err(|_| Errno::EINVAL);
+    let mut bytes = Vec::with_capacity(size);
+    for field in [number(size)?, 0, number(groups.len())?] {
+        bytes.extend_from_slice(&field.to_ne_bytes());
+    }
+    for group in groups {
+        bytes.extend_from_slice(&group.as_raw_fd().to_ne_bytes());
+    }
+    Ok(bytes)
+}
+
 /// A `vfio_irq_set` with its data.
 fn encode_irq_set(set: &IrqSet<'_>) -> Result<Vec<u8>, Errno> {
     let one;
@@ -254,6 +287,18 @@ mod tests {
         let set = IrqSet { index: 0, start: 0, data: IrqData::UnmaskOn(event.as_fd()) };
         let raw = event.as_fd().as_raw_fd();
         assert_eq!(words(&encode_irq_set(&set).unwrap()), [24, 0x14, 0, 0, 1, raw]);
+    }
+
+    #[test]
+    fn hot_reset_names_its_groups() {
+        let group = tempfile::tempfile().unwrap();
+        let raw = group.as_raw_fd();
+        assert_eq!(words(&encode_hot_reset(&[group.as_fd()]).unwrap()), [16, 0, 1, raw]);
+    }
+
+    #[test]
+    fn hot_reset_without_groups_has_an_empty_list() {
+        assert_eq!(words(&encode_hot_reset(&[]).unwrap()), [12, 0, 0]);
     }
 
     #[test]

@@ -223,6 +223,7 @@ fn function() {
         seen((Outcome::is_done(outcome), Step::kind(step)));
         seen(AssignedFunction::complete(function, token, outcome));
     }
+    seen(AssignedFunction::drive_step(function, host));
     seen(AssignedFunction::drive(function, host));
     AssignedFunction::handle_interrupt(function, kind(), vector());
     AssignedFunction::handle_intx_eoi(function);

@@ -25,18 +25,18 @@ pub(super) struct Resets {
 
 /// The device was not reset.
 #[derive(Debug, thiserror::Error)]
-#[error("{bdf}: the guest goes on with a device that was not reset: {}", Why(*.source))]
+#[error("{bdf}: the guest goes on with a device that was not reset: {}", Why(.source.as_ref()))]
 struct NotReset {
     bdf: Bdf,
     source: Option<ResetError>,
 }
 
 /// Why a device was not reset.
-struct Why(Option<ResetError>);
+struct Why<'a>(Option<&'a ResetError>);
 
-impl std::fmt::Display for Why {
+impl std::fmt::Display for Why<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
+        match &self.0 {
             Some(error) => error.fmt(f)?,
             None => f.write_str("it is gone, or something of it could not be taken away from the guest")?,
         }
