@@ -1,7 +1,9 @@
 //! What every scenario needs before L1 can start: QEMU, a kernel, our command, and the two initial file systems.
 
+use crate::build::{self, BuildError};
 use crate::disk;
 use crate::guest;
+use crate::host::{HostOptions, KernelChoice, NoCdev};
 use crate::initramfs::{Initramfs, ProgramError};
 use crate::l1::{L1, L1Error, Watch};
 use crate::machine::Machine;
@@ -29,14 +31,24 @@ const L1_MODULES: &[&str] = &[
 /// Modules that the guest loads.
 const GUEST_MODULES: &[&str] = &["nvme"];
 
+/// The tests against a real kernel, in L1.
+pub(crate) const REAL_KERNEL: &str = "/lab/real_kernel";
+/// How cargo is asked for our command, as users ask for it.
+const COMMAND: &[&str] = &["build", "--package", "vfio-assign"];
+/// How cargo is asked for the tests.
+const TESTS: &[&str] =
+    &["test", "--no-run", "--package", "vfio-assign-linux", "--features", "kvm", "--test", "real_kernel"];
+
 /// Everything ready for [`Bench::boot`].
 pub(crate) struct Bench {
     /// The outer QEMU, and the one that L1 may run.
     pub(crate) qemu: PathBuf,
     kernel: Kernel,
     busybox: Vec<u8>,
+    guest_kernel: Vec<u8>,
     guest: Vec<u8>,
-    command: Option<PathBuf>,
+    /// Where in L1, and which.
+    programs: Vec<(&'static str, PathBuf)>,
     progress: Rc<Progress>,
 }
 
@@ -46,6 +58,10 @@ pub(crate) enum BenchError {
     #[error(transparent)]
     Package(#[from] PackageError),
     #[error(transparent)]
+    Kernel(#[from] BuildError),
+    #[error(transparent)]
+    NoCdev(#[from] NoCdev),
+    #[error(transparent)]
     Module(#[from] ModuleError),
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -53,10 +69,10 @@ pub(crate) enum BenchError {
     File { operation: &'static str, source: io::Error },
     #[error("cannot write L1's plan: {0}")]
     Plan(#[from] serde_json::Error),
-    #[error("the command vfio-assign does not build:\n{stderr}")]
-    Build { stderr: String },
-    #[error("cargo built the command vfio-assign but did not say where it is")]
-    NoExecutable,
+    #[error("{what} does not build:\n{stderr}")]
+    Build { what: &'static str, stderr: String },
+    #[error("cargo built {what} but did not say where it is")]
+    NoExecutable { what: &'static str },
     #[error(transparent)]
     L1(#[from] L1Error),
 }
@@ -64,15 +80,45 @@ pub(crate) enum BenchError {
 impl Bench {
     /// Finds, downloads and builds what scenarios need; `with_command` says whether our command is needed.
     pub(crate) fn prepare(progress: &Rc<Progress>, with_command: bool) -> Result<Self, BenchError> {
+        Self::on(&HostOptions::default(), progress, with_command)
+    }
+
+    /// The same for an L1 of a person's choice.
+    pub(crate) fn on(
+        host: &HostOptions,
+        progress: &Rc<Progress>,
+        with_command: bool,
+    ) -> Result<Self, BenchError> {
+        let choice = host.kernel()?;
         let qemu = packages::qemu(progress)?;
         let cache = Cache::open()?;
         let busybox_path = cache.package(packages::BUSYBOX, progress)?.join("bin/busybox");
-        let kernel = Kernel::open(&cache.package(packages::KERNEL, progress)?, &busybox_path)?;
-        let command = if with_command { Some(build_command(progress)?) } else { None };
+        let debian = |wanted| -> Result<Kernel, BenchError> {
+            Ok(Kernel::open(&cache.package(wanted, progress)?, &busybox_path)?)
+        };
+        let guest_kernel = debian(packages::KERNEL)?;
+        let programs = match with_command {
+            true => vec![(OURS, build_program("the command vfio-assign", COMMAND, progress)?)],
+            false => Vec::new(),
+        };
         progress.step("making the guest's file system");
         let busybox = read("read busybox", &busybox_path)?;
-        let guest = guest::initramfs(&busybox, &kernel.closure(GUEST_MODULES)?);
-        Ok(Self { qemu, kernel, busybox, guest, command, progress: progress.clone() })
+        let guest = guest::initramfs(&busybox, &guest_kernel.closure(GUEST_MODULES)?);
+        let image = read("read the kernel", &guest_kernel.image)?;
+        let kernel = match choice {
+            KernelChoice::Debian6_12 => guest_kernel,
+            KernelChoice::Debian6_1 => debian(packages::KERNEL_6_1)?,
+            KernelChoice::Custom => Kernel::whole(build::kernel(&cache, progress)?.image),
+        };
+        let progress = progress.clone();
+        Ok(Self { qemu, kernel, busybox, guest_kernel: image, guest, programs, progress })
+    }
+
+    /// Puts the crate's tests against a real kernel into L1, at [`REAL_KERNEL`].
+    pub(crate) fn with_tests(mut self) -> Result<Self, BenchError> {
+        let program = build_program("the tests against a real kernel", TESTS, &self.progress)?;
+        self.programs.push((REAL_KERNEL, program));
+        Ok(self)
     }
 
     /// Boots this machine.
@@ -92,8 +138,8 @@ impl Bench {
         let agent = std::env::current_exe()
             .map_err(|source| BenchError::File { operation: "find this program", source })?;
         archive.program("init", &agent)?;
-        if let Some(command) = &self.command {
-            archive.program(OURS, command)?;
+        for (path, program) in &self.programs {
+            archive.program(path, program)?;
         }
         archive.executable("bin/busybox", &self.busybox);
         let mut plan = Plan { host_root: machine.sees_host_files(), modules: Vec::new() };
@@ -103,38 +149,31 @@ impl Bench {
             plan.modules.push(path);
         }
         archive.file(PLAN_PATH, &serde_json::to_vec(&plan)?);
-        archive.file(GUEST_KERNEL, &read("read the kernel", &self.kernel.image)?);
+        archive.file(GUEST_KERNEL, &self.guest_kernel);
         archive.file(GUEST_INITRAMFS, &self.guest);
         Ok(archive.finish())
     }
 }
 
-/// Builds our command the way users do and says where it is.
-fn build_command(progress: &Progress) -> Result<PathBuf, BenchError> {
-    progress.step("building vfio-assign");
+/// Builds a program and says where it is.
+fn build_program(what: &'static str, arguments: &[&str], progress: &Progress) -> Result<PathBuf, BenchError> {
+    progress.step(format!("building {what}"));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "--package",
-            "vfio-assign",
-            "--message-format",
-            "json-render-diagnostics",
-        ])
+        .args(arguments)
+        .args(["--release", "--locked", "--message-format", "json-render-diagnostics"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .output()
         .map_err(|source| BenchError::File { operation: "run cargo", source })?;
     if !output.status.success() {
-        return Err(BenchError::Build { stderr: String::from_utf8_lossy(&output.stderr).into_owned() });
+        return Err(BenchError::Build { what, stderr: String::from_utf8_lossy(&output.stderr).into_owned() });
     }
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut executables = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(PathBuf::from(message.get("executable")?.as_str()?))
     });
-    executables.next_back().ok_or(BenchError::NoExecutable)
+    executables.next_back().ok_or(BenchError::NoExecutable { what })
 }
 
 fn read(operation: &'static str, path: &Path) -> Result<Vec<u8>, BenchError> {

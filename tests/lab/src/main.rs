@@ -7,10 +7,12 @@
 mod account;
 mod agent;
 mod bench;
+mod build;
 mod diagnosis;
 mod disk;
 mod driver;
 mod guest;
+mod host;
 mod initramfs;
 mod l1;
 mod machine;
@@ -21,11 +23,12 @@ mod progress;
 mod protocol;
 mod report;
 mod scenarios;
+mod uapi;
 mod wire;
 
 use clap::{Parser, Subcommand};
 use progress::Progress;
-use scenarios::{Choice, Failure, boot, demo, errors, exec, lifecycle, shell, versus};
+use scenarios::{Choice, Failure, boot, demo, errors, exec, kernel, lifecycle, shell, test, versus};
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -59,6 +62,10 @@ enum Scenario {
     Shell(shell::Options),
     /// Runs a command of your own in L1, with the disk lent to user space.
     Exec(exec::Options),
+    /// Builds L1's own kernel, which has iommufd, and checks the library's layouts against its headers.
+    Kernel,
+    /// The library's tests against a real kernel, in L1.
+    Test(test::Options),
     /// A guest's life under vfio-assign against the same guest's under QEMU.
     VersusQemu(versus::Options),
 }
@@ -77,6 +84,8 @@ fn main() -> ExitCode {
         Scenario::Boot => boot::run(&progress),
         Scenario::Shell(options) => shell::run(options, &progress),
         Scenario::Exec(options) => exec::run(options, &progress),
+        Scenario::Kernel => kernel::run(&progress),
+        Scenario::Test(options) => test::run(options, &progress),
         Scenario::VersusQemu(options) => versus::run(options, &progress),
     };
     progress.clear();

@@ -13,7 +13,8 @@ pub(crate) struct Kernel {
     /// The bzImage.
     pub(crate) image: PathBuf,
     unpacker: PathBuf,
-    modules: HashMap<String, PathBuf>,
+    /// None where all is built in.
+    modules: Option<HashMap<String, PathBuf>>,
     builtin: HashSet<String>,
 }
 
@@ -38,6 +39,11 @@ pub(crate) enum ModuleError {
 }
 
 impl Kernel {
+    /// A kernel with everything built in.
+    pub(crate) fn whole(image: PathBuf) -> Self {
+        Self { image, unpacker: PathBuf::new(), modules: None, builtin: HashSet::new() }
+    }
+
     /// The kernel in the folder of an unpacked package; `busybox` decompresses its modules.
     pub(crate) fn open(package: &Path, busybox: &Path) -> Result<Self, ModuleError> {
         let only = |folder: PathBuf, what: &'static str, prefix: &str| {
@@ -55,7 +61,7 @@ impl Kernel {
         let builtin = std::fs::read_to_string(&list_path)
             .map_err(|source| ModuleError::Read { path: list_path, source })?;
         let builtin = builtin.lines().map(|line| module_name(Path::new(line))).collect();
-        Ok(Self { image, unpacker: busybox.to_owned(), modules, builtin })
+        Ok(Self { image, unpacker: busybox.to_owned(), modules: Some(modules), builtin })
     }
 
     /// The modules named and all they need, in an order in which they can be loaded.
@@ -74,11 +80,11 @@ impl Kernel {
         seen: &mut HashSet<String>,
         ordered: &mut Vec<Module>,
     ) -> Result<(), ModuleError> {
+        let Some(modules) = &self.modules else { return Ok(()) };
         if self.builtin.contains(name) || !seen.insert(name.to_owned()) {
             return Ok(());
         }
-        let path = self
-            .modules
+        let path = modules
             .get(name)
             .ok_or_else(|| ModuleError::NoModule { name: name.to_owned(), path: self.image.clone() })?;
         let content = self.content(path)?;
@@ -158,6 +164,12 @@ mod tests {
     #[test]
     fn a_module_may_need_nothing() {
         assert!(needs(b"\x7fELF\0depends=\0name=9pnet\0").is_empty());
+    }
+
+    #[test]
+    fn a_kernel_with_everything_built_in_needs_no_module() {
+        let kernel = Kernel::whole(PathBuf::from("bzImage"));
+        assert!(kernel.closure(&["vfio-pci"]).is_ok_and(|modules| modules.is_empty()));
     }
 
     #[test]

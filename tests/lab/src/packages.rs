@@ -1,4 +1,4 @@
-//! Debian packages, downloaded by apt and unpacked, never installed: the kernel and busybox.
+//! Debian packages, downloaded by apt and unpacked: kernels, busybox, the kernel's source. Only tools are installed.
 //!
 //! They are kept outside the checkout, one folder a version, and are put there by a rename, so that a folder is
 //! either whole or not there.
@@ -9,8 +9,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The kernel that L1 and the guest run: Debian's 6.12, in whichever patch level the machine's apt offers.
+/// The kernel that the guest runs, and L1 if it is not told otherwise: Debian's 6.12, in whichever patch level the
+/// machine's apt offers.
 pub(crate) const KERNEL: Wanted = Wanted::Newest(r"^linux-image-6\.12\.[0-9]+\+deb[0-9]+-amd64$");
+/// Debian 12's own kernel: MSI-X vectors cannot be added while MSI-X is on.
+pub(crate) const KERNEL_6_1: Wanted = Wanted::Newest(r"^linux-image-6\.1\.0-[0-9]+-amd64$");
+/// The source that L1's own kernel is built from.
+pub(crate) const KERNEL_SOURCE: Wanted = Wanted::Named("linux-source-6.12");
 /// The guest's user space.
 pub(crate) const BUSYBOX: Wanted = Wanted::Named("busybox-static");
 
@@ -41,10 +46,36 @@ pub(crate) enum PackageError {
         "neither XDG_CACHE_HOME nor HOME is set, so there is no place to keep downloads; set one of them"
     )]
     NoHome,
-    #[error(
-        "qemu-system-x86_64 is not installed. Install it with: sudo apt-get install -y --no-install-recommends qemu-system-x86"
-    )]
+    #[error("qemu-system-x86_64 is not in PATH, although its package is installed")]
     NoQemu,
+    #[error(
+        "not installed: {packages}. Install with: sudo apt-get install -y --no-install-recommends {packages}"
+    )]
+    NotInstalled { packages: String },
+}
+
+/// A package as apt would download it.
+pub(crate) struct Offer {
+    name: String,
+    archive: String,
+}
+
+impl Offer {
+    /// Package and version, fit to name a folder.
+    pub(crate) fn label(&self) -> String {
+        folder_name(&self.archive)
+    }
+
+    /// Downloads the package and unpacks it into a folder below `work`.
+    pub(crate) fn unpack(&self, work: &Path, progress: &Progress) -> Result<PathBuf, PackageError> {
+        let Self { name, archive } = self;
+        progress.step(format!("downloading {name}"));
+        run("apt-get", &["download", name], Some(work))?;
+        progress.step(format!("unpacking {name}"));
+        let tree = work.join("tree");
+        run("dpkg-deb", &["-x", archive, &tree.to_string_lossy()], Some(work))?;
+        Ok(tree)
+    }
 }
 
 /// The folder of unpacked packages.
@@ -65,17 +96,15 @@ impl Cache {
         Ok(Self { root })
     }
 
+    /// The folder itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The folder that a package is unpacked in; downloads it the first time.
     pub(crate) fn package(&self, wanted: Wanted, progress: &Progress) -> Result<PathBuf, PackageError> {
-        let (name, archive) = match offered(wanted) {
-            Err(PackageError::NotOffered { .. }) if is_root() => {
-                progress.step("refreshing apt's lists");
-                run("apt-get", &["update"], None)?;
-                offered(wanted)?
-            }
-            other => other?,
-        };
-        let unpacked = self.root.join(folder_name(&archive));
+        let offer = offer(wanted, progress)?;
+        let unpacked = self.root.join(offer.label());
         if unpacked.is_dir() {
             return Ok(unpacked);
         }
@@ -83,12 +112,7 @@ impl Cache {
             .prefix(".unpacking-")
             .tempdir_in(&self.root)
             .map_err(|source| folder("create a folder in", &self.root, source))?;
-        progress.step(format!("downloading {name}"));
-        run("apt-get", &["download", &name], Some(work.path()))?;
-        progress.step(format!("unpacking {name}"));
-        let tree = work.path().join("tree");
-        let (archive, target) = (archive.as_str(), tree.to_string_lossy().into_owned());
-        run("dpkg-deb", &["-x", archive, &target], Some(work.path()))?;
+        let tree = offer.unpack(work.path(), progress)?;
         match std::fs::rename(&tree, &unpacked) {
             Ok(()) => Ok(unpacked),
             // Another lab was faster; its folder is as good.
@@ -109,22 +133,51 @@ pub(crate) fn qemu(progress: &Progress) -> Result<PathBuf, PackageError> {
     if let Some(found) = find() {
         return Ok(found);
     }
-    if !is_root() {
-        return Err(PackageError::NoQemu);
-    }
-    let install = ["install", "-y", "--no-install-recommends", "qemu-system-x86"];
-    progress.step("installing qemu-system-x86");
-    if run("apt-get", &install, None).is_err() {
-        progress.step("refreshing apt's lists");
-        run("apt-get", &["update"], None)?;
-        progress.step("installing qemu-system-x86");
-        run("apt-get", &install, None)?;
-    }
+    install(&["qemu-system-x86"], progress)?;
     find().ok_or(PackageError::NoQemu)
 }
 
-/// Name and archive file of the package that apt would download.
-fn offered(wanted: Wanted) -> Result<(String, String), PackageError> {
+/// Installs those of these packages that are missing, where the lab may.
+pub(crate) fn install(packages: &[&str], progress: &Progress) -> Result<(), PackageError> {
+    let missing: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = missing.join(" ");
+    if !is_root() {
+        return Err(PackageError::NotInstalled { packages });
+    }
+    let arguments = [&["install", "-y", "--no-install-recommends"], missing.as_slice()].concat();
+    progress.step(format!("installing {packages}"));
+    if run("apt-get", &arguments, None).is_err() {
+        progress.step("refreshing apt's lists");
+        run("apt-get", &["update"], None)?;
+        progress.step(format!("installing {packages}"));
+        run("apt-get", &arguments, None)?;
+    }
+    Ok(())
+}
+
+/// A package that dpkg does not know is not installed either.
+fn is_installed(package: &str) -> bool {
+    let status = run("dpkg-query", &["-W", "-f", "${db:Status-Status}", package], None);
+    status.is_ok_and(|output| output.stdout.starts_with(b"installed"))
+}
+
+/// What apt would download; refreshes its lists first when they lack the package and the lab may.
+pub(crate) fn offer(wanted: Wanted, progress: &Progress) -> Result<Offer, PackageError> {
+    match offered(wanted) {
+        Err(PackageError::NotOffered { .. }) if is_root() => {
+            progress.step("refreshing apt's lists");
+            run("apt-get", &["update"], None)?;
+            offered(wanted)
+        }
+        other => other,
+    }
+}
+
+/// The package that apt would download, by its lists as they are.
+fn offered(wanted: Wanted) -> Result<Offer, PackageError> {
     let (name, pattern) = match wanted {
         Wanted::Named(name) => (name.to_owned(), name),
         Wanted::Newest(pattern) => {
@@ -142,7 +195,8 @@ fn offered(wanted: Wanted) -> Result<(String, String), PackageError> {
     let text = String::from_utf8_lossy(&printed.stdout).into_owned();
     let archive =
         text.lines().find(|line| line.starts_with('\'')).and_then(|line| line.split_whitespace().nth(1));
-    archive.map(|archive| (name, archive.to_owned())).ok_or(PackageError::NotOffered { pattern })
+    let archive = archive.ok_or(PackageError::NotOffered { pattern })?.to_owned();
+    Ok(Offer { name, archive })
 }
 
 /// `busybox-static_1%3a1.35.0-4_amd64.deb` becomes `busybox-static_1.1.35.0-4`: a colon would end a path in some lists.

@@ -7,6 +7,7 @@ use crate::diagnosis;
 use crate::disk::Disk;
 use crate::driver::{self, VFIO};
 use crate::guest::{InterruptLine, Mark, Work};
+use crate::host::HostOptions;
 use crate::l1::{L1, Watch};
 use crate::machine::{DISK_BDF, Machine};
 use crate::monitor::{Life, REPORT};
@@ -27,12 +28,19 @@ pub(crate) struct Options {
     /// Give the disk this many MSI-X vectors (L1 has about 200 to give to a processor).
     #[arg(long, value_parser = clap::value_parser!(u16).range(2..=2048))]
     vectors: Option<u16>,
+    #[command(flatten)]
+    host: HostOptions,
 }
 
 impl Options {
     /// Vectors of the disk, where other than QEMU's default of 65.
     pub(crate) fn vectors(&self) -> Option<u16> {
         self.vectors
+    }
+
+    /// What L1 is.
+    pub(crate) fn host(&self) -> &HostOptions {
+        &self.host
     }
 }
 
@@ -58,7 +66,7 @@ fn carry_through(
     options: &Options,
     progress: &Rc<Progress>,
 ) -> Result<Report, Cause> {
-    let bench = Bench::prepare(progress, choice == Choice::Ours)?;
+    let bench = Bench::on(&options.host, progress, choice == Choice::Ours)?;
     let mut report = Report::new(name);
     let mut disk = Disk::random()?;
     let (before, after) = (disk.digest()?, disk.digest_once_written()?);
@@ -69,7 +77,8 @@ fn carry_through(
     let layout = MsixLayout::parse(&l1.read_bytes(&format!("/sys/bus/pci/devices/{DISK_BDF}/config"))?);
 
     progress.step(format!("{} boots the guest", monitor.name()));
-    let mut life = Life::start(&mut l1, &monitor, monitor.launch(DISK_BDF, Work::Demo), progress)?;
+    let launch = options.host.tell(&monitor, monitor.launch(DISK_BDF, Work::Demo));
+    let mut life = Life::start(&mut l1, &monitor, launch, progress)?;
     let first_read = life.until(&mut l1, "first-read")?;
     life.until(&mut l1, "reading")?;
     progress.step("the guest reads the disk");

@@ -5,6 +5,7 @@ use super::{Cause, Failure, named};
 use crate::bench::Bench;
 use crate::disk::Disk;
 use crate::driver::{self, VFIO};
+use crate::host::HostOptions;
 use crate::l1::Watch;
 use crate::machine::{DISK_BDF, Machine};
 use crate::progress::Progress;
@@ -18,6 +19,8 @@ pub(crate) struct Options {
     /// Run it among this machine's files, as L1 sees them under /host; ours are then in /tmp/lab and /tmp/guest.
     #[arg(long)]
     host_files: bool,
+    #[command(flatten)]
+    host: HostOptions,
     /// The command. In L1 there are /bin/busybox, /lab/vfio-assign, /guest/vmlinuz and /guest/initramfs.
     #[arg(last = true, required = true)]
     command: Vec<String>,
@@ -29,7 +32,7 @@ pub(crate) fn run(options: &Options, progress: &Rc<Progress>) -> Result<Report, 
 }
 
 fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, Cause> {
-    let bench = Bench::prepare(progress, true)?;
+    let bench = Bench::on(&options.host, progress, true)?;
     let disk = Disk::random()?;
     let machine = Machine::new().nvme(&disk, None);
     let machine = if options.host_files { machine.host_files() } else { machine };

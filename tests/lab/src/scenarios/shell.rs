@@ -32,7 +32,7 @@ pub(crate) fn run(options: &Options, progress: &Rc<Progress>) -> Result<Report, 
 }
 
 fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, Cause> {
-    let bench = Bench::prepare(progress, options.monitor == Choice::Ours)?;
+    let bench = Bench::on(options.disk.host(), progress, options.monitor == Choice::Ours)?;
     let mut disk = Disk::random()?;
     let (monitor, machine) =
         options.monitor.monitor(&bench, Machine::new().nvme(&disk, options.disk.vectors()));
@@ -42,7 +42,8 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
     println!("A 64 MiB NVMe disk of random bytes is assigned to the guest that boots now.");
     println!("sha256 of the disk, from outside: {}", disk.digest()?);
     println!("Leave with 'exit' in the guest's shell, or at any time with Ctrl-A x.\n");
-    let process = l1.spawn(monitor.launch(DISK_BDF, Work::Shell))?;
+    let launch = options.disk.host().tell(&monitor, monitor.launch(DISK_BDF, Work::Shell));
+    let process = l1.spawn(launch)?;
     let end = converse(&mut l1, process)?;
     println!();
     progress.step("L1 takes the disk back and reads it");

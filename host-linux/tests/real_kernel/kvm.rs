@@ -1,0 +1,323 @@
+//! Interrupts of an assigned device in a guest on KVM: a processor in real mode that counts them.
+
+use crate::rig::{Rig, all_descriptors, capability, figure, host_interrupts, progress, region, vm};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use vfio_assign_core::host::InterruptKind::Msix;
+use vfio_assign_core::{Bdf, GuestAddr, VectorIndex};
+use vfio_assign_linux::kvm::{IrqchipRoutes, KvmGuest, KvmVm, MemorySlot, MemorySlots, Routes, SlotNumbers};
+use vfio_assign_linux::{AssignOptions, Assigned, GuestMemory, GuestRegion, Host};
+
+const SIGNALS: u32 = 100_000;
+const CYCLES: u32 = 10_000;
+/// How long one interrupt may take to reach the guest, emulated and under load.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the guest places BAR 0 of the device.
+const BAR: u64 = 0xd000_0000;
+const COMMAND: u32 = 4;
+/// Capability id of MSI-X.
+const MSIX: u8 = 0x11;
+/// Message Control with MSI-X Enable.
+const ENABLED: [u8; 2] = [0, 0x80];
+
+/// The guest's interrupt vector, and where real mode looks for its handler.
+const INTERRUPT: u32 = 0x41;
+const HANDLER_POINTER: u64 = INTERRUPT as u64 * 4;
+const MAIN: u64 = 0x1000;
+const HANDLER: u16 = 0x1100;
+/// How often the handler ran.
+const COUNT: u64 = 0x2000;
+/// Anything but zero ends the guest after its next interrupt.
+const LEAVE: u64 = 0x2004;
+const STACK: u64 = 0x8000;
+
+/// `again: sti; hlt; cmp byte [LEAVE], 0; je again; out 0x10, al; jmp again`
+const MAIN_CODE: [u8; 13] = [0xfb, 0xf4, 0x80, 0x3e, 0x04, 0x20, 0, 0x74, 0xf7, 0xe6, 0x10, 0xeb, 0xf3];
+/// `inc dword [COUNT]; mov ecx, 0x80b; xor eax, eax; xor edx, edx; wrmsr; iret`: the x2APIC's End Of Interrupt.
+const HANDLER_CODE: [u8; 20] = [
+    0x66, 0xff, 0x06, 0x00, 0x20, 0x66, 0xb9, 0x0b, 0x08, 0, 0, 0x66, 0x31, 0xc0, 0x66, 0x31, 0xd2, 0x0f,
+    0x30, 0xcf,
+];
+
+/// A guest with one processor, and the disk assigned to it.
+struct Machine {
+    // Dropped in this order: the device, the guest's memory, the machine.
+    assigned: Assigned<KvmGuest>,
+    _slot: MemorySlot,
+    memory: GuestMemory,
+    routes: Arc<Routes>,
+    host: Host,
+    /// The MSI-X capability, and the guest's address of its table.
+    capability: u32,
+    table: u64,
+    /// There until it runs.
+    processor: Option<VcpuFd>,
+    _vm: VmFd,
+}
+
+impl Machine {
+    fn new(bdf: Bdf) -> Self {
+        let kvm = Kvm::new().expect("/dev/kvm opens");
+        let vm_fd = kvm.create_vm().expect("KVM makes a machine");
+        vm_fd.set_tss_address(0xfffb_d000).expect("KVM takes its task state's place");
+        vm_fd.create_irq_chip().expect("KVM makes interrupt controllers");
+        let processor = processor(&kvm, &vm_fd);
+        let host = Host::linux();
+        let this = pidfd_open(getpid(), PidfdFlags::empty()).expect("this process exists");
+        let own = pidfd_getfd(this, vm_fd.as_raw_fd(), PidfdGetfdFlags::empty()).expect("the machine's file");
+        let kvm_vm = KvmVm::new(host.clone(), own.as_fd()).expect("there is a descriptor left");
+        let numbers = SlotNumbers::new(&kvm_vm, 0).expect("KVM tells its limit");
+        let slots = MemorySlots::new(kvm_vm.clone(), Arc::new(numbers));
+        let ram = region(0, 0x1_0000);
+        let slot = slots.show_memory(&ram).expect("the guest sees its memory");
+        let GuestRegion { memory, .. } = ram;
+        let [low, high] = HANDLER.to_le_bytes();
+        for (place, bytes) in [
+            (HANDLER_POINTER, &[low, high, 0, 0][..]),
+            (MAIN, &MAIN_CODE),
+            (u64::from(HANDLER), &HANDLER_CODE),
+        ] {
+            memory.write(place, bytes).expect("it is inside");
+        }
+        let routes =
+            Arc::new(Routes::new(kvm_vm.clone(), IrqchipRoutes::X86Full).expect("KVM tells its limit"));
+        let device = vm().open(bdf).expect("opens");
+        let guest = KvmGuest::new(kvm_vm, slots, routes.clone());
+        let assigned = Assigned::new(device, guest, &AssignOptions::default()).expect("it has a BAR");
+        assigned.config_write(0x10, &BAR.to_le_bytes());
+        assigned.config_write(COMMAND, &[2, 0]);
+        let capability = capability(&assigned, MSIX);
+        let mut place = [0; 4];
+        assigned.config_read(capability + 4, &mut place);
+        let table = BAR + u64::from(u32::from_le_bytes(place) & !7);
+        Self {
+            assigned,
+            _slot: slot,
+            memory,
+            routes,
+            host,
+            capability,
+            table,
+            processor: Some(processor),
+            _vm: vm_fd,
+        }
+    }
+
+    /// The guest's driver sets a vector's message.
+    fn set_message(&self, vector: u16) {
+        let entry = self.table + u64::from(vector) * 16;
+        self.assigned.memory_write(GuestAddr::new(entry), &0xfee0_0000u64.to_le_bytes());
+        self.assigned.memory_write(GuestAddr::new(entry + 8), &INTERRUPT.to_le_bytes());
+    }
+
+    fn mask(&self, vector: u16, masked: bool) {
+        let control = GuestAddr::new(self.table + u64::from(vector) * 16 + 12);
+        self.assigned.memory_write(control, &u32::from(masked).to_le_bytes());
+    }
+
+    fn set_enabled(&self, control: [u8; 2]) {
+        self.assigned.config_write(self.capability + 2, &control);
+    }
+
+    /// The event of a vector, as the device's interrupt would signal it.
+    fn event(&self, vector: u16) -> OwnedFd {
+        let vector = VectorIndex::new(vector).expect("a vector of MSI-X");
+        self.assigned.inspect(|_, irqs, _, failure| {
+            let event = irqs.of(Msix).event(vector);
+            let event = event.unwrap_or_else(|| panic!("vector {vector} is not wired: {failure:?}"));
+            event.as_fd().try_clone_to_owned().expect("there is a descriptor left")
+        })
+    }
+}
+
+/// A processor in real mode, at the guest's first instruction, its local APIC on.
+fn processor(kvm: &Kvm, vm: &VmFd) -> VcpuFd {
+    let processor = vm.create_vcpu(0).expect("KVM makes a processor");
+    let features =
+        kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).expect("KVM tells its features");
+    processor.set_cpuid2(&features).expect("KVM takes its own features");
+    let mut system = processor.get_sregs().expect("KVM tells registers");
+    for segment in [&mut system.cs, &mut system.ds, &mut system.ss] {
+        (segment.base, segment.selector) = (0, 0);
+    }
+    // x2APIC mode, in which the handler reaches it without paging or large segments.
+    system.apic_base = 0xfee0_0d00;
+    processor.set_sregs(&system).expect("KVM takes registers");
+    let mut registers = processor.get_regs().expect("KVM tells registers");
+    (registers.rip, registers.rsp, registers.rflags) = (MAIN, STACK, 2);
+    processor.set_regs(&registers).expect("KVM takes registers");
+    let mut apic = processor.get_lapic().expect("KVM tells the local APIC");
+    // Spurious Interrupt Vector Register, APIC Software Enable: Intel SDM volume 3, 11.9.
+    (apic.regs[0xf0], apic.regs[0xf1]) = (-1, 1);
+    processor.set_lapic(&apic).expect("KVM takes the local APIC");
+    processor
+}
+
+/// Runs until the guest leaves.
+fn run(mut processor: VcpuFd) {
+    loop {
+        match processor.run() {
+            Ok(VcpuExit::IoOut(..)) => return,
+            Ok(VcpuExit::Intr) => {}
+            Ok(other) => panic!("the guest does what it was not told to: {other:?}"),
+            Err(error) if error.errno() == rustix::io::Errno::INTR.raw_os_error() => {}
+            Err(error) => panic!("KVM does not run the guest: {error}"),
+        }
+    }
+}
+
+fn count(memory: &GuestMemory) -> u32 {
+    let mut count = [0; 4];
+    memory.read(COUNT, &mut count).expect("it is inside");
+    u32::from_le_bytes(count)
+}
+
+/// Waits until the handler has run so often; gives how often it has.
+fn reached(memory: &GuestMemory, wanted: u32) -> u32 {
+    let started = Instant::now();
+    loop {
+        let reached = count(memory);
+        if reached >= wanted || started.elapsed() > PATIENCE {
+            return reached;
+        }
+        thread::yield_now();
+    }
+}
+
+fn signal(event: &OwnedFd) {
+    rustix::io::write(event, &1u64.to_ne_bytes()).expect("eventfds can be written");
+}
+
+/// Numbers that look random and are the same each time: xorshift64.
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// One thread signals, each time when the last signal has reached the handler; another masks and unmasks. Whatever the
+/// two hit upon, each signal runs the handler once.
+#[test]
+fn no_signal_is_lost_or_doubled_while_the_vector_is_masked_and_unmasked() {
+    let Some(rig) = Rig::get() else { return };
+    let mut machine = Machine::new(rig.nvme);
+    machine.set_message(1);
+    machine.mask(1, false);
+    machine.set_enabled(ENABLED);
+    let (event, memory) = (machine.event(1), machine.memory.clone());
+    let processor = machine.processor.take().expect("it does not run yet");
+    let (started, done) = (Instant::now(), AtomicBool::new(false));
+    let masks = thread::scope(|scope| {
+        let guest = scope.spawn(move || run(processor));
+        let signaller = scope.spawn(|| {
+            for sent in 1..=SIGNALS {
+                signal(&event);
+                let seen = reached(&memory, sent);
+                if seen != sent {
+                    done.store(true, Ordering::Release);
+                    panic!("after signal {sent} the handler has run {seen} times");
+                }
+                if sent % 1000 == 0 {
+                    progress(format_args!("{sent} signals in {:.1} s", started.elapsed().as_secs_f64()));
+                }
+            }
+            done.store(true, Ordering::Release);
+        });
+        let (mut masks, mut state) = (0u32, 0x2545_f491_4f6c_dd1d);
+        while !done.load(Ordering::Acquire) {
+            machine.mask(1, true);
+            masks += 1;
+            (0..random(&mut state) % 4).for_each(|_| thread::yield_now());
+            machine.mask(1, false);
+            (0..random(&mut state) % 16).for_each(|_| thread::yield_now());
+        }
+        let signalled = signaller.join();
+        memory.write(LEAVE, &[1]).expect("it is inside");
+        signal(&event);
+        guest.join().expect("the guest leaves");
+        signalled.expect("each signal runs the handler once");
+        masks
+    });
+    assert_eq!(count(&memory), SIGNALS + 1);
+    figure("kvm_signals", SIGNALS);
+    figure("kvm_masks", masks);
+    figure("kvm_signals_seconds", format_args!("{:.1}", started.elapsed().as_secs_f64()));
+}
+
+#[test]
+fn signals_while_masked_are_one_pending_interrupt() {
+    let Some(rig) = Rig::get() else { return };
+    let mut machine = Machine::new(rig.nvme);
+    machine.set_message(1);
+    machine.mask(1, false);
+    machine.set_enabled(ENABLED);
+    let (event, memory) = (machine.event(1), machine.memory.clone());
+    let processor = machine.processor.take().expect("it does not run yet");
+    thread::scope(|scope| {
+        let guest = scope.spawn(move || run(processor));
+        machine.mask(1, true);
+        (0..5).for_each(|_| signal(&event));
+        assert_eq!(count(&memory), 0);
+        machine.mask(1, false);
+        assert_eq!(reached(&memory, 1), 1);
+        memory.write(LEAVE, &[1]).expect("it is inside");
+        signal(&event);
+        guest.join().expect("the guest leaves");
+    });
+    assert_eq!(count(&memory), 2);
+}
+
+/// What an assigned device holds of the host.
+#[derive(Debug, PartialEq, Eq)]
+struct Held {
+    descriptors: usize,
+    host_interrupts: usize,
+    irq_numbers: usize,
+    routes: usize,
+    guest: (usize, usize),
+}
+
+impl Held {
+    fn by(machine: &Machine, bdf: Bdf) -> Self {
+        Self {
+            descriptors: all_descriptors(),
+            host_interrupts: host_interrupts(bdf),
+            irq_numbers: std::fs::read_dir("/proc/irq").expect("proc is mounted").count(),
+            routes: machine.routes.usage().1,
+            guest: machine.assigned.inspect(|_, _, guest, _| guest.usage()),
+        }
+    }
+}
+
+#[test]
+fn switching_msix_on_and_off_ten_thousand_times_leaves_nothing() {
+    let Some(rig) = Rig::get() else { return };
+    let machine = Machine::new(rig.nvme);
+    for vector in 0..2 {
+        machine.set_message(vector);
+        machine.mask(vector, false);
+    }
+    let before = Held::by(&machine, rig.nvme);
+    let started = Instant::now();
+    for cycle in 1..=CYCLES {
+        machine.set_enabled(ENABLED);
+        assert_eq!(machine.assigned.inspect(|_, irqs, _, _| irqs.of(Msix).events()), 2, "cycle {cycle}");
+        machine.set_enabled([0, 0]);
+        if cycle % 500 == 0 {
+            progress(format_args!("{cycle} cycles in {:.1} s", started.elapsed().as_secs_f64()));
+        }
+    }
+    assert_eq!(Held::by(&machine, rig.nvme), before);
+    let calls = machine.host.calls();
+    assert_eq!(calls.get("kvm-irqfd-assign"), Some(&u64::from(2 * CYCLES)));
+    assert_eq!(calls.get("kvm-irqfd-deassign"), calls.get("kvm-irqfd-assign"));
+    figure("msix_cycles", CYCLES);
+    figure("msix_cycles_seconds", format_args!("{:.1}", started.elapsed().as_secs_f64()));
+}

@@ -1,0 +1,16 @@
+//! The library against a real kernel: VFIO's rules as the kernel has them, not as a fake does.
+//!
+//! These tests open devices, which must be named in the environment; `cargo lab test` does so in an emulated machine.
+//! Elsewhere each says that it is not run, and passes. They share the devices and count what the process has open, so
+//! they run one after another (`--test-threads=1`).
+
+mod assigned;
+mod device;
+mod dma;
+mod edu;
+mod irqs;
+#[cfg(feature = "kvm")]
+mod kvm;
+mod memory;
+mod rig;
+mod sharing;

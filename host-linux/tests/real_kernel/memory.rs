@@ -1,0 +1,75 @@
+//! Guest memory mapped for a device, and what the kernel does not map.
+
+use crate::rig::{Rig, region, span, vm};
+use vfio_assign_core::{Iova, Span};
+use vfio_assign_linux::DmaError;
+
+const PAGE: u64 = 0x1000;
+const SIZE: u64 = 16 * PAGE;
+
+fn iova(first: u64, size: u64) -> Span<Iova> {
+    Span::from_size(Iova::new(first), size).expect("it does not wrap")
+}
+
+#[test]
+fn a_region_is_mapped_removed_and_mapped_again() {
+    let Some(rig) = Rig::get() else { return };
+    let vm = vm();
+    let _device = vm.open(rig.nvme).expect("opens");
+    for _ in 0..3 {
+        vm.add_memory(&[region(0, SIZE)]).expect("maps");
+        vm.remove_memory(span(0, SIZE)).expect("unmaps");
+    }
+}
+
+#[test]
+fn memory_that_was_there_before_the_device_is_mapped_for_it() {
+    let Some(rig) = Rig::get() else { return };
+    let vm = vm();
+    vm.add_memory(&[region(0, SIZE)]).expect("there is no device yet");
+    let _device = vm.open(rig.nvme).expect("opens");
+    let again = vm.add_memory(&[region(0, PAGE)]);
+    assert_eq!(again, Err(DmaError::Overlap { span: iova(0, PAGE) }));
+}
+
+#[test]
+fn an_overlap_is_named_and_nothing_of_the_call_stays() {
+    let Some(rig) = Rig::get() else { return };
+    let vm = vm();
+    let _device = vm.open(rig.nvme).expect("opens");
+    vm.add_memory(&[region(SIZE, SIZE)]).expect("maps");
+    let refused = vm.add_memory(&[region(4 * SIZE, SIZE), region(SIZE + PAGE, PAGE)]);
+    assert_eq!(refused, Err(DmaError::Overlap { span: iova(SIZE + PAGE, PAGE) }));
+    vm.add_memory(&[region(4 * SIZE, SIZE)]).expect("the first region of that call is not mapped");
+}
+
+#[test]
+fn half_a_page_is_refused_by_name() {
+    let Some(rig) = Rig::get() else { return };
+    let vm = vm();
+    let _device = vm.open(rig.nvme).expect("opens");
+    let mut odd = region(0, PAGE);
+    odd.guest = span(0x800, 0x800);
+    assert_eq!(vm.add_memory(&[odd]), Err(DmaError::Unaligned { span: iova(0x800, 0x800), page: PAGE }));
+}
+
+#[test]
+fn what_the_iommu_cannot_reach_is_refused_with_what_it_can() {
+    let Some(rig) = Rig::get() else { return };
+    let vm = vm();
+    let _device = vm.open(rig.nvme).expect("opens");
+    // Messages of interrupts are written here; no memory can lie there.
+    let messages = vm.add_memory(&[region(0xfee0_0000, PAGE)]);
+    let Err(DmaError::Unreachable { span, ranges }) = &messages else { panic!("{messages:?}") };
+    assert_eq!(*span, iova(0xfee0_0000, PAGE));
+    assert!(ranges.iter().any(|range| range.covers(iova(0, PAGE))), "{ranges:?}");
+}
+
+#[test]
+fn what_is_not_mapped_is_not_unmapped() {
+    let Some(rig) = Rig::get() else { return };
+    let vm = vm();
+    let _device = vm.open(rig.nvme).expect("opens");
+    vm.add_memory(&[region(0, SIZE)]).expect("maps");
+    assert_eq!(vm.remove_memory(span(0, PAGE)), Err(DmaError::NotMapped { span: iova(0, PAGE) }));
+}
