@@ -1,9 +1,11 @@
 //! A device opened: what the kernel says of it, and its registers by both ways.
 
 use crate::rig::{Rig, open, set_command};
+use std::sync::Arc;
 use vfio_assign_core::{BarIndex, PhysBarOffset, Width};
 use vfio_assign_linux::{
-    Errno, IrqKind, MappedBars, RegionError, RegionIndex, RegisterPath, ResetError, Sysfs,
+    Device, Errno, FaultHandler, IrqKind, MappedBars, RegionError, RegionIndex, RegisterPath, ResetError,
+    Sysfs,
 };
 
 const MEMORY: u16 = 2;
@@ -45,19 +47,39 @@ fn configuration_space_is_what_sysfs_shows() {
     assert_eq!(Sysfs::default().function(rig.nvme).map(|function| function.vfio), Ok(true));
 }
 
+/// The device's BARs, their registers to be accessed through the mapping.
+fn mapped(device: &Arc<Device>) -> MappedBars {
+    let handler = FaultHandler::install().expect("the process may handle SIGBUS");
+    let bars = MappedBars::map(device.clone(), RegisterPath::Mapping(handler), &[]);
+    assert!(bars.failed().is_empty(), "{:?}", bars.failed());
+    bars
+}
+
 #[test]
 fn both_ways_to_a_register_give_the_same_bytes() {
     let Some(rig) = Rig::get() else { return };
     let device = open(rig.nvme);
     set_command(&device, MEMORY);
-    let read = |path| {
-        let bars = MappedBars::map(device.clone(), path, &[]);
-        assert!(bars.failed().is_empty(), "{:?}", bars.failed());
-        bars.read(BarIndex::BARS[0], PhysBarOffset::new(CAP), Width::Dword)
-    };
-    let by_kernel = read(RegisterPath::Kernel).expect("the device answers");
-    assert_eq!(Ok(by_kernel), read(RegisterPath::Mapping));
-    assert_ne!(by_kernel, 0xffff_ffff);
+    let read = |bars: &MappedBars| bars.read(BarIndex::BARS[0], PhysBarOffset::new(CAP), Width::Dword);
+    let by_kernel = MappedBars::map(device.clone(), RegisterPath::Kernel, &[]);
+    let value = read(&by_kernel).expect("the device answers");
+    assert_eq!(read(&mapped(&device)), Ok(value));
+    assert_ne!(value, 0xffff_ffff);
+}
+
+#[test]
+fn a_mapped_register_of_a_device_that_does_not_decode_is_an_error_and_no_signal() {
+    let Some(rig) = Rig::get() else { return };
+    let device = open(rig.nvme);
+    set_command(&device, MEMORY);
+    let bars = mapped(&device);
+    let read = || bars.read(BarIndex::BARS[0], PhysBarOffset::new(CAP), Width::Dword);
+    let value = read().expect("the device answers");
+    set_command(&device, 0);
+    let region = RegionIndex::bar(BarIndex::BARS[0]);
+    assert_eq!(read(), Err(RegionError::Failed { region, offset: CAP, length: 4, errno: Errno::EIO }));
+    set_command(&device, MEMORY);
+    assert_eq!(read(), Ok(value));
 }
 
 #[test]

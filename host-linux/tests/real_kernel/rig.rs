@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 use vfio_assign_core::{Bdf, GuestAddr, Span};
 use vfio_assign_linux::{
-    Assigned, Device, EventFd, GuestMemory, GuestRegion, GuestSide, Host, MemoryBacking, RegionIndex, Vm,
-    VmOptions,
+    Assigned, Backend, Device, EventFd, GuestMemory, GuestRegion, GuestSide, Host, MemoryBacking,
+    RegionIndex, Vm, VmOptions,
 };
 
 /// How long the slowest emulated device may take to answer.
@@ -15,6 +15,8 @@ const PATIENCE_SECONDS: i64 = 30;
 
 /// The devices that tests may open; all are bound to vfio-pci.
 pub(crate) struct Rig {
+    /// VFIO's interface that devices are opened by.
+    pub(crate) backend: Backend,
     /// A disk with 2,048 MSI-X vectors.
     pub(crate) nvme: Bdf,
     /// QEMU's `edu`: MSI, INTx, and a DMA engine.
@@ -46,13 +48,19 @@ impl Rig {
         let edu = device(&named("EDU").expect("VFIO_ASSIGN_TEST_EDU"));
         let group = named("GROUP").expect("VFIO_ASSIGN_TEST_GROUP");
         let (first, second) = group.split_once(',').expect("two devices, separated by a comma");
-        Some(Self { nvme, edu, group: [device(first), device(second)] })
+        let backend = match named("BACKEND").expect("VFIO_ASSIGN_TEST_BACKEND").as_str() {
+            "group" => Backend::Group,
+            "cdev" => Backend::Cdev,
+            other => panic!("no such backend: {other}"),
+        };
+        Some(Self { backend, nvme, edu, group: [device(first), device(second)] })
     }
 }
 
 /// A VM without devices, on the kernel that this program runs on.
 pub(crate) fn vm() -> Vm {
-    Vm::new(Host::linux(), VmOptions::default())
+    let backend = Rig::get().map(|rig| rig.backend);
+    Vm::new(Host::linux(), VmOptions { backend, ..VmOptions::default() })
 }
 
 /// The device, opened for a VM of its own.
