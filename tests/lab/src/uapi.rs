@@ -9,17 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The library's statements.
-const STATEMENTS: [&str; 2] = [
-    include_str!("../../../host-linux/src/sys/uapi.rs"),
-    include_str!("../../../host-linux/src/sys/iommufd.rs"),
-];
-/// What became longer, or came, after Linux 6.12: the size there, and how many of the fields there are.
-const LATER: [(&str, &str, usize); 4] = [
-    ("vfio_device_bind_iommufd", "16", 4),
-    ("vfio_device_attach_iommufd_pt", "12", 3),
-    ("vfio_device_detach_iommufd_pt", "8", 2),
-    ("iommu_ioas_map_file", "0", 0),
-];
+const STATEMENTS: &str = include_str!("../../../host-linux/src/sys/uapi.rs");
 const HEADERS: &[&str] = &["stddef.h", "linux/vfio.h", "linux/kvm.h", "linux/iommufd.h"];
 
 /// A structure as the library has it.
@@ -33,8 +23,7 @@ pub(crate) struct Layout {
 
 /// Every structure that the library states a layout of.
 pub(crate) fn layouts() -> Vec<Layout> {
-    let statements = STATEMENTS.iter().flat_map(|text| text.split("layout!(").skip(1));
-    statements.filter_map(Layout::parse).filter(|layout| !layout.fields.is_empty()).collect()
+    STATEMENTS.split("layout!(").skip(1).filter_map(Layout::parse).collect()
 }
 
 /// What the compiler says against the layouts; nothing where they are right.
@@ -61,36 +50,15 @@ impl Layout {
         let (head, rest) = text.split_once('{')?;
         let (fields, _) = rest.split_once('}')?;
         let mut head = head.split(',').map(str::trim);
-        let (_, name) = head.next()?.rsplit_once("::")?;
-        let (name, mut size) = (c_name(name), head.next()?.to_owned());
+        let (_, name) = head.next()?.split_once("::")?;
+        let size = head.next()?.to_owned();
         let fields = fields.split(',').filter_map(|field| {
             let (name, offset) = field.split_once(':')?;
-            let name = match name.trim() {
-                "type_" => "type",
-                "reserved" => "__reserved",
-                name => name,
-            };
+            let name = if name.trim() == "type_" { "type" } else { name.trim() };
             Some((name.to_owned(), offset.trim().to_owned()))
         });
-        let mut fields: Vec<_> = fields.collect();
-        if let Some((_, then, known)) = LATER.iter().find(|(later, ..)| *later == name) {
-            size = (*then).to_owned();
-            fields.truncate(*known);
-        }
-        Some(Self { name, size, fields })
+        Some(Self { name: name.to_owned(), size, fields: fields.collect() })
     }
-}
-
-/// `IoasMap` is the library's own name of `iommu_ioas_map`; bindings have C's names.
-fn c_name(rust: &str) -> String {
-    if !rust.starts_with(char::is_uppercase) {
-        return rust.to_owned();
-    }
-    let letters = rust.chars().map(|letter| match letter.is_uppercase() {
-        true => format!("_{}", letter.to_ascii_lowercase()),
-        false => letter.to_string(),
-    });
-    format!("iommu{}", letters.collect::<String>())
 }
 
 /// The layouts as assertions.
@@ -119,7 +87,7 @@ mod tests {
             found.map_or(0, |layout| layout.fields.len())
         };
         assert_eq!((fields("vfio_irq_set"), fields("kvm_userspace_memory_region")), (6, 5));
-        assert_eq!((fields("iommu_ioas_map"), fields("vfio_device_bind_iommufd")), (7, 4));
+        assert_eq!((fields("iommu_ioas_map"), fields("vfio_device_bind_iommufd")), (6, 4));
     }
 
     #[test]
