@@ -181,12 +181,6 @@ impl ByteLanes {
         Self(self.0 & other.0)
     }
 
-    /// These bytes without those of `other`.
-    #[must_use]
-    pub const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
-
     /// A dword with all bits set in the enabled bytes.
     pub fn mask(self) -> u32 {
         let byte = |lane: u8| if self.0 & lane == 0 { 0 } else { 0xff };
@@ -323,6 +317,27 @@ mod tests {
             [(8, 8), (8, 7), (4, 8), (2, 8), (1, 8), (0, 1)].map(|(at, room)| Width::natural(at, room)),
             [Width::Qword, Width::Dword, Width::Dword, Width::Word, Width::Byte, Width::Byte]
         );
+    }
+
+    #[test]
+    fn three_bytes_from_an_aligned_offset_are_three_lanes() {
+        assert_eq!(lanes(0x8, 3, 0), Some((8, 0x7, 3)));
+    }
+
+    #[test]
+    fn only_no_bytes_are_empty() {
+        assert_eq!((Bytes::EMPTY.is_empty(), Bytes::all_ones(1).is_empty()), (true, false));
+    }
+
+    #[test]
+    fn bytes_differ_by_value_and_by_number() {
+        assert_ne!(Bytes::from_slice(&[1]), Bytes::from_slice(&[2]));
+        assert_ne!(Bytes::from_slice(&[0]), Bytes::from_slice(&[0, 0]));
+    }
+
+    #[test]
+    fn bytes_are_written_in_hexadecimal() {
+        assert_eq!(std::format!("{:?}", Bytes::from_slice(&[0x01, 0xab])), "[01, ab]");
     }
 
     #[test]

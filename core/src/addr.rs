@@ -404,6 +404,31 @@ mod tests {
     }
 
     #[test]
+    fn bdf_is_told_in_its_parts_and_written_as_it_is_read() {
+        let place = Bdf::new(0x10, 0x2a, 0x1b, 6).unwrap();
+        assert_eq!((place.segment(), place.bus(), place.device(), place.function()), (0x10, 0x2a, 0x1b, 6));
+        assert_eq!(bdf(&std::format!("{place}")), Ok(place));
+    }
+
+    #[test]
+    fn numbers_are_written_as_people_look_them_up() {
+        let (offset, vector) = (ConfigOffset::low(0x4a), VectorIndex::new(17).unwrap());
+        assert_eq!(std::format!("{offset} {offset:?} {vector}"), "0x04a ConfigOffset(0x04a) 17");
+        let address = GuestAddr::new(0xfee0_0000);
+        assert_eq!(
+            std::format!("{address} {address:?} {address:x}"),
+            "0xfee00000 GuestAddr(0xfee00000) fee00000"
+        );
+        assert_eq!(std::format!("{} {}", BarIndex::BARS[5], BarIndex::ROM), "BAR5 ROM");
+    }
+
+    #[test]
+    fn bdf_has_32_devices_of_8_functions() {
+        assert_eq!((Bdf::new(0, 0, 32, 0), Bdf::new(0, 0, 0, 8)), (None, None));
+        assert!(Bdf::new(0, 0, 31, 7).is_some());
+    }
+
+    #[test]
     fn config_offset_ends_at_4095() {
         assert_eq!(ConfigOffset::new(4096), None);
     }

@@ -262,6 +262,55 @@ mod tests {
         assert_eq!(last, Err(CapabilityFinding::Cycle(0x100)));
     }
 
+    /// 4,096 bytes with these extended capabilities: where, and where the next is said to be. Each has its place for an id.
+    fn extended(links: &[(u16, u16)]) -> [u8; 4096] {
+        let mut bytes = [0; 4096];
+        for (at, next) in links {
+            let header = u32::from(*next) << 20 | 1 << 16 | u32::from(*at);
+            bytes[usize::from(*at)..][..4].copy_from_slice(&header.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn walked(bytes: &[u8]) -> heapless::Vec<Result<(u16, u16), CapabilityFinding>, 8> {
+        let found = ConfigImage::new(bytes).extended_capabilities();
+        found.map(|found| found.map(|found| (found.offset.get(), found.id))).collect()
+    }
+
+    #[test]
+    fn extended_list_is_walked_through_all_of_its_space() {
+        // Dwords 64 and 128 behind the first one: no cycle.
+        let bytes = extended(&[(0x100, 0x200), (0x200, 0x300), (0x300, 0xffc), (0xffc, 0)]);
+        assert_eq!(walked(&bytes)[..], [0x100, 0x200, 0x300, 0xffc].map(|at| Ok((at, at))));
+    }
+
+    #[test]
+    fn low_two_bits_of_an_extended_link_do_not_count() {
+        assert_eq!(walked(&extended(&[(0x100, 0x143), (0x140, 0)]))[1], Ok((0x140, 0x140)));
+    }
+
+    #[test]
+    fn extended_link_below_0x100_ends_the_walk() {
+        assert_eq!(walked(&extended(&[(0x100, 0xfc)]))[1], Err(CapabilityFinding::BelowFirst(0xfc)));
+    }
+
+    #[test]
+    fn extended_capability_without_its_whole_first_dword_is_past_the_end() {
+        let bytes = extended(&[(0x100, 0x200), (0x200, 0)]);
+        assert_eq!(walked(&bytes[..0x204])[1], Ok((0x200, 0x200)));
+        assert_eq!(walked(&bytes[..0x203])[1..], [Err(CapabilityFinding::PastEnd(0x200))]);
+    }
+
+    #[test]
+    fn extended_header_of_zero_is_an_empty_list() {
+        assert_eq!(walked(&[0; 4096]).len(), 0);
+    }
+
+    #[test]
+    fn capability_in_the_last_dword_is_found() {
+        assert_eq!(last(&image(0xfc, &[(0xfc, 9, 0)])).unwrap().offset, ConfigOffset::low(0xfc));
+    }
+
     #[test]
     fn extended_header_of_all_ones_is_no_capability() {
         assert_eq!(ConfigImage::new(&[0xff; 4096]).extended_capabilities().count(), 0);

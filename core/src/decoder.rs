@@ -211,6 +211,28 @@ mod tests {
     }
 
     #[test]
+    fn eight_bytes_pass_through_and_sixteen_do_not() {
+        assert_eq!((at(0x1_1000, 8), at(0x1_1000, 16)), (through(BAR0, 0x1000), Decoded::Function));
+    }
+
+    #[test]
+    fn three_bytes_need_the_function() {
+        assert_eq!(at(0x1_1000, 3), Decoded::Function);
+    }
+
+    #[test]
+    fn ports_need_the_function_and_memory_is_none() {
+        let mut decoder = decoder();
+        decoder.set(BAR2, Span::from_size(GuestPort::new(0x1_0010), 4).map(GuestRange::Ports));
+        let port = |port, size| decoder.ports(GuestPort::new(port), size);
+        assert_eq!(
+            [port(0x1_0013, 1), port(0x1_000f, 2), port(0x1_000f, 1), port(0x1_0014, 1)],
+            [Decoded::Function, Decoded::Function, Decoded::Miss, Decoded::Miss]
+        );
+        assert_eq!(decoder.memory(GuestAddr::new(0x1_0010), 4), through(BAR0, 0x10));
+    }
+
+    #[test]
     fn wrapping_access_is_a_miss() {
         assert_eq!(at(u64::MAX, 8), Decoded::Miss);
     }

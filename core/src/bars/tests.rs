@@ -159,3 +159,30 @@ fn io_bar_decodes_ports() {
     bars.write(BAR0, 0xc040, ByteLanes::ALL);
     assert_eq!(bars.ports(BAR0), Span::from_size(GuestPort::new(0xc040), 0x20));
 }
+
+#[test]
+fn a_32_bit_bar_says_that_it_is_prefetchable() {
+    let bars = bars([8, 0, 0, 0, 0, 0], [0x4000, 0, 0, 0, 0, 0, 0]).unwrap();
+    assert_eq!(bars.read(BAR0), 8);
+}
+
+#[test]
+fn each_fault_of_a_pinned_address_is_told_in_words_of_its_own() {
+    let faults = [PinFault::NoBar, PinFault::Unaligned, PinFault::TooWide, PinFault::NotDecoded];
+    let texts = faults.map(|fault| std::format!("{}", BarError::Pin { bar: BAR0, address: 0x123, fault }));
+    for (index, text) in texts.iter().enumerate() {
+        let (opening, reason) = text.split_once(": ").unwrap();
+        assert_eq!(opening, "BAR0 cannot be pinned to 0x123");
+        assert!(!reason.is_empty() && !texts[..index].contains(text), "{text}");
+    }
+}
+
+#[test]
+fn a_bar_that_there_is_not_has_no_host_address() {
+    let mut bars = wide();
+    let pins = [None, None, Some(Pin::Host), None, None, None, None];
+    let mut bytes = [0; 64];
+    bytes[0x18..0x1c].copy_from_slice(&0xe000_0000u32.to_le_bytes());
+    let fault = BarError::Pin { bar: BAR2, address: 0xe000_0000, fault: PinFault::NoBar };
+    assert_eq!(bars.pin(ConfigImage::new(&bytes), &pins), Err(fault));
+}

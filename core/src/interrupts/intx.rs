@@ -147,6 +147,12 @@ mod tests {
     }
 
     #[test]
+    fn pins_are_told_by_their_names() {
+        let pins = [1, 2, 3, 4].map(|value| pin(value).0.unwrap());
+        assert_eq!(pins.map(|pin| std::format!("{pin}")), ["INTA#", "INTB#", "INTC#", "INTD#"]);
+    }
+
+    #[test]
     fn pin_5_is_none_and_a_finding() {
         assert_eq!(pin(5), (None, Some(IntxFinding::NoSuchPin(5))));
     }

@@ -249,11 +249,6 @@ impl Msi {
         PendingQuery { hardware: 0, ..query }
     }
 
-    /// Whether the host is to give an event to this vector: the guest has enabled it, or it has one already.
-    pub fn wants_event(&self, vector: VectorIndex) -> bool {
-        self.settle.wants_event(self.table(), vector)
-    }
-
     /// How many vectors signal an event, and how many of those events reach the guest.
     pub fn live(&self) -> (u16, u16) {
         live(self.table())

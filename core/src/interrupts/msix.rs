@@ -155,11 +155,6 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
         self.settle.pending(self.table(), first)
     }
 
-    /// Whether the host is to give an event to this vector: the guest wants it now, or has it already.
-    pub fn wants_event(&self, vector: VectorIndex) -> bool {
-        self.settle.wants_event(self.table(), vector)
-    }
-
     /// How many vectors signal an event, and how many of those events reach the guest.
     pub fn live(&self) -> (u16, u16) {
         live(self.table())

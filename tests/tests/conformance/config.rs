@@ -303,3 +303,18 @@ fn f8_an_offset_of_another_function_does_nothing() {
     rig.config_write(0xffff_fffc, 8, 7);
     assert_eq!((rig.config_read(4, 2), rig.config_read(0xffff_ffff, 8)), (0, u64::MAX));
 }
+
+#[test]
+fn c7_storage_for_fewer_vectors_than_the_device_has_hides_msix() {
+    let shape = Shape::nvme(5);
+    let made = |storage: usize| {
+        let mut findings = Vec::new();
+        let (vectors, windows) = (vec![Vector::RESET; storage], vec![Window::default(); 8]);
+        let function =
+            AssignedFunction::new(&shape.description(), vectors, windows, |found| findings.push(found))
+                .unwrap();
+        (function.msix().map(|msix| msix.count()), findings)
+    };
+    let finding = Finding::Msix(MsixFinding::StorageTooSmall { device: 5, storage: 4 });
+    assert_eq!((made(4), made(5)), ((None, vec![finding]), (Some(5), vec![])));
+}

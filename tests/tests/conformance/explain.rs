@@ -3,8 +3,9 @@
 use vfio_assign_core::fake::{MsixPlan, Shape};
 use vfio_assign_core::host::{HostInterrupts, InterruptKind};
 use vfio_assign_core::{
-    AssignedFunction, CapabilityChoice, CapabilityId, Description, Exclusion, Explanation, InterruptReason,
-    Options, PageSize, PhysBarOffset, Reason, Relocation, Source, Span, Treatment, Vector, Window, Writes,
+    AssignedFunction, BarIndex, CapabilityChoice, CapabilityId, Description, Exclusion, Explanation,
+    InterruptReason, Options, PageSize, PhysBarOffset, Reason, Relocation, Source, Span, Treatment, Vector,
+    Window, Writes,
 };
 use vfio_assign_tests::{Rig, bar};
 
@@ -197,4 +198,44 @@ fn i5_what_the_device_does_not_have_or_has_wrong_is_explained() {
     let reasons = explained(&shape, Options::default(), |plan| plan.interrupts().map(|plan| plan.reason));
     let absent = InterruptReason::NotInDevice;
     assert_eq!(reasons, [absent, absent, InterruptReason::Unusable]);
+}
+
+#[test]
+fn w1_ports_and_the_rom_are_trapped_as_a_whole() {
+    let shape = Shape::new().io_bar(bar(1), 0x20).rom(0x1000);
+    let pieces = |index| {
+        let pieces =
+            |plan: &Explained<'_>| plan.bar(index).map(|piece| format!("{piece}")).collect::<Vec<_>>();
+        explained(&shape, Options::default(), pieces)
+    };
+    assert_eq!(pieces(bar(1)), ["0x0..=0x1f trapped: I/O ports"]);
+    assert_eq!(pieces(BarIndex::ROM), ["0x0..=0xfff trapped: Expansion ROM"]);
+    assert_eq!(pieces(bar(2)), [""; 0]);
+}
+
+#[test]
+fn l2_each_reason_has_words_of_its_own() {
+    use {InterruptReason as I, Reason as R};
+    let bars = [
+        R::Offered,
+        R::MsixTable,
+        R::PendingBitArray,
+        R::MsixPage,
+        R::Excluded,
+        R::BeyondDevice,
+        R::IoPorts,
+        R::ExpansionRom,
+        R::BelowPageSize,
+        R::NotOffered,
+    ];
+    let interrupts = [I::Offered, I::NotInDevice, I::Chosen, I::NotCarried, I::Unusable];
+    let treatments = [Treatment::Mapped, Treatment::Trapped, Treatment::Emulated];
+    are_told_apart(&bars);
+    are_told_apart(&interrupts);
+    are_told_apart(&treatments);
+}
+
+fn are_told_apart(values: &[impl std::fmt::Display]) {
+    let texts: std::collections::BTreeSet<_> = values.iter().map(ToString::to_string).collect();
+    assert!(texts.len() == values.len() && !texts.contains(""), "{texts:?}");
 }

@@ -1,7 +1,7 @@
 //! M1 to M4: MSI-X as the guest sees it.
 
 use vfio_assign_core::fake::CallKind::{PollPending, ReadBar, Signal, TakePending};
-use vfio_assign_core::fake::{CallKind, Raised};
+use vfio_assign_core::fake::{CallKind, Raised, Shape};
 use vfio_assign_core::host::{InterruptKind, Message, Step};
 use vfio_assign_core::{Access, Bytes, GuestAddr, Target};
 use vfio_assign_tests::{MESSAGE, Rig, message, vector};
@@ -240,4 +240,17 @@ fn m1_every_vector_count_has_its_last_entry_and_pending_bit() {
         rig.unmask(last);
         assert_eq!(rig.delivered(), [last], "{vectors} vectors");
     }
+}
+
+#[test]
+fn m7_a_first_enable_of_more_than_the_host_has_reads_back_as_off_and_says_how_many_there_are() {
+    let mut shape = Shape::nvme(8).noresize();
+    shape.host_vectors = 3;
+    let mut rig = Rig::started(&shape);
+    rig.program(6);
+    rig.unmask(6);
+    rig.msix_control(true, false);
+    let msix = rig.function.msix().unwrap();
+    assert_eq!((msix.host_vectors(), msix.live()), (Some(3), (0, 0)));
+    assert_eq!(rig.msix_bits(), (false, false));
 }

@@ -2,7 +2,9 @@
 
 use vfio_assign_core::fake::{CallKind, Shape};
 use vfio_assign_core::host::{InterruptKind, Outcome, Step};
-use vfio_assign_core::{Access, Begin, Bytes, Completion, GuestAddr, Target, VectorIndex};
+use vfio_assign_core::{
+    Access, Begin, BusMastering, Bytes, Completion, GuestAddr, ResetOutcome, Target, VectorIndex,
+};
 use vfio_assign_tests::{BASE, Rig, vector};
 
 /// An operation, and the state that it starts from.
@@ -256,4 +258,19 @@ fn the_worst_access_is_bounded_in_host_calls() {
     let wires = kinds.iter().filter(|kind| **kind == CallKind::Wire).count();
     // Each vector alone, and the halvings before that.
     assert!(wires <= 2048 + 12 && kinds.len() <= wires + 4, "{wires} of {}", kinds.len());
+}
+
+#[test]
+fn no_command_of_the_embedder_begins_while_an_operation_is_under_way() {
+    let mut rig = Rig::nvme(4);
+    let read = Access::Read { target: Target::Config(0), size: 4 };
+    assert_eq!(rig.function.begin(read), Begin::Steps);
+    let before = rig.function.clone();
+    assert_eq!(rig.function.begin_stop(BusMastering::Off), Begin::Busy);
+    assert_eq!(rig.function.begin_start(), Begin::Busy);
+    assert_eq!(rig.function.begin_settle(), Begin::Busy);
+    assert_eq!(rig.function.begin_detach(), Begin::Busy);
+    assert_eq!(rig.function.reset(&mut rig.host), ResetOutcome::NotReset);
+    assert_eq!((rig.function.next_step(), rig.function.is_stopped()), (before.next_step(), false));
+    assert_eq!(rig.function.counters().busy, before.counters().busy + 5);
 }

@@ -237,3 +237,18 @@ fn x2_a_first_version_keeps_what_follows_it() {
     let mut rig = placed(&shape, Placement::RootComplex);
     assert_eq!(rig.config_read(0x4c, 4), 0xab04_0009);
 }
+
+#[test]
+fn f6_a_hidden_capability_ends_where_its_version_or_its_length_says() {
+    // PCI Express of the first version: an Endpoint's has 20 bytes, an Integrated Endpoint's 12.
+    for (capabilities, end) in [(0x0001, 0x54), (0x0091, 0x4c)] {
+        let mut rig = chosen(&express(capabilities), &[hide(CapabilityId::Standard(0x10))]);
+        let read = [end - 4, end].map(|at| rig.config_read(at, 4));
+        assert_eq!(read, [0, 0x7777_7777], "{capabilities:#x}");
+    }
+    let mut body = [0x77; 0x20];
+    body[..4].copy_from_slice(&[0, 0, 0, 0x01]);
+    let shape = Shape::new().extended_capability(0x0b, &body);
+    let mut rig = chosen(&shape, &[hide(CapabilityId::Extended(0x0b))]);
+    assert_eq!([0x10c, 0x110].map(|at| rig.config_read(at, 4)), [0, 0x7777_7777]);
+}

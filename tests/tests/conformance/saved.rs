@@ -376,3 +376,22 @@ fn s2_command_bits_that_hardware_answers_for_come_back() {
     rig.settle();
     assert_eq!((before, rig.config_read(4, 2)), (0x0546, 0x0546));
 }
+
+#[test]
+fn s1_another_place_of_msi_is_an_error() {
+    let shape = Shape::nvme(4).msi(2, true, true);
+    let mut rig = Rig::started(&shape);
+    stop(&mut rig);
+    let other = Shape::nvme(4).capability(0x09, &[4, 0]).msi(2, true, true);
+    assert_eq!(refused(&other, &saved(&rig)), RestoreError::AnotherDevice);
+}
+
+#[test]
+fn l2_a_section_that_is_wrong_is_named() {
+    let sections = [SavedSection::Function, SavedSection::Msix, SavedSection::Msi];
+    let texts = sections.map(|section| RestoreError::Section(section).to_string());
+    assert_eq!(
+        texts,
+        ["function", "MSI-X", "MSI"].map(|name| format!("the {name} section is not as it must be"))
+    );
+}
