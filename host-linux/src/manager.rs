@@ -222,3 +222,5 @@ mod cdev_tests;
 mod memory_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod text_tests;
