@@ -2,7 +2,7 @@
 
 use crate::rig::{Rig, region, span, vm};
 use vfio_assign_core::{Iova, Span};
-use vfio_assign_linux::DmaError;
+use vfio_assign_linux::{DmaError, GuestMemory, GuestRegion, MemoryBacking};
 
 const PAGE: u64 = 0x1000;
 const SIZE: u64 = 16 * PAGE;
@@ -71,5 +71,37 @@ fn what_is_not_mapped_is_not_unmapped() {
     let vm = vm();
     let _device = vm.open(rig.nvme).expect("opens");
     vm.add_memory(&[region(0, SIZE)]).expect("maps");
-    assert_eq!(vm.remove_memory(span(0, PAGE)), Err(DmaError::NotMapped { span: iova(0, PAGE) }));
+    assert_eq!(vm.remove_memory(span(SIZE, PAGE)), Err(DmaError::NotMapped { span: iova(SIZE, PAGE) }));
+}
+
+#[test]
+fn neighbours_are_one_region() {
+    let Some(rig) = Rig::get() else { return };
+    let vm = vm();
+    let device = vm.open(rig.nvme).expect("opens");
+    let whole = region(0, SIZE);
+    let page = |number| GuestRegion {
+        guest: span(number * PAGE, PAGE),
+        offset: number * PAGE,
+        memory: whole.memory.clone(),
+    };
+    let pages: Vec<_> = (0..SIZE / PAGE).map(page).collect();
+    let left = || vm.iommu_info().expect("the kernel tells")[0].mappings_left;
+    let before = left();
+    vm.add_memory(&pages).expect("maps");
+    // iommufd counts no mappings.
+    assert_eq!(left(), before.map(|before| before - 1), "{:?}", device.backend());
+    let part = DmaError::Part { span: iova(0, PAGE), region: iova(0, SIZE) };
+    assert_eq!(vm.remove_memory(span(0, PAGE)), Err(part));
+    assert_eq!(vm.remove_memory(span(0, SIZE)), Ok(()));
+}
+
+#[test]
+fn memory_with_a_file_is_mapped() {
+    let Some(rig) = Rig::get() else { return };
+    let vm = vm();
+    let _device = vm.open(rig.nvme).expect("opens");
+    let memory = GuestMemory::new(SIZE, MemoryBacking::Memfd).expect("there is memory");
+    vm.add_memory(&[GuestRegion { memory, ..region(0, SIZE) }]).expect("maps");
+    vm.remove_memory(span(0, SIZE)).expect("unmaps");
 }
