@@ -46,6 +46,7 @@
 //! | `begin_attach`, `begin_reset`, `begin_detach`, `begin_settle`, `begin_stop`, `begin_start`, `save`, `restore` | commands of the embedder |
 //! | `next_step`, `complete`; `drive` and what is built on it | carry an operation through |
 //!
+//! An operation has at most 5 × vectors + 34 × windows + 600 steps, whatever the guest asks for and whatever fails.
 //! Storage for vectors and windows is the caller's. Every method that changes something takes `&mut self`: locking is
 //! the caller's, too, and most register accesses need none, see [`Decoder`].
 #![no_std]

@@ -174,6 +174,7 @@ where
             return Begin::Done(if matches!(task, Task::Read(_)) { bytes } else { Bytes::EMPTY });
         }
         self.operation.start(task, bytes, Phase::Piece);
+        self.interrupts.begin_operation();
         self.begun()
     }
 
@@ -213,6 +214,7 @@ where
             return Begin::Done(Bytes::EMPTY);
         }
         self.operation.start(task, Bytes::EMPTY, Phase::Revoke);
+        self.interrupts.begin_operation();
         self.operation.settling_all = true;
         if task != Task::Settle {
             let reset = [QUIET, Step::ResetFunction];

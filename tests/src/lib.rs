@@ -1,6 +1,7 @@
 //! What the tests across crates have in common: a function on a fake host, the operations that models and fuzz
 //! targets drive it with, and what must hold after each.
 
+mod bound;
 mod bytewise;
 mod interrupts;
 mod kinds;
@@ -10,6 +11,7 @@ mod saved;
 mod setup;
 mod world;
 
+pub use bound::{BOUND, most_host_calls};
 pub use bytewise::{Bytewise, Interrupts, Placed, Space, memory_at};
 pub use interrupts::MsixModel;
 pub use kinds::{KindOp, Kinds};

@@ -1,5 +1,6 @@
 //! [`World`]: a function on a fake host that takes [`Op`]s, and says what is wrong after each.
 
+use crate::bound::most_host_calls;
 use crate::op::Op;
 use crate::rig::{BASE, Rig};
 use crate::setup::Setup;
@@ -9,6 +10,9 @@ use vfio_assign_core::{
     Access, Address, AssignedFunction, BarIndex, Begin, BusMastering, Bytes, GuestAddr, GuestPort,
     PhysBarOffset, Pin, Span, Target, Vector, VectorIndex, Window,
 };
+
+/// Windows that there is storage for.
+const WINDOWS: usize = 8;
 
 /// A function, its host, and what is known of what has happened to them.
 #[derive(Clone, Debug)]
@@ -34,7 +38,7 @@ impl World {
     }
 
     fn unattached(setup: Setup) -> Option<Self> {
-        let (vectors, windows) = (vec![Vector::RESET; 300], vec![Window::default(); 8]);
+        let (vectors, windows) = (vec![Vector::RESET; 300], vec![Window::default(); WINDOWS]);
         let function = AssignedFunction::new(&setup.description(), vectors, windows, |_| {}).ok()?;
         let vectors = function.msix().map_or(0, |msix| msix.count());
         let rig = Rig { function, host: FakeHost::new(&setup.shape), findings: Vec::new() };
@@ -177,7 +181,7 @@ impl World {
             Begin::Steps => Bytes::EMPTY,
             Begin::Busy => panic!("no operation is under way"),
         };
-        let bound = 10 * usize::from(self.vectors) + 400;
+        let bound = most_host_calls(self.vectors.into(), WINDOWS);
         let mut taken = 0;
         while let Some((token, step)) = self.rig.function.next_step() {
             assert!(taken < bound, "more than {bound} steps");

@@ -92,6 +92,11 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
         BY_RANK.into_iter().all(|kind| self.settle(kind).is_none_or(Settle::is_settled))
     }
 
+    /// A new operation begins.
+    pub(crate) fn begin_operation(&mut self) {
+        self.each(Settle::try_again);
+    }
+
     /// A new settling starts, with what one that was cut short has left.
     pub(crate) fn begin_settle(&mut self) {
         self.choose();

@@ -88,6 +88,8 @@ pub(crate) struct Settle {
     pub(super) held: bool,
     /// The entries that the next settling must look at.
     pub(super) dirty: Range,
+    /// A step has failed that is worth another try in the next operation, and not before.
+    pub(super) again: bool,
     /// The entries that the settling under way looks at.
     pub(super) working: Range,
     /// Messages were told and not committed.
@@ -119,6 +121,7 @@ impl Settle {
             allocated: 0,
             held: false,
             dirty: None,
+            again: false,
             working: None,
             uncommitted: false,
             pass: Pass::Done,
@@ -212,6 +215,13 @@ impl Settle {
         self.dirty = ALL;
     }
 
+    /// A new operation begins: what failed in the last one is tried again.
+    pub(super) fn try_again(&mut self) {
+        if core::mem::take(&mut self.again) {
+            self.touch_all();
+        }
+    }
+
     /// All that is under work.
     pub(super) fn work_on_all(&mut self) {
         self.working = ALL;
@@ -244,6 +254,7 @@ impl Settle {
     /// Nothing is left to settle: the second half of a reset, once nothing stands in the host.
     pub(super) fn forget(&mut self) {
         self.dirty = None;
+        self.again = false;
         self.working = None;
         self.uncommitted = false;
     }

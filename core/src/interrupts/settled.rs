@@ -47,9 +47,7 @@ impl Settle {
             Step::CommitRoutes => self.committed(table, done),
             Step::Signal { vector, .. } => {
                 self.advance(table, vector, |state| state.set(VectorState::LATCHED, !done));
-                if !done {
-                    self.touch(vector.position());
-                }
+                self.again |= !done;
             }
             Step::Arm { vector, .. } => {
                 let state = if done { VectorState::ARMED } else { VectorState::REFUSED };
@@ -57,9 +55,8 @@ impl Settle {
             }
             Step::UnmaskIntx => {
                 self.enter(Pass::Done);
-                if !done {
-                    self.unmask_due();
-                }
+                self.unmask |= !done;
+                self.again |= !done;
             }
             _ => {}
         }
@@ -256,8 +253,7 @@ impl Settle {
                 }
             }
         } else {
-            // Worth another try at the next drive.
-            self.touch_all();
+            self.again = true;
         }
         self.enter(Pass::DisarmUnrouted);
     }

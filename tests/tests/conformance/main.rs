@@ -2,6 +2,7 @@
 
 mod access;
 mod bars;
+mod bound;
 mod config;
 mod explain;
 mod failures;
