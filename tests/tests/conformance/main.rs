@@ -3,7 +3,9 @@
 mod access;
 mod bars;
 mod bound;
+mod cases;
 mod config;
+mod every_failure;
 mod explain;
 mod failures;
 mod intx;
