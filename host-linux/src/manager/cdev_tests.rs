@@ -397,6 +397,59 @@ fn discarding_is_inhibited_while_a_device_is_there() {
     assert!(!vm.is_discard_inhibited());
 }
 
+/// The error for memory that iommufd refuses to map for this reason; nothing of it stays mapped.
+fn refused_memory(errno: Errno) -> DmaError {
+    let host = TestHost::new();
+    let vm = host.vm();
+    let _device = vm.open(bdf()).unwrap();
+    host.kernel.calls();
+    host.kernel.fail("ioas_map 1 0x4000", errno);
+    let regions = [region(0, 0x2000), region(0x4000, 0x1000)];
+    let error = vm.add_memory(&regions).unwrap_err();
+    assert_eq!(starting(&host.kernel.calls(), "ioas_unmap"), ["ioas_unmap 1 0x0 0x2000"], "{error}");
+    assert_eq!(vm.add_memory(&regions), Ok(()), "after {error}");
+    error
+}
+
+#[test]
+fn memory_that_is_refused_is_named_with_the_reason() {
+    let span = Span::from_size(Iova::new(0x4000), 0x1000).unwrap();
+    assert_eq!(refused_memory(Errno::EEXIST), DmaError::Overlap { span });
+    assert!(matches!(refused_memory(Errno::ENOMEM), DmaError::LockedMemory { span: of, .. } if of == span));
+    assert_eq!(refused_memory(Errno::ENOSPC), DmaError::TooMany { span });
+    for errno in [Errno::EINVAL, Errno::EFAULT, Errno::from_raw(75), Errno::ENODEV] {
+        assert_eq!(refused_memory(errno), DmaError::Refused { span, errno });
+    }
+}
+
+#[test]
+fn second_device_that_fails_at_any_call_leaves_the_first_as_it_was() {
+    let open_both = |before: Option<u32>| {
+        let host = TestHost::new();
+        let vm = host.vm_by(Backend::Cdev);
+        vm.add_memory(&[region(0, 0x2000)]).unwrap();
+        let first = vm.open(at("0000:00:04.0")).unwrap();
+        host.kernel.calls();
+        if let Some(before) = before {
+            host.kernel.fail_after(before, "", Errno::ENODEV);
+        }
+        let second = vm.open(at("0000:00:05.0")).map(drop);
+        let calls = host.kernel.calls();
+        assert_eq!(vm.open_groups_and_spaces(), (0, 1), "{second:?}, {calls:?}");
+        for taken in ["ioas_unmap", "destroy"] {
+            assert_eq!(starting(&calls, taken), [""; 0], "{second:?}, {calls:?}");
+        }
+        drop(first);
+        let closed = host.kernel.calls();
+        let closed: Vec<_> = closed.iter().map(|call| call.split(',').next().unwrap()).collect();
+        assert_eq!(closed, ["detach", "remove_file", "destroy 1"], "{second:?}, {calls:?}");
+        calls.len() as u32
+    };
+    (0..open_both(None)).for_each(|before| {
+        open_both(Some(before));
+    });
+}
+
 #[test]
 fn failure_at_any_call_leaves_nothing_behind() {
     let count = {
