@@ -225,6 +225,13 @@ fn f4_command_reads_as_it_was_written_on_a_virtual_function() {
 }
 
 #[test]
+fn f4_command_is_told_as_far_as_it_is_the_guest_s() {
+    let mut rig = Rig::new(&Shape::nvme(4));
+    rig.config_write(4, 2, 0x0546);
+    assert_eq!(rig.function.command().bits(), 0x0406);
+}
+
+#[test]
 fn f4_command_is_forwarded() {
     let mut rig = Rig::new(&Shape::nvme(4));
     rig.config_write(4, 2, 0x446);

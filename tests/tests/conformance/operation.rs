@@ -193,3 +193,17 @@ fn no_command_of_the_embedder_begins_while_an_operation_is_under_way() {
     assert_eq!((rig.function.next_step(), rig.function.is_stopped()), (before.next_step(), false));
     assert_eq!(rig.function.counters().busy, before.counters().busy + 5);
 }
+
+#[test]
+fn a_read_in_the_middle_of_which_the_device_goes_is_all_ones() {
+    let mut rig = Rig::nvme(4);
+    let read = Access::Read { target: Target::Config(0), size: 8 };
+    assert_eq!(rig.function.begin(read), Begin::Steps);
+    let (token, step) = rig.function.next_step().unwrap();
+    let outcome = rig.function.perform(step, &mut rig.host).unwrap();
+    assert_eq!(rig.function.complete(token, outcome), Completion::Steps);
+    rig.function.handle_gone();
+    let (token, _) = rig.function.next_step().unwrap();
+    let done = rig.function.complete(token, Outcome::Value(0));
+    assert_eq!(done, Completion::Done(Bytes::all_ones(8)));
+}

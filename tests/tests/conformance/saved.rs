@@ -395,3 +395,62 @@ fn l2_a_section_that_is_wrong_is_named() {
         ["function", "MSI-X", "MSI"].map(|name| format!("the {name} section is not as it must be"))
     );
 }
+
+/// Where the body of MSI's section starts, behind MSI-X with four vectors.
+const MSI: usize = MSIX + 16 + 4 * 16 + 8;
+
+/// The state of MSI in use, with bytes of its section changed.
+fn forged_msi(shape: &Shape, changes: &[(usize, u8)]) -> Vec<u8> {
+    let mut rig = Rig::started(shape);
+    rig.program_msi(0x4140);
+    rig.msi_control(true, 2);
+    stop(&mut rig);
+    forged(saved(&rig), |bytes| changes.iter().for_each(|(at, value)| bytes[MSI + at] = *value))
+}
+
+#[test]
+fn s1_values_of_msi_that_no_function_writes_are_errors() {
+    let (all, least) = (Shape::nvme(4).msi(2, true, true), Shape::nvme(4).msi(2, false, false));
+    let wrong = RestoreError::Section(SavedSection::Msi);
+    let cases: [(&Shape, &[(usize, u8)]); 9] = [
+        // Message Control: more vectors than the device has, without its 64-bit address, a reserved bit.
+        (&all, &[(2, 0xb5)]),
+        (&all, &[(2, 0x25)]),
+        (&all, &[(3, 0x03)]),
+        // What is reserved; an address that is none of a dword's.
+        (&all, &[(6, 1)]),
+        (&all, &[(8, 2)]),
+        // A vector that the device does not have: masked, pending, both.
+        (&all, &[(16, 0x10)]),
+        (&all, &[(20, 0x10)]),
+        (&all, &[(16, 0x10), (20, 0x10)]),
+        // An upper half of the address that there is no register for.
+        (&least, &[(12, 1)]),
+    ];
+    for (shape, changes) in cases {
+        assert_eq!(refused(shape, &forged_msi(shape, changes)), wrong, "{changes:x?}");
+    }
+    assert_eq!(refused(&least, &forged_msi(&least, &[(16, 1)])), wrong, "a mask without Mask Bits");
+}
+
+#[test]
+fn s1_values_of_msi_that_a_function_writes_are_taken() {
+    let shape = Shape::nvme(4).msi(2, true, true);
+    let bytes = forged_msi(&shape, &[(4, 0x99), (8, 0x04), (12, 1), (16, 0x09), (20, 0x08)]);
+    let mut rig = restored(&shape, &bytes);
+    rig.settle();
+    let registers = [4, 8, 12, 16, 20].map(|at| rig.config_read(Rig::MSI + at, 4));
+    assert_eq!(registers, [0xfee0_0004, 1, 0x4199, 9, 8]);
+}
+
+#[test]
+fn s1_a_device_without_msi_is_an_error_both_ways() {
+    let (with, without) = (Shape::nvme(4).msi(2, true, true), Shape::nvme(4));
+    let state = |shape: &Shape| {
+        let mut rig = Rig::started(shape);
+        stop(&mut rig);
+        saved(&rig)
+    };
+    assert_eq!(refused(&with, &state(&without)), RestoreError::Section(SavedSection::Msi));
+    assert!(matches!(refused(&without, &state(&with)), RestoreError::Section(_)));
+}
