@@ -383,10 +383,7 @@ pub trait GuestWindows: HostError {
 pub trait InterruptHost: HostError {
     /// How many vectors the host has, where `error` is that of a [`wire`](Self::wire) which was to turn the kind
     /// on and found fewer than it asked for (VFIO: `SET_IRQS` returned a positive number).
-    fn fewer(error: &Self::Error) -> Option<u16> {
-        let _ = error;
-        None
-    }
+    fn fewer(error: &Self::Error) -> Option<u16>;
 
     /// Turns the kind on in the device, with no vector wired.
     ///

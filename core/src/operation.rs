@@ -401,7 +401,6 @@ where
                 self.read_done(step, outcome);
             }
             Step::WriteConfig { offset, .. } => self.config_written(offset, done),
-            Step::WriteBar { .. } => {}
             Step::ResetFunction => {
                 self.last_reset = Some(if done { ResetOutcome::Reset } else { ResetOutcome::NotReset });
                 // A reset ends in D0.
@@ -416,8 +415,8 @@ where
                 unknown = true;
             }
             Step::Trap { bar, .. } if !done => self.trap_failed(bar),
-            Step::Untrap { .. } | Step::Trap { .. } => {}
             Step::Map(window) => self.windows.mapped(window, done),
+            // Of what else there is, interrupts know; what is left leaves nothing behind.
             _ => {
                 unknown = self.interrupts.complete(step, outcome) == Settled::Unknown;
             }

@@ -118,7 +118,6 @@ impl Intx {
     }
 
     pub(super) fn reset(&mut self) {
-        self.settle.forget();
         let [vector] = &mut self.vector;
         vector.reset_to(Self::RESET);
     }

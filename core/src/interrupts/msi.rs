@@ -282,6 +282,5 @@ impl Msi {
         (self.enabled, self.address, self.data) = (0, 0, 0);
         self.vectors.iter_mut().for_each(|vector| vector.reset_to(VectorState::empty()));
         self.program();
-        self.settle.forget();
     }
 }

@@ -167,8 +167,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
 
     /// Every entry as after reset: the second half of a reset, once nothing stands in the host.
     pub(super) fn reset(&mut self) {
-        let (settle, table) = self.parts_mut();
-        settle.forget();
+        let (_, table) = self.parts_mut();
         table.iter_mut().for_each(|vector| vector.reset_to(VectorState::MASKED));
     }
 }

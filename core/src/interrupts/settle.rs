@@ -60,7 +60,7 @@ pub(super) struct Growth {
 pub(super) type Range = Option<(u16, u16)>;
 
 /// Every entry.
-const ALL: Range = Some((0, VectorIndex::LIMIT - 1));
+const ALL: Range = Some((0, u16::MAX));
 
 /// What of one kind of interrupt the guest has turned on, what stands in the host, and how far a settling has come.
 ///
@@ -249,14 +249,6 @@ impl Settle {
     pub(super) fn turn_off(&mut self) {
         (self.enable, self.function_mask) = (false, false);
         self.touch_all();
-    }
-
-    /// Nothing is left to settle: the second half of a reset, once nothing stands in the host.
-    pub(super) fn forget(&mut self) {
-        self.dirty = None;
-        self.again = false;
-        self.working = None;
-        self.uncommitted = false;
     }
 
     /// A new settling starts, with what one that was cut short has left.

@@ -454,3 +454,39 @@ fn s1_a_device_without_msi_is_an_error_both_ways() {
     assert_eq!(refused(&with, &state(&without)), RestoreError::Section(SavedSection::Msi));
     assert!(matches!(refused(&without, &state(&with)), RestoreError::Section(_)));
 }
+
+/// Whether a function that this has happened to refuses a state as one that is in use.
+fn is_in_use(rig: &Rig) -> bool {
+    let bytes = saved(&stopped(&Shape::nvme(4)));
+    rig.function.clone().restore(&bytes) == Err(RestoreError::InUse)
+}
+
+#[test]
+fn s1_each_thing_that_stands_in_the_host_keeps_a_state_out() {
+    let mut rig = Rig::new(&Shape::nvme(4));
+    assert!(!is_in_use(&rig), "attached");
+    rig.msix_control(true, false);
+    assert!(is_in_use(&rig), "MSI-X on, and no vector wired");
+    rig.msix_control(false, false);
+    assert!(!is_in_use(&rig), "MSI-X off again");
+
+    let mut rig = Rig::nvme(4);
+    rig.start_interrupts(1);
+    rig.host.faults.fail_next(CallKind::ReleaseVectors, 1);
+    rig.msix_control(false, false);
+    rig.config_write(4, 2, 0);
+    assert!(is_in_use(&rig), "events that could not be given back");
+
+    let mut rig = Rig::nvme(4);
+    rig.config_write(4, 2, 0);
+    assert!(!is_in_use(&rig), "decoding off");
+    rig.host.faults.fail_next(Map, 1);
+    rig.config_write(4, 2, 2);
+    assert!(is_in_use(&rig), "trapped, and not mapped");
+
+    let mut rig = Rig::nvme(4);
+    rig.config_write(4, 2, 0);
+    rig.host.faults.fail_next(CallKind::Trap, 1);
+    rig.config_write(4, 2, 2);
+    assert!(is_in_use(&rig), "mapped, and not trapped");
+}
