@@ -356,6 +356,30 @@ mod tests {
     }
 
     #[test]
+    fn flags_are_the_kernel_s() {
+        assert_eq!([FLAG_READ, FLAG_WRITE, FLAG_MMAP, FLAG_CAPS], [1, 2, 4, 8]);
+    }
+
+    #[test]
+    fn what_can_be_read_or_written_and_where_it_lies_is_told() {
+        for (flags, expected) in
+            [(0, (false, false)), (FLAG_READ, (true, false)), (FLAG_WRITE, (false, true))]
+        {
+            let info = region_info(flags, 0, 0x1000, &[]);
+            let region = RegionInfo::parse(&info).unwrap();
+            assert_eq!((region.readable, region.writable), expected, "{flags:#x}");
+            assert_eq!((region.offset, region.size), (0x1_0000, 0x1000));
+        }
+    }
+
+    #[test]
+    fn list_of_a_region_that_is_not_to_be_mapped_offers_nothing() {
+        let info = region_info(READ | CAPS, 32, 0x4000, &sparse(0, 1, &[(0, 0x1000)]));
+        let region = parse(&info).unwrap();
+        assert_eq!((region.areas, region.finding), (vec![], None));
+    }
+
+    #[test]
     fn without_a_list_the_whole_region_is_offered() {
         let region = parse(&region_info(READ | MMAP, 0, 0x4000, &[])).unwrap();
         assert_eq!(region.areas, [MmapArea { offset: 0, size: 0x4000 }]);

@@ -254,6 +254,11 @@ mod tests {
     }
 
     #[test]
+    fn a_pin_that_is_off_is_not_unmasked() {
+        assert_eq!(Irqs::new(&Shape::new()).unmask(true), Err(FakeError::NotOn));
+    }
+
+    #[test]
     fn msi_cannot_be_added_to() {
         let mut irqs = Irqs::new(&Shape::new());
         irqs.enable(InterruptKind::Msi).unwrap();

@@ -390,6 +390,41 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_signalled_while_the_kind_is_off() {
+        assert_eq!(kernel(4, true).raise(vector(0), true), Raised::Lost);
+    }
+
+    #[test]
+    fn a_vector_is_armed_once_and_disarmed_once() {
+        let mut kernel = kernel(64, true);
+        wire(&mut kernel, 0, 0).unwrap();
+        kernel.route(vector(0), Message { address: 0xfee0_0000, data: 0 }).unwrap();
+        kernel.commit();
+        let armed = [kernel.arm(vector(0)), kernel.arm(vector(0))];
+        let disarmed = [kernel.disarm(vector(0)), kernel.disarm(vector(0))];
+        let wrong = FakeError::ArmState(vector(0));
+        assert_eq!((armed, disarmed), ([Ok(false), Err(wrong)], [Ok(()), Err(wrong)]));
+    }
+
+    #[test]
+    fn a_vector_without_an_event_is_neither_armed_nor_signalled_nor_polled() {
+        let mut kernel = kernel(64, true);
+        wire(&mut kernel, 0, 0).unwrap();
+        let wrong = FakeError::NoEvent(vector(1));
+        assert_eq!(kernel.arm(vector(1)), Err(wrong));
+        assert_eq!(kernel.signal(vector(1)), Err(wrong));
+        assert_eq!((kernel.poll(vector(0), 3), kernel.poll(vector(0), 1)), (Err(wrong), Ok(0)));
+    }
+
+    #[test]
+    fn a_message_to_no_interrupt_controller_is_no_route() {
+        let mut kernel = kernel(64, true);
+        let route = |kernel: &mut Kernel, address| kernel.route(vector(0), Message { address, data: 0 });
+        assert_eq!(route(&mut kernel, 0xfef0_0000), Err(FakeError::NotAMessage(0xfef0_0000)));
+        assert_eq!(route(&mut kernel, 0xfeef_f000), Ok(()));
+    }
+
+    #[test]
     fn what_an_event_held_is_lost_with_it() {
         let mut kernel = kernel(64, true);
         wire(&mut kernel, 0, 0).unwrap();
