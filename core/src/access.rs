@@ -94,7 +94,12 @@ impl Eq for Bytes {}
 
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:02x?}", self.as_slice())
+        f.write_str("[")?;
+        for (place, byte) in self.as_slice().iter().enumerate() {
+            f.write_str(if place == 0 { "" } else { ", " })?;
+            write!(f, "{:02x}", u64::from(*byte))?;
+        }
+        f.write_str("]")
     }
 }
 
@@ -183,8 +188,25 @@ impl ByteLanes {
 
     /// A dword with all bits set in the enabled bytes.
     pub fn mask(self) -> u32 {
-        let byte = |lane: u8| if self.0 & lane == 0 { 0 } else { 0xff };
-        u32::from_le_bytes([byte(1), byte(2), byte(4), byte(8)])
+        const MASKS: [u32; 16] = [
+            0x0000_0000,
+            0x0000_00ff,
+            0x0000_ff00,
+            0x0000_ffff,
+            0x00ff_0000,
+            0x00ff_00ff,
+            0x00ff_ff00,
+            0x00ff_ffff,
+            0xff00_0000,
+            0xff00_00ff,
+            0xff00_ff00,
+            0xff00_ffff,
+            0xffff_0000,
+            0xffff_00ff,
+            0xffff_ff00,
+            0xffff_ffff,
+        ];
+        MASKS.get(usize::from(self.0)).copied().unwrap_or(0)
     }
 
     /// Takes the lowest naturally aligned run of bytes out: its place in the dword and its width.
@@ -192,20 +214,32 @@ impl ByteLanes {
     /// Hardware must see each enabled byte once and no other byte at all, since a read can have side effects
     /// and a write of zero to a neighbour can clear what it holds.
     pub(crate) fn take_run(&mut self) -> Option<(u8, Width)> {
-        const RUNS: [(u8, u8, Width); 7] = [
-            (0xf, 0, Width::Dword),
-            (0x3, 0, Width::Word),
-            (0x1, 0, Width::Byte),
-            (0x2, 1, Width::Byte),
-            (0xc, 2, Width::Word),
-            (0x4, 2, Width::Byte),
-            (0x8, 3, Width::Byte),
-        ];
-        let (bits, at, width) = RUNS.into_iter().find(|(bits, ..)| self.0 & bits == *bits)?;
+        self.take_first(&[DWORD, LOW_WORD, BYTE_0, BYTE_1, HIGH_WORD, BYTE_2, BYTE_3])
+    }
+
+    /// The same with the highest run.
+    pub(crate) fn take_last_run(&mut self) -> Option<(u8, Width)> {
+        self.take_first(&[DWORD, HIGH_WORD, BYTE_3, BYTE_2, LOW_WORD, BYTE_1, BYTE_0])
+    }
+
+    // One copy of it: the core is to be small.
+    #[inline(never)]
+    fn take_first(&mut self, runs: &[Run; 7]) -> Option<(u8, Width)> {
+        let (bits, at, width) = *runs.iter().find(|(bits, ..)| self.0 & bits == *bits)?;
         self.0 &= !bits;
         Some((at, width))
     }
 }
+
+/// A naturally aligned run of bytes in a dword: its lanes, its place and its width.
+type Run = (u8, u8, Width);
+const DWORD: Run = (0xf, 0, Width::Dword);
+const LOW_WORD: Run = (0x3, 0, Width::Word);
+const HIGH_WORD: Run = (0xc, 2, Width::Word);
+const BYTE_0: Run = (0x1, 0, Width::Byte);
+const BYTE_1: Run = (0x2, 1, Width::Byte);
+const BYTE_2: Run = (0x4, 2, Width::Byte);
+const BYTE_3: Run = (0x8, 3, Width::Byte);
 
 /// One dword of configuration space with the bytes of it that are meant.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

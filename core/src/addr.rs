@@ -4,8 +4,10 @@
 //! same thing: one names a byte of the device, the other a byte of what the guest was shown. The
 //! compiler keeps them apart.
 
+use crate::text::say;
 use core::fmt;
-use core::str::FromStr;
+use core::iter::Rev;
+use core::str::{Bytes, FromStr};
 
 /// A 64-bit address or offset in one particular space.
 pub trait Address: Copy + Ord + fmt::Debug {
@@ -53,13 +55,13 @@ macro_rules! address {
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}({:#x})", stringify!($name), self.0)
+                say(f, (concat!(stringify!($name), "(%x)"), [self.0, 0, 0]))
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:#x}", self.0)
+                say(f, ("%x", [self.0, 0, 0]))
             }
         }
 
@@ -135,7 +137,9 @@ impl Bdf {
 
 impl fmt::Display for Bdf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.segment, self.bus, self.device, self.function)
+        let [segment, bus] = [u64::from(self.segment), u64::from(self.bus)];
+        let [device, function] = [u64::from(self.device), u64::from(self.function)];
+        write!(f, "{segment:04x}:{bus:02x}:{device:02x}.{function:x}")
     }
 }
 
@@ -144,27 +148,42 @@ impl fmt::Display for Bdf {
 #[non_exhaustive]
 pub enum BdfError {
     /// The text has another shape.
-    #[error("not of the form [SEGMENT:]BUS:DEVICE.FUNCTION in hexadecimal, such as 0000:00:04.0")]
     Shape,
     /// The device number is above 31.
-    #[error("device number {0:#x} is above 0x1f")]
     Device(u8),
     /// The function number is above 7.
-    #[error("function number {0:#x} is above 7")]
     Function(u8),
+}
+
+impl fmt::Display for BdfError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        say(
+            f,
+            match *self {
+                Self::Shape => (
+                    "not of the form [SEGMENT:]BUS:DEVICE.FUNCTION in hexadecimal, such as 0000:00:04.0",
+                    [0; 3],
+                ),
+                Self::Device(device) => ("device number %x is above 0x1f", [u64::from(device), 0, 0]),
+                Self::Function(function) => ("function number %x is above 7", [u64::from(function), 0, 0]),
+            },
+        )
+    }
 }
 
 impl FromStr for Bdf {
     type Err = BdfError;
 
     fn from_str(text: &str) -> Result<Self, BdfError> {
-        let (rest, function) = split_at_last(text, b'.').ok_or(BdfError::Shape)?;
-        let (rest, device) = split_at_last(rest, b':').ok_or(BdfError::Shape)?;
-        let (segment, bus) = split_at_last(rest, b':').unwrap_or(("0", rest));
-        let segment = hex(segment, 4)?;
-        let bus = u8::try_from(hex(bus, 2)?).map_err(|_| BdfError::Shape)?;
-        let device = u8::try_from(hex(device, 2)?).map_err(|_| BdfError::Shape)?;
-        let function = u8::try_from(hex(function, 1)?).map_err(|_| BdfError::Shape)?;
+        let mut digits = text.bytes().rev();
+        let (function, dot) = number_before(&mut digits, 1);
+        let (device, colon) = number_before(&mut digits, 2);
+        let (bus, mark) = number_before(&mut digits, 2);
+        let (segment, end) = if mark == COLON { number_before(&mut digits, 4) } else { (0, mark) };
+        if (dot, colon, end) != (DOT, COLON, START) {
+            return Err(BdfError::Shape);
+        }
+        let [device, function, bus] = [device, function, bus].map(|n| u8::try_from(n).unwrap_or(u8::MAX));
         if device > 31 {
             return Err(BdfError::Device(device));
         }
@@ -175,20 +194,29 @@ impl FromStr for Bdf {
     }
 }
 
-/// What stands before and after the last `mark`; `rsplit_once` has a panic in it that no optimiser removes.
-fn split_at_last(text: &str, mark: u8) -> Option<(&str, &str)> {
-    let place = text.bytes().rposition(|byte| byte == mark)?;
-    let (before, after) = text.split_at_checked(place)?;
-    Some((before, after.get(1..)?))
-}
+/// What stands before a number: one of these, or another byte.
+const DOT: u16 = 0x2e;
+const COLON: u16 = 0x3a;
+/// The text begins with the number.
+const START: u16 = 0x100;
+/// There is no number, or it has too many digits.
+const WRONG: u16 = 0x101;
 
-/// 1 to `most` hexadecimal digits and nothing else; `from_str_radix` alone would take a sign.
-fn hex(digits: &str, most: usize) -> Result<u16, BdfError> {
-    let plain = !digits.is_empty() && digits.len() <= most && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    if !plain {
-        return Err(BdfError::Shape);
-    }
-    u16::from_str_radix(digits, 16).map_err(|_| BdfError::Shape)
+/// The number of 1 to `most` hexadecimal digits, of which `digits` gives the last first, and what stands before it.
+fn number_before(digits: &mut Rev<Bytes<'_>>, most: u32) -> (u16, u16) {
+    let (mut number, mut count) = (0u16, 0u32);
+    let mark = loop {
+        let Some(byte) = digits.next() else {
+            break START;
+        };
+        let Some(digit) = char::from(byte).to_digit(16) else {
+            break u16::from(byte);
+        };
+        let digit = u16::try_from(digit).unwrap_or(0);
+        number |= digit.wrapping_shl(count.wrapping_mul(4));
+        count = count.saturating_add(1);
+    };
+    (number, if count == 0 || count > most { WRONG } else { mark })
 }
 
 /// A Base Address Register, 0 to 5, or the Expansion ROM Base Address.
@@ -220,6 +248,11 @@ impl BarIndex {
         self.0
     }
 
+    /// The index as it goes into a text.
+    pub(crate) fn number(self) -> u64 {
+        u64::from(self.0)
+    }
+
     /// The index as a position in a table of seven.
     pub fn position(self) -> usize {
         usize::from(self.0)
@@ -233,10 +266,7 @@ impl BarIndex {
 
 impl fmt::Display for BarIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::ROM {
-            return f.write_str("ROM");
-        }
-        write!(f, "BAR{}", self.0)
+        say(f, ("%b", [self.number(), 0, 0]))
     }
 }
 
@@ -279,13 +309,13 @@ impl ConfigOffset {
 
 impl fmt::Debug for ConfigOffset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConfigOffset({:#05x})", self.0)
+        say(f, ("ConfigOffset(%3)", [u64::from(self.0), 0, 0]))
     }
 }
 
 impl fmt::Display for ConfigOffset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#05x}", self.0)
+        say(f, ("%3", [u64::from(self.0), 0, 0]))
     }
 }
 
@@ -325,7 +355,7 @@ impl VectorIndex {
 
 impl fmt::Display for VectorIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        fmt::Display::fmt(&u64::from(self.0), f)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::caps::ConfigImage;
 use crate::options::Pin;
 use crate::regs::header::{self, bar};
 use crate::span::Span;
+use crate::text::say;
 use core::fmt;
 
 /// What kind of addresses a BAR decodes.
@@ -35,7 +36,6 @@ pub enum BarKind {
 #[non_exhaustive]
 pub enum BarError {
     /// A region's size is no power of two.
-    #[error("{bar} has {size:#x} bytes, which is no power of two")]
     SizeNotPowerOfTwo {
         /// The BAR.
         bar: BarIndex,
@@ -43,7 +43,6 @@ pub enum BarError {
         size: u64,
     },
     /// A region is smaller than its kind of BAR can be.
-    #[error("{bar} has {size:#x} bytes, fewer than its type bits allow")]
     SizeTooSmall {
         /// The BAR.
         bar: BarIndex,
@@ -51,7 +50,6 @@ pub enum BarError {
         size: u64,
     },
     /// A 32-bit BAR, an I/O BAR or the ROM has more than 2 GiB.
-    #[error("{bar} has {size:#x} bytes, more than a 32-bit register can place")]
     SizeTooLarge {
         /// The BAR.
         bar: BarIndex,
@@ -59,7 +57,6 @@ pub enum BarError {
         size: u64,
     },
     /// The type bits of a memory BAR have a reserved value.
-    #[error("{bar} reads {value:#010x}, whose type bits are reserved")]
     ReservedType {
         /// The BAR.
         bar: BarIndex,
@@ -67,7 +64,6 @@ pub enum BarError {
         value: u32,
     },
     /// BAR 5 says that it is 64-bit, and has no register after it.
-    #[error("{bar} reads {value:#010x}, a 64-bit BAR without an upper half")]
     NoUpperHalf {
         /// The BAR.
         bar: BarIndex,
@@ -75,7 +71,6 @@ pub enum BarError {
         value: u32,
     },
     /// The upper half of a 64-bit BAR has a region of its own.
-    #[error("{bar} is the upper half of a 64-bit BAR and has a region of {size:#x} bytes of its own")]
     UpperHalfHasRegion {
         /// The register.
         bar: BarIndex,
@@ -83,7 +78,6 @@ pub enum BarError {
         size: u64,
     },
     /// A BAR cannot be at the address that the embedder gave.
-    #[error("{bar} cannot be pinned to {address:#x}: {fault}")]
     Pin {
         /// The BAR.
         bar: BarIndex,
@@ -92,6 +86,40 @@ pub enum BarError {
         /// Why not.
         fault: PinFault,
     },
+}
+
+impl fmt::Display for BarError {
+    #[inline(never)]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        say(
+            f,
+            match *self {
+                Self::SizeNotPowerOfTwo { bar, size } => {
+                    ("%b has %x bytes, which is no power of two", [bar.number(), size, 0])
+                }
+                Self::SizeTooSmall { bar, size } => {
+                    ("%b has %x bytes, fewer than its type bits allow", [bar.number(), size, 0])
+                }
+                Self::SizeTooLarge { bar, size } => {
+                    ("%b has %x bytes, more than a 32-bit register can place", [bar.number(), size, 0])
+                }
+                Self::ReservedType { bar, value } => {
+                    ("%b reads %8, whose type bits are reserved", [bar.number(), u64::from(value), 0])
+                }
+                Self::NoUpperHalf { bar, value } => {
+                    ("%b reads %8, a 64-bit BAR without an upper half", [bar.number(), u64::from(value), 0])
+                }
+                Self::UpperHalfHasRegion { bar, size } => (
+                    "%b is the upper half of a 64-bit BAR and has a region of %x bytes of its own",
+                    [bar.number(), size, 0],
+                ),
+                Self::Pin { bar, address, fault } => {
+                    say(f, ("%b cannot be pinned to %x: ", [bar.number(), address, 0]))?;
+                    return fmt::Display::fmt(&fault, f);
+                }
+            },
+        )
+    }
 }
 
 /// What is wrong with the address of a pinned BAR.
@@ -221,7 +249,8 @@ impl Bars {
     pub fn new(image: ConfigImage<'_>, sizes: &[u64; 7]) -> Result<Self, BarError> {
         let mut slots = [Slot::Absent; 7];
         let mut upper = false;
-        for (slot, (bar, size)) in slots.iter_mut().zip(BarIndex::ALL.into_iter().zip(*sizes)) {
+        for (slot, (bar, size)) in slots.iter_mut().zip(BarIndex::ALL.iter().zip(sizes)) {
+            let (bar, size) = (*bar, *size);
             if upper {
                 upper = false;
                 if size != 0 {
@@ -282,7 +311,7 @@ impl Bars {
 
     /// The BARs there are, with their indexes.
     pub fn iter(&self) -> impl Iterator<Item = (BarIndex, &Bar)> {
-        BarIndex::ALL.into_iter().filter_map(|index| self.get(index).map(|bar| (index, bar)))
+        BarIndex::ALL.iter().filter_map(|index| self.get(*index).map(|bar| (*index, bar)))
     }
 
     /// The size in bytes of a memory BAR, which the ROM is not.
@@ -359,26 +388,24 @@ impl Bars {
     ///
     /// A BAR cannot be there.
     pub fn pin(&mut self, image: ConfigImage<'_>, pins: &[Option<Pin>; 7]) -> Result<(), BarError> {
-        for (bar, pin) in BarIndex::ALL.into_iter().zip(pins) {
-            let Some(pin) = *pin else {
+        for (bar, pin) in BarIndex::ALL.iter().zip(pins) {
+            let (bar, Some(pin)) = (*bar, *pin) else {
                 continue;
             };
             let upper = bar.next().map_or(0, |next| image.dword(register_offset(next)));
             let host = u64::from(image.dword(register_offset(bar))) | u64::from(upper).wrapping_shl(32);
-            let found = match self.slots.get_mut(bar.position()) {
-                Some(Slot::Bar(found)) => Ok(found),
-                _ => Err(PinFault::NoBar),
+            let (address, fault) = match (pin, self.slots.get_mut(bar.position())) {
+                (Pin::At(address), Some(Slot::Bar(found))) => (address, found.pin(address)),
+                (Pin::Host, Some(Slot::Bar(found))) => {
+                    let address = host & found.writable() & !found.size.wrapping_sub(1);
+                    (address, found.pin(address))
+                }
+                (Pin::At(address), _) => (address, Err(PinFault::NoBar)),
+                (Pin::Host, _) => (host, Err(PinFault::NoBar)),
             };
-            let address = match (pin, &found) {
-                (Pin::At(address), _) => address,
-                (Pin::Host, Ok(found)) => host & found.writable() & !found.size.wrapping_sub(1),
-                (Pin::Host, Err(_)) => host,
-            };
-            found.and_then(|found| found.pin(address)).map_err(|fault| BarError::Pin {
-                bar,
-                address,
-                fault,
-            })?;
+            if let Err(fault) = fault {
+                return Err(BarError::Pin { bar, address, fault });
+            }
         }
         Ok(())
     }

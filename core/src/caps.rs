@@ -5,6 +5,8 @@
 
 use crate::addr::ConfigOffset;
 use crate::regs::{capability, header};
+use crate::text::say;
+use core::fmt;
 
 /// A copy of a function's configuration space: 64 to 4096 bytes, read once when the device is opened.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +29,8 @@ impl<'a> ConfigImage<'a> {
     }
 
     /// The dword that holds the byte at `offset`.
+    // One copy of it: the core is to be small.
+    #[inline(never)]
     pub fn dword(self, offset: ConfigOffset) -> u32 {
         let first = usize::from(offset.dword().get());
         match self.0.get(first..).and_then(|bytes| bytes.first_chunk::<4>()) {
@@ -43,6 +47,7 @@ impl<'a> ConfigImage<'a> {
     /// The standard capabilities, in list order.
     ///
     /// Source: PCI Local Bus 3.0, 6.7 Capabilities List.
+    #[inline(never)]
     pub fn capabilities(self) -> Capabilities<'a> {
         let status = self.dword(header::COMMAND).to_le_bytes();
         let has_list = u16::from_le_bytes([status[2], status[3]]) & header::STATUS_CAPABILITIES_LIST != 0;
@@ -50,9 +55,24 @@ impl<'a> ConfigImage<'a> {
         Capabilities { image: self, next, seen: 0 }
     }
 
+    /// Where the first standard capability with this id is; `second` hears where there are others.
+    // One copy of it: the core is to be small.
+    #[inline(never)]
+    pub(crate) fn find(self, id: u8, second: &mut dyn FnMut(u16)) -> Option<ConfigOffset> {
+        let mut first = None;
+        for found in self.capabilities().flatten().filter(|found| found.id == id) {
+            match first {
+                None => first = Some(found.offset),
+                Some(_) => second(found.offset.get()),
+            }
+        }
+        first
+    }
+
     /// The extended capabilities, in list order; none if there are only 256 bytes.
     ///
     /// Source: PCI Express Base 5.0, 7.6.3 PCI Express Extended Capability Header.
+    #[inline(never)]
     pub fn extended_capabilities(self) -> ExtendedCapabilities<'a> {
         let next = if self.size() > capability::EXTENDED_FIRST { capability::EXTENDED_FIRST } else { 0 };
         ExtendedCapabilities { image: self, next, seen: [0; 15] }
@@ -82,14 +102,30 @@ pub struct ExtendedCapability {
 #[non_exhaustive]
 pub enum CapabilityFinding {
     /// A pointer leads back to a capability that the walk has seen.
-    #[error("the capability list leads back to {0:#05x}")]
     Cycle(u16),
     /// A pointer leads below where capabilities can be.
-    #[error("a capability pointer names {0:#05x}, where no capability can be")]
     BelowFirst(u16),
     /// A pointer leads past the end of configuration space.
-    #[error("a capability pointer names {0:#05x}, past the end of configuration space")]
     PastEnd(u16),
+}
+
+impl fmt::Display for CapabilityFinding {
+    #[inline(never)]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        say(
+            f,
+            match *self {
+                Self::Cycle(at) => ("the capability list leads back to %3", [u64::from(at), 0, 0]),
+                Self::BelowFirst(at) => {
+                    ("a capability pointer names %3, where no capability can be", [u64::from(at), 0, 0])
+                }
+                Self::PastEnd(at) => (
+                    "a capability pointer names %3, past the end of configuration space",
+                    [u64::from(at), 0, 0],
+                ),
+            },
+        )
+    }
 }
 
 /// The walk over the standard list; an error is its last item.

@@ -40,8 +40,8 @@ impl Decoder {
     }
 
     /// What is emulated inside BARs: the table, the Pending Bit Array, and what has no device behind it.
-    pub(crate) fn emulated(&self) -> [Option<TablePlace>; 3] {
-        self.emulated
+    pub(crate) fn emulated(&self) -> &[Option<TablePlace>; 3] {
+        &self.emulated
     }
 
     /// What of a BAR the guest was shown and the device does not have: nobody answers there, but for the structures
@@ -80,13 +80,13 @@ impl Decoder {
             return Decoded::Miss;
         };
         let mut missed = true;
-        for (bar, range) in BarIndex::ALL.into_iter().zip(&self.bars) {
+        for (bar, range) in BarIndex::ALL.iter().zip(&self.bars) {
             let Some(GuestRange::Memory(span)) = range else {
                 continue;
             };
             if span.covers(access) && missed {
                 let offset = address.get().wrapping_sub(span.first().get());
-                return self.within(bar, offset, size);
+                return self.within(*bar, offset, size);
             }
             missed &= !span.overlaps(access);
         }
@@ -120,9 +120,9 @@ impl Decoder {
 
     /// The lowest BAR that decodes `address`, and the offset in it.
     pub(crate) fn memory_byte(&self, address: GuestAddr) -> Option<(BarIndex, GuestBarOffset)> {
-        BarIndex::ALL.into_iter().zip(&self.bars).find_map(|(bar, range)| match range {
+        BarIndex::ALL.iter().zip(&self.bars).find_map(|(bar, range)| match range {
             Some(GuestRange::Memory(span)) if span.contains(address) => {
-                Some((bar, GuestBarOffset::new(address.get().wrapping_sub(span.first().get()))))
+                Some((*bar, GuestBarOffset::new(address.get().wrapping_sub(span.first().get()))))
             }
             _ => None,
         })
@@ -130,9 +130,9 @@ impl Decoder {
 
     /// The lowest BAR that decodes `port`, and the offset in it.
     pub(crate) fn port_byte(&self, port: GuestPort) -> Option<(BarIndex, GuestBarOffset)> {
-        BarIndex::ALL.into_iter().zip(&self.bars).find_map(|(bar, range)| match range {
+        BarIndex::ALL.iter().zip(&self.bars).find_map(|(bar, range)| match range {
             Some(GuestRange::Ports(span)) if span.contains(port) => {
-                Some((bar, GuestBarOffset::new(port.get().wrapping_sub(span.first().get()))))
+                Some((*bar, GuestBarOffset::new(port.get().wrapping_sub(span.first().get()))))
             }
             _ => None,
         })

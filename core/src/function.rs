@@ -2,8 +2,8 @@
 //!
 //! What an access does, step by step, is in `operation.rs`; the loop that drives it, in `drive.rs`.
 
-use crate::addr::{BarIndex, PageSize, PhysBarOffset, VectorIndex};
-use crate::bars::{BarError, BarKind, Bars};
+use crate::addr::{BarIndex, ConfigOffset, PageSize, PhysBarOffset, VectorIndex};
+use crate::bars::{BarError, Bars};
 use crate::caps::{CapabilityFinding, ConfigImage};
 use crate::config::{ConfigMap, ConfigMapError, Register};
 use crate::decoder::{Decoder, physical};
@@ -18,7 +18,9 @@ use crate::options::{Apertures, Options};
 use crate::regs::header::Command;
 use crate::regs::power::{PMCSR_STATE, PowerState};
 use crate::span::Span;
+use crate::text::say;
 use crate::windows::{Holes, MmapArea, Window, WindowFinding, Windows, seen_at};
+use core::fmt;
 
 /// A region of the device, as the host knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -109,19 +111,40 @@ pub enum Finding {
     #[error(transparent)]
     Intx(#[from] IntxFinding),
     /// The device has this kind of interrupt, and the host cannot carry it: it is hidden from the guest.
-    #[error("the device has {0}, which this host cannot carry to the guest: it is hidden")]
+    #[error(fmt = not_carried)]
     NotCarried(InterruptKind),
     /// The mapping plan.
     #[error(transparent)]
     Window(#[from] WindowFinding),
     /// An I/O BAR is larger than the specification allows.
-    #[error("{bar} has {size:#x} I/O ports, more than 256")]
+    #[error(fmt = large_io_bar)]
     LargeIoBar {
         /// The BAR.
         bar: BarIndex,
         /// Its size in ports.
         size: u64,
     },
+}
+
+fn not_carried(kind: &InterruptKind, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    say(
+        f,
+        match kind {
+            InterruptKind::Intx => {
+                ("the device has INTx, which this host cannot carry to the guest: it is hidden", [0; 3])
+            }
+            InterruptKind::Msi => {
+                ("the device has MSI, which this host cannot carry to the guest: it is hidden", [0; 3])
+            }
+            InterruptKind::Msix => {
+                ("the device has MSI-X, which this host cannot carry to the guest: it is hidden", [0; 3])
+            }
+        },
+    )
+}
+
+fn large_io_bar(bar: &BarIndex, size: &u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    say(f, ("%b has %x I/O ports, more than 256", [bar.number(), *size, 0]))
 }
 
 /// How the last reset of the device went.
@@ -168,6 +191,79 @@ pub struct AssignedFunction<V, W> {
     pub(crate) counters: Counters,
 }
 
+/// What a function is made of, apart from what its storage is in.
+struct Parts {
+    map: ConfigMap,
+    bars: Bars,
+    layout: Option<MsixLayout>,
+    msi: Option<Msi>,
+    intx: Option<Intx>,
+    /// What of a BAR has no device behind it.
+    beyond: Option<TablePlace>,
+    /// The device was left asleep, and answers nothing until `attach` has woken it.
+    asleep: bool,
+}
+
+impl Parts {
+    /// The parts of a function with storage for so many vectors.
+    #[inline(never)]
+    fn new(
+        description: &Description<'_>,
+        storage: usize,
+        finding: &mut dyn FnMut(Finding),
+    ) -> Result<Self, DescriptionError> {
+        let image = ConfigImage::new(description.config);
+        let options = &description.options;
+        let host = description.interrupts;
+        let mut map = ConfigMap::build(image, options, finding)?;
+        let mut sizes = [0; 7];
+        for (size, region) in sizes.iter_mut().zip(&description.regions) {
+            *size = region.size;
+        }
+        let mut bars = Bars::new(image, &sizes)?;
+        let mut layout = MsixLayout::build(image, &bars, finding);
+        let mut msi = Msi::new(image, host.msi.max(1), finding);
+        let mut intx = Intx::new(image, finding);
+        let offered = |at: ConfigOffset, register| map.register(at) == Some(register);
+        let has_msi = msi.as_ref().is_some_and(|msi| offered(msi.capability(), Register::MsiControl));
+        let has_msix = layout.as_ref().is_some_and(|found| offered(found.capability, Register::MsixControl));
+        let mut carried = |kind, has: bool, carries: bool| {
+            if has && !carries {
+                finding(Finding::NotCarried(kind));
+            }
+            has && carries
+        };
+        if carried(InterruptKind::Intx, intx.is_some(), host.intx) {
+            map.show_interrupt_pin();
+        } else {
+            intx = None;
+        }
+        if !carried(InterruptKind::Msi, has_msi, host.msi != 0) {
+            msi = None;
+            map.hide_msi();
+        }
+        if !carried(InterruptKind::Msix, has_msix, host.msix != 0) {
+            layout = None;
+        }
+        if let Some(MsixLayout { vectors: device, .. }) = layout
+            && usize::from(device) > storage
+        {
+            finding(MsixFinding::StorageTooSmall { device, storage }.into());
+            layout = None;
+        }
+        if layout.is_none() {
+            map.hide_msix();
+        }
+        let asleep = map.power_control().is_some_and(|at| image.dword(at) & PMCSR_STATE != 0);
+        let beyond = match (&mut layout, options.relocation) {
+            (Some(layout), Some(to)) => layout.relocate(&mut bars, to)?,
+            _ => None,
+        };
+        bars.pin(image, &options.pinned)?;
+        Ok(Self { map, bars, layout, msi, intx, beyond, asleep })
+    }
+}
+
 impl<V, W> AssignedFunction<V, W>
 where
     V: AsRef<[Vector]> + AsMut<[Vector]>,
@@ -186,78 +282,25 @@ where
         windows: W,
         mut finding: impl FnMut(Finding),
     ) -> Result<Self, DescriptionError> {
-        let image = ConfigImage::new(description.config);
-        let options = &description.options;
-        let mut map = ConfigMap::build(image, options, &mut |found| finding(found.into()))?;
-        let sizes = description.regions.map(|region| region.size);
-        let mut bars = Bars::new(image, &sizes)?;
-        let offered = |at, register| map.register(at) == Some(register);
-        let layout = MsixLayout::build(image, &bars, &mut |found| finding(found.into()));
-        let layout = layout.filter(|layout| offered(layout.capability, Register::MsixControl));
-        let host = description.interrupts;
-        let msi = Msi::new(image, host.msi.max(1), &mut |found| finding(found.into()));
-        let msi = msi.filter(|msi| offered(msi.capability(), Register::MsiControl));
-        let intx = Intx::new(image, &mut |found| finding(found.into()));
-        let found =
-            [(intx.is_some(), host.intx), (msi.is_some(), host.msi != 0), (layout.is_some(), host.msix != 0)];
-        for (kind, (found, carried)) in InterruptKind::ALL.into_iter().zip(found) {
-            if found && !carried {
-                finding(Finding::NotCarried(kind));
-            }
-        }
-        let msi = msi.filter(|_| host.msi != 0);
-        if msi.is_none() {
-            map.hide_msi();
-        }
-        let intx = intx.filter(|_| host.intx);
-        if intx.is_some() {
-            map.show_interrupt_pin();
-        }
-        let storage = vectors.as_ref().len();
-        let mut layout = layout.filter(|_| host.msix != 0).filter(|layout| {
-            let enough = usize::from(layout.vectors) <= storage;
-            if !enough {
-                finding(MsixFinding::StorageTooSmall { device: layout.vectors, storage }.into());
-            }
-            enough
-        });
-        if layout.is_none() {
-            map.hide_msix();
-        }
-        // A device that was left asleep answers nothing until `attach` has woken it.
-        let asleep = map.power_control().is_some_and(|at| image.dword(at) & PMCSR_STATE != 0);
-        let beyond = match (&mut layout, options.relocation) {
-            (Some(layout), Some(to)) => layout.relocate(&mut bars, to)?,
-            _ => None,
-        };
-        bars.pin(image, &options.pinned)?;
+        let parts = Parts::new(description, vectors.as_ref().len(), &mut finding);
         let mut windows = Windows::new(windows, description.page_size);
-        let holes = description.holes(&bars, layout.as_ref());
-        for (bar, found) in bars.iter() {
-            if found.kind == BarKind::Io && found.size > 256 {
-                finding(Finding::LargeIoBar { bar, size: found.size });
-            }
-            if bars.memory_size(bar).is_none() {
-                continue;
-            }
-            if let Some(region) = description.regions.get(bar.position()) {
-                windows.plan(bar, region.size, region.areas, &holes, &mut |found| finding(found.into()));
-            }
+        // Taken apart only when all is planned: moved once, and the core is to be small.
+        if let Ok(parts) = &parts {
+            windows.plan_all(description, &parts.bars, parts.layout.as_ref(), &mut finding);
         }
-        let (table, pba) = (layout.map(|layout| layout.table), layout.map(|layout| layout.pba));
+        let Parts { map, bars, layout, msi, intx, beyond, asleep } = parts?;
+        let emulated =
+            [layout.as_ref().map(|found| found.table), layout.as_ref().map(|found| found.pba), beyond];
+        let msix = layout.map(|layout| Msix::new(layout, vectors, description.interrupts.resizable));
         Ok(Self {
             map,
             bars,
             apertures: description.options.apertures,
             command: Command::empty(),
             power: PowerState::D0,
-            interrupts: Interrupts::new(
-                layout.map(|layout| Msix::new(layout, vectors, host.resizable)),
-                msi,
-                intx,
-            ),
+            interrupts: Interrupts::new(msix, msi, intx),
             windows,
-            decoder: Decoder::new([table, pba, beyond]),
+            decoder: Decoder::new(emulated),
             refused_traps: 0,
             decode_unknown: false,
             power_unknown: asleep,
@@ -377,8 +420,8 @@ where
             return None;
         };
         let guest = seen_at(part, range.first())?;
-        let hidden = BarIndex::BARS.into_iter().take_while(|lower| *lower < bar).any(|lower| {
-            matches!(self.wanted_range(lower), Some(GuestRange::Memory(other)) if other.overlaps(guest))
+        let hidden = BarIndex::BARS.iter().take_while(|lower| **lower < bar).any(|lower| {
+            matches!(self.wanted_range(*lower), Some(GuestRange::Memory(other)) if other.overlaps(guest))
         });
         if hidden { None } else { Some(guest) }
     }
@@ -389,6 +432,7 @@ where
     }
 
     /// What the guest wants decoded has changed: what was refused is worth another try.
+    #[inline(never)]
     pub(crate) fn decode_changed(&mut self) {
         self.refused_traps = 0;
         self.windows.decode_changed();

@@ -103,6 +103,7 @@ pub mod regs;
 mod saved;
 mod span;
 mod stop;
+mod text;
 mod windows;
 
 pub use access::{ByteLanes, Bytes, DwordAccess, Width};

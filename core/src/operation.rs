@@ -3,12 +3,11 @@
 //! What the pieces of an access do to the machines is in `pieces.rs`.
 
 use crate::access::{Bytes, Width};
-use crate::addr::{GuestAddr, GuestPort, VectorIndex};
+use crate::addr::{ConfigOffset, GuestAddr, GuestPort, VectorIndex};
 use crate::function::{AssignedFunction, ResetOutcome};
 use crate::host::{InterruptKind, Outcome, Step};
 use crate::interrupts::{Settled, Vector};
 use crate::pieces::Piece;
-use crate::power::QUIET;
 use crate::windows::Window;
 
 /// Where an access of the guest's goes.
@@ -143,9 +142,20 @@ impl Operation {
         token: 0,
     };
 
-    fn start(&mut self, task: Task, bytes: Bytes, phase: Phase) {
-        let token = self.token;
-        *self = Self { task, bytes, phase, token, ..Self::IDLE };
+    #[inline(never)]
+    fn start(&mut self, task: Task, bytes: &Bytes, phase: Phase) {
+        (self.task, self.phase, self.bytes) = (task, phase, *bytes);
+        (self.done, self.piece) = (0, Piece::None);
+        self.forwards.clear();
+        (self.resetting, self.settling_all, self.unknown) = (false, false, false);
+        self.step = None;
+    }
+
+    /// One more write to hardware's configuration space, before those that are there.
+    // One copy of it: the core is to be small.
+    #[inline(never)]
+    pub(crate) fn forward_config(&mut self, offset: ConfigOffset, width: Width, value: u32) {
+        let _ = self.forwards.push(Step::WriteConfig { offset, width, value });
     }
 }
 
@@ -161,9 +171,9 @@ where
         if self.is_busy() {
             return Begin::Busy;
         }
-        let (task, bytes, target) = match access {
-            Access::Read { target, size } => (Task::Read(target), Bytes::all_ones(size), target),
-            Access::Write { target, data } => (Task::Write(target), data, target),
+        let (task, target, bytes) = match &access {
+            Access::Read { target, size } => (Task::Read(*target), target, &Bytes::all_ones(*size)),
+            Access::Write { target, data } => (Task::Write(*target), target, data),
         };
         let counter = match target {
             Target::Config(_) => &mut self.counters.config_accesses,
@@ -171,7 +181,7 @@ where
         };
         *counter = counter.wrapping_add(1);
         if self.quarantined || self.gone {
-            return Begin::Done(if matches!(task, Task::Read(_)) { bytes } else { Bytes::EMPTY });
+            return Begin::Done(if matches!(task, Task::Read(_)) { *bytes } else { Bytes::EMPTY });
         }
         self.operation.start(task, bytes, Phase::Piece);
         self.interrupts.begin_operation();
@@ -213,13 +223,11 @@ where
         if self.quarantined && task != Task::Detach {
             return Begin::Done(Bytes::EMPTY);
         }
-        self.operation.start(task, Bytes::EMPTY, Phase::Revoke);
+        self.operation.start(task, &Bytes::EMPTY, Phase::Revoke);
         self.interrupts.begin_operation();
         self.operation.settling_all = true;
         if task != Task::Settle {
-            let reset = [QUIET, Step::ResetFunction];
-            let reset: &[Step] = if task == Task::Reset { &reset } else { &[] };
-            self.start_reset(self.wake().iter().chain(reset));
+            self.start_reset(self.wake(), task == Task::Reset);
         } else if self.hardware_stale {
             self.rewrite_hardware();
         }
@@ -342,10 +350,10 @@ where
         if let Some(step) = self.interrupts.next_revoke() {
             return Some(step);
         }
-        if let Some(window) = self.windows.next_unmap(|bar, part| self.wanted_window(bar, part)) {
+        if let Some(window) = self.windows.next(true, &|bar, part| self.wanted_window(bar, part)) {
             return Some(Step::Unmap(window));
         }
-        if let Some(step) = self.next_untrap() {
+        if let Some(step) = self.next_trap(true) {
             return Some(step);
         }
         self.operation.phase = Phase::Forward;
@@ -379,10 +387,10 @@ where
             self.operation.phase = Phase::Finish;
             return None;
         }
-        if let Some(step) = self.next_trap() {
+        if let Some(step) = self.next_trap(false) {
             return Some(step);
         }
-        if let Some(window) = self.windows.next_map(|bar, part| self.wanted_window(bar, part)) {
+        if let Some(window) = self.windows.next(false, &|bar, part| self.wanted_window(bar, part)) {
             return Some(Step::Map(window));
         }
         if let Some(step) = self.interrupts.next_establish() {

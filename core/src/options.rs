@@ -24,6 +24,8 @@ pub struct Options<'a> {
 
 impl Options<'_> {
     /// Whether the embedder hides or keeps this capability: `true` is hidden.
+    // One copy of it: the core is to be small.
+    #[inline(never)]
     pub(crate) fn choice(&self, id: CapabilityId) -> Option<bool> {
         self.capabilities.iter().find(|choice| choice.id == id).map(|choice| choice.hidden)
     }

@@ -136,10 +136,10 @@ where
     }
 
     /// The guest writes the enabled bytes of a register.
+    #[inline(never)]
     fn write_register(&mut self, access: DwordAccess, register: Register, base: usize) {
         let lanes = access.lanes;
-        let bytes = [0usize, 1, 2, 3].map(|lane| self.operation.bytes.byte(base.wrapping_add(lane)));
-        let value = u32::from_le_bytes(bytes) & lanes.mask();
+        let value = lane_values(&self.operation.bytes, base) & lanes.mask();
         self.operation.forwards.clear();
         match register {
             Register::Command | Register::CommandWithoutPin => self.write_command(value, lanes),
@@ -175,28 +175,21 @@ where
                 self.write_power_state(PowerState::from_pmcsr(value));
             }
             Register::DeviceControl if value & DEVICE_CONTROL_INITIATE_FLR != 0 => {
-                self.start_reset(self.wake().iter());
+                self.start_reset(self.wake(), false);
             }
             Register::AdvancedFeaturesControl if value & AF_INITIATE_FLR != 0 => {
-                self.start_reset(self.wake().iter());
+                self.start_reset(self.wake(), false);
             }
             _ => {}
         }
         let mut forward = lanes.and(ByteLanes::touching(Policy::of(register).forward));
-        let mut writes = heapless::Vec::<Step, 3>::new();
-        while let Some((at, width)) = forward.take_run() {
+        // They are taken from the end: the lowest bytes go first, and before what a reset has put there.
+        while let Some((at, width)) = forward.take_last_run() {
             let Some(offset) = access.dword.checked_add(u16::from(at)) else {
                 break;
             };
-            let shift = u32::from(at).wrapping_mul(8);
-            let value = u64::from(value.wrapping_shr(shift)) & width.all_ones();
-            let step = Step::WriteConfig { offset, width, value: u32::try_from(value).unwrap_or(0) };
-            // A dword has at most three naturally aligned runs.
-            let _ = writes.push(step);
-        }
-        // They are taken from the end: the lowest bytes go first, and before what a reset has put there.
-        for step in writes.into_iter().rev() {
-            let _ = self.operation.forwards.push(step);
+            let shifted = u64::from(value.wrapping_shr(u32::from(at).wrapping_mul(8))) & width.all_ones();
+            self.operation.forward_config(offset, width, u32::try_from(shifted).unwrap_or(0));
         }
         self.enter_revoke();
     }
@@ -350,22 +343,24 @@ where
 
     /// A hardware read is done: its bytes go into the access, all-ones if it failed.
     pub(crate) fn read_done(&mut self, step: Step, outcome: Outcome) {
+        let done = outcome.is_done();
         match (&mut self.operation.piece, step) {
             (Piece::Config { dword, base, virtual_read, .. }, Step::ReadConfig { offset, width }) => {
-                let lane = usize::from(offset.get().wrapping_sub(dword.get()));
-                let kept = virtual_read.to_le_bytes();
-                let read = outcome.value().to_le_bytes();
-                for (index, (read, kept)) in
-                    read.iter().zip(kept.iter().skip(lane)).take(width.bytes()).enumerate()
-                {
-                    let at = base.wrapping_add(lane).wrapping_add(index);
-                    let old = self.operation.bytes.byte(at);
-                    let new = if outcome.is_done() { (old & kept) | (read & !kept) } else { 0xff };
-                    self.operation.bytes.set(at, new);
-                }
+                let lane = u32::from(offset.get().wrapping_sub(dword.get()));
+                let read = u32::try_from(outcome.value() & 0xffff_ffff).unwrap_or(0);
+                let bytes = &mut self.operation.bytes;
+                let old = lane_values(bytes, *base);
+                let read = read.wrapping_shl(lane.wrapping_mul(8));
+                let new = if done { (old & *virtual_read) | (read & !*virtual_read) } else { u32::MAX };
+                let lanes = match width {
+                    Width::Byte => 0x1u8,
+                    Width::Word => 0x3,
+                    Width::Dword | Width::Qword => 0xf,
+                };
+                set_lanes(bytes, *base, ByteLanes::from_bits(lanes.wrapping_shl(lane)), new);
             }
             (Piece::Bar { at, width, .. }, Step::ReadBar { .. }) => {
-                if outcome.is_done() {
+                if done {
                     self.operation.bytes.store(*at, *width, outcome.value());
                 }
                 self.operation.piece = Piece::None;
@@ -385,25 +380,26 @@ where
         }
     }
 
-    /// A range that the host traps and should not, or not there.
-    pub(crate) fn next_untrap(&mut self) -> Option<Step> {
-        let (bar, range) = BarIndex::ALL.into_iter().find_map(|bar| {
-            let range = self.decoder.range(bar).filter(|_| !self.trap_refused(bar))?;
-            (self.wanted_range(bar) != Some(range)).then_some((bar, range))
-        })?;
-        // vCPUs must not find the range in the decoder that the host publishes with this step.
-        self.decoder.set(bar, None);
-        Some(Step::Untrap { bar, range })
-    }
-
-    /// A range that the host should trap and does not.
-    pub(crate) fn next_trap(&mut self) -> Option<Step> {
-        let (bar, range) = BarIndex::ALL.into_iter().find_map(|bar| {
-            let missing = self.decoder.range(bar).is_none() && !self.trap_refused(bar);
-            self.wanted_range(bar).filter(|_| missing).map(|range| (bar, range))
-        })?;
-        self.decoder.set(bar, Some(range));
-        Some(Step::Trap { bar, range })
+    /// A range that the host traps and should not, or not there, if something is to be taken `away`; else one that it
+    /// should trap and does not.
+    #[inline(never)]
+    pub(crate) fn next_trap(&mut self, away: bool) -> Option<Step> {
+        for bar in &BarIndex::ALL {
+            let bar = *bar;
+            let now = self.decoder.range(bar);
+            if now.is_some() != away || self.trap_refused(bar) {
+                continue;
+            }
+            let wanted = self.wanted_range(bar);
+            let found = if away { now.filter(|range| wanted != Some(*range)) } else { wanted };
+            let Some(range) = found else {
+                continue;
+            };
+            // vCPUs must not find a range in the decoder that the host publishes with a step that takes it away.
+            self.decoder.set(bar, if away { None } else { wanted });
+            return Some(if away { Step::Untrap { bar, range } } else { Step::Trap { bar, range } });
+        }
+        None
     }
 
     /// The host could not trap the range of `bar`.
@@ -417,6 +413,13 @@ where
         self.decoder.set(bar, Some(range));
         self.refused_traps |= 1u8.wrapping_shl(u32::from(bar.get()));
     }
+}
+
+/// The bytes of a dword, zero where the access has none; `base` is where lane 0 would be.
+// One copy of it: the core is to be small.
+#[inline(never)]
+fn lane_values(bytes: &Bytes, base: usize) -> u32 {
+    u32::from_le_bytes([0usize, 1, 2, 3].map(|lane| bytes.byte(base.wrapping_add(lane))))
 }
 
 /// Stores the bytes of a dword whose lanes are enabled; `base` is where lane 0 would go.

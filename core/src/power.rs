@@ -9,9 +9,6 @@ use crate::regs::header;
 use crate::regs::power::PowerState;
 use crate::windows::Window;
 
-/// Nothing decodes and nothing is a bus master.
-pub(crate) const QUIET: Step = Step::WriteConfig { offset: header::COMMAND, width: Width::Word, value: 0 };
-
 impl<V, W> AssignedFunction<V, W>
 where
     V: AsRef<[Vector]> + AsMut<[Vector]>,
@@ -28,29 +25,35 @@ where
         }
         let wakes = self.power == PowerState::D3Hot;
         if wakes && !self.map.no_soft_reset() {
-            self.start_reset([].iter());
+            self.start_reset(None, false);
         }
         self.power = state;
         self.decode_changed();
     }
 
     /// The function goes to its state after reset: registers now, the table once nothing stands in the host,
-    /// hardware's Command register last, after the writes of `before`.
-    pub(crate) fn start_reset<'a>(&mut self, before: impl DoubleEndedIterator<Item = &'a Step>) {
+    /// hardware's Command register last. Before that the device is woken by a write to the PMCSR at `wake`, and is
+    /// quiet and reset if this is to be a reset of all of it.
+    pub(crate) fn start_reset(&mut self, wake: Option<ConfigOffset>, whole: bool) {
         self.reset_registers();
-        self.operation.resetting = true;
-        self.operation.forwards.clear();
-        let _ = self.operation.forwards.push(QUIET);
-        for step in before.rev() {
-            let _ = self.operation.forwards.push(*step);
+        let operation = &mut self.operation;
+        operation.resetting = true;
+        operation.forwards.clear();
+        // They are taken from the end. With Command zero nothing decodes and nothing is a bus master.
+        operation.forward_config(header::COMMAND, Width::Word, 0);
+        if whole {
+            let _ = operation.forwards.push(Step::ResetFunction);
+            operation.forward_config(header::COMMAND, Width::Word, 0);
+        }
+        if let Some(control) = wake {
+            operation.forward_config(control, Width::Byte, 0);
         }
     }
 
-    /// What puts the device into D0, if it may be in another state: it must answer once it is reset.
-    pub(crate) fn wake(&self) -> Option<Step> {
+    /// The PMCSR whose write puts the device into D0, if it may be in another state: it must answer once it is reset.
+    pub(crate) fn wake(&self) -> Option<ConfigOffset> {
         let asleep = self.power != PowerState::D0 || self.power_unknown;
-        let offset = self.map.power_control().filter(|_| asleep)?;
-        Some(Step::WriteConfig { offset, width: Width::Byte, value: 0 })
+        self.map.power_control().filter(|_| asleep)
     }
 
     /// A write to configuration space went to hardware, or did not: what the device decodes is known, or not.

@@ -5,7 +5,9 @@
 //!
 //! Source: Linux `include/uapi/linux/vfio.h`.
 
+use crate::text::{count, say};
 use crate::windows::MmapArea;
+use core::fmt;
 
 /// The size of `struct vfio_region_info`, behind which capabilities start.
 pub const HEADER: usize = 32;
@@ -27,7 +29,6 @@ pub const CAP_MSIX_MAPPABLE: u16 = 3;
 #[non_exhaustive]
 pub enum ChainFinding {
     /// An offset leads into the structure that the chain follows.
-    #[error("capability offset {offset:#x} leads into the structure's own {header:#x} bytes")]
     IntoHeader {
         /// The offset.
         offset: u32,
@@ -35,7 +36,6 @@ pub enum ChainFinding {
         header: usize,
     },
     /// An offset does not lead forward; the kernel only ever appends, so this is a loop or rubbish.
-    #[error("capability offset {offset:#x} follows {previous:#x}, which is not forward")]
     NotForward {
         /// The offset.
         offset: u32,
@@ -43,13 +43,34 @@ pub enum ChainFinding {
         previous: u32,
     },
     /// A capability, or the list in it, passes the end of the answer.
-    #[error("capability at {offset:#x} passes the end of the answer, {size:#x} bytes")]
     Truncated {
         /// Where the capability starts.
         offset: u32,
         /// The answer's size.
         size: usize,
     },
+}
+
+impl fmt::Display for ChainFinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        say(
+            f,
+            match *self {
+                Self::IntoHeader { offset, header } => (
+                    "capability offset %x leads into the structure's own %x bytes",
+                    [u64::from(offset), count(header), 0],
+                ),
+                Self::NotForward { offset, previous } => (
+                    "capability offset %x follows %x, which is not forward",
+                    [u64::from(offset), u64::from(previous), 0],
+                ),
+                Self::Truncated { offset, size } => (
+                    "capability at %x passes the end of the answer, %x bytes",
+                    [u64::from(offset), count(size), 0],
+                ),
+            },
+        )
+    }
 }
 
 /// What the kernel says of a region that the device has.
@@ -160,6 +181,7 @@ impl<'a> InfoCapability<'a> {
     /// # Errors
     ///
     /// The answer ends before the list does.
+    #[inline(never)]
     pub fn pairs(self) -> Result<Pairs<'a>, ChainFinding> {
         let count = usize::try_from(self.u32_at(8)?).unwrap_or(usize::MAX);
         let list = self.bytes.get(16..).and_then(|list| list.get(..count.checked_mul(16)?));
@@ -202,6 +224,8 @@ impl<'a> Iterator for InfoChain<'a> {
     type Item = Result<InfoCapability<'a>, ChainFinding>;
 
     /// Offsets only grow, so that the walk ends.
+    // One copy of it: the core is to be small.
+    #[inline(never)]
     fn next(&mut self) -> Option<Self::Item> {
         let (offset, previous) = (self.next, self.previous);
         if offset == 0 {

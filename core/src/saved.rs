@@ -18,6 +18,7 @@ use crate::operation::Task;
 use crate::regs::header::Command;
 use crate::regs::msix as regs;
 use crate::regs::power::PowerState;
+use crate::text::{count, say};
 use crate::windows::Window;
 use core::fmt;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -60,16 +61,12 @@ impl fmt::Display for SavedSection {
 #[non_exhaustive]
 pub enum SaveError {
     /// It runs: events may hold interrupts. [Stop](AssignedFunction::begin_stop) it first.
-    #[error("the function is not stopped")]
     Running,
     /// An operation is under way.
-    #[error("an operation is under way")]
     Busy,
     /// The device is gone, or the function quarantined: there is no state to go on from.
-    #[error("the device is gone or quarantined")]
     Lost,
     /// The buffer is too small.
-    #[error("the state takes {needed} bytes and the buffer has {given}")]
     BufferTooSmall {
         /// Bytes that are needed.
         needed: usize,
@@ -78,22 +75,34 @@ pub enum SaveError {
     },
 }
 
+impl fmt::Display for SaveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        say(
+            f,
+            match *self {
+                Self::Running => ("the function is not stopped", [0; 3]),
+                Self::Busy => ("an operation is under way", [0; 3]),
+                Self::Lost => ("the device is gone or quarantined", [0; 3]),
+                Self::BufferTooSmall { needed, given } => {
+                    ("the state takes %d bytes and the buffer has %d", [count(needed), count(given), 0])
+                }
+            },
+        )
+    }
+}
+
 /// Why a state was not restored. The function is as it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
     /// An operation is under way, or something of this function stands in the host. A function that is new, or
     /// [detached](AssignedFunction::begin_detach), can be restored.
-    #[error("the function is in use")]
     InUse,
     /// These are no bytes of a saved state.
-    #[error("no saved state")]
     NotSavedState,
     /// The format is of another version.
-    #[error("the format has version {0}, not 1")]
     Version(u16),
     /// The bytes are not as many as they say.
-    #[error("the state has {needed} bytes and {given} were given")]
     Length {
         /// Bytes that the header names.
         needed: usize,
@@ -101,26 +110,48 @@ pub enum RestoreError {
         given: usize,
     },
     /// A byte has changed since the state was saved.
-    #[error("the checksum does not match")]
     Checksum,
     /// A section is missing, is not where it belongs, or has values that no function writes.
-    #[error("the {0} section is not as it must be")]
     Section(SavedSection),
     /// Its ids, Revision ID or Class Code were others, configuration space had another size, or the MSI-X capability,
     /// table or Pending Bit Array was elsewhere, or the MSI capability.
-    #[error("the state is that of another device")]
     AnotherDevice,
     /// A BAR was of another kind or size.
-    #[error("{0} was of another kind or size")]
     Bar(BarIndex),
     /// There were more or fewer vectors.
-    #[error("there were {saved} MSI-X vectors and there are {device}")]
     Vectors {
         /// Vectors when it was saved.
         saved: u16,
         /// Vectors of this device.
         device: u16,
     },
+}
+
+impl fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        say(
+            f,
+            match *self {
+                Self::InUse => ("the function is in use", [0; 3]),
+                Self::NotSavedState => ("no saved state", [0; 3]),
+                Self::Version(version) => ("the format has version %d, not 1", [u64::from(version), 0, 0]),
+                Self::Length { needed, given } => {
+                    ("the state has %d bytes and %d were given", [count(needed), count(given), 0])
+                }
+                Self::Checksum => ("the checksum does not match", [0; 3]),
+                Self::Section(SavedSection::Function) => {
+                    ("the function section is not as it must be", [0; 3])
+                }
+                Self::Section(SavedSection::Msix) => ("the MSI-X section is not as it must be", [0; 3]),
+                Self::Section(SavedSection::Msi) => ("the MSI section is not as it must be", [0; 3]),
+                Self::AnotherDevice => ("the state is that of another device", [0; 3]),
+                Self::Bar(bar) => ("%b was of another kind or size", [bar.number(), 0, 0]),
+                Self::Vectors { saved, device } => {
+                    ("there were %d MSI-X vectors and there are %d", [u64::from(saved), u64::from(device), 0])
+                }
+            },
+        )
+    }
 }
 
 const MAGIC: [u8; 8] = *b"vfio-asg";
@@ -247,6 +278,7 @@ impl Writer<'_> {
         }
     }
 
+    #[inline(never)]
     fn section(&mut self, section: SavedSection, length: usize) {
         let length = U32::new(u32::try_from(length).unwrap_or(u32::MAX));
         self.put(SectionHeader { kind: section.number().into(), reserved: U16::ZERO, length }.as_bytes());
@@ -254,6 +286,7 @@ impl Writer<'_> {
 }
 
 /// The body of the next section, which must be this one.
+#[inline(never)]
 fn take_section<'a>(rest: &mut &'a [u8], section: SavedSection) -> Result<&'a [u8], RestoreError> {
     let wrong = RestoreError::Section(section);
     let (header, behind) = SectionHeader::ref_from_prefix(rest).map_err(|_| wrong)?;
@@ -272,6 +305,7 @@ where
     W: AsRef<[Window]> + AsMut<[Window]>,
 {
     /// How many bytes [`save`](Self::save) needs.
+    #[inline(never)]
     pub fn saved_size(&self) -> usize {
         const FIXED: usize =
             size_of::<Header>() + size_of::<SectionHeader>() + size_of::<FunctionRecord>() + CHECKSUM_SIZE;
@@ -341,13 +375,20 @@ where
             return Err(RestoreError::InUse);
         }
         let mut rest = contents(bytes)?;
-        let function = self.fitting_function(take_section(&mut rest, SavedSection::Function)?)?;
+        let section = take_section(&mut rest, SavedSection::Function);
+        let function = section.and_then(|body| self.fitting_function(body))?;
         let table = match &self.interrupts.msix {
-            Some(msix) => fitting_table(msix_record(msix), take_section(&mut rest, SavedSection::Msix)?)?,
+            Some(msix) => {
+                let section = take_section(&mut rest, SavedSection::Msix);
+                section.and_then(|body| fitting_table(msix_record(msix), body))?
+            }
             None => (0, &[][..]),
         };
         let saved_msi = match &self.interrupts.msi {
-            Some(msi) => Some(fitting_msi(msi, take_section(&mut rest, SavedSection::Msi)?)?),
+            Some(msi) => {
+                let section = take_section(&mut rest, SavedSection::Msi);
+                Some(section.and_then(|body| fitting_msi(msi, body))?)
+            }
             None => None,
         };
         if !rest.is_empty() {

@@ -4,6 +4,7 @@
 //! wrapped span impossible to write down.
 
 use crate::addr::{Address, PageSize};
+use crate::text::say;
 use core::fmt;
 
 /// The addresses from `first` to `last`, both included.
@@ -98,7 +99,7 @@ impl<A: Address> Span<A> {
 
 impl<A: Address> fmt::Debug for Span<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}..={:#x}", self.first.get(), self.last.get())
+        say(f, ("%x..=%x", [self.first.get(), self.last.get(), 0]))
     }
 }
 

@@ -5,7 +5,6 @@
 
 use crate::access::Width;
 use crate::function::AssignedFunction;
-use crate::host::Step;
 use crate::interrupts::Vector;
 use crate::operation::Begin;
 use crate::regs::header::{self, Command};
@@ -63,15 +62,14 @@ where
         let held = if self.bus_master_off { Command::BUS_MASTER } else { Command::empty() };
         let value = u32::from((self.command & !held).bits());
         self.operation.forwards.clear();
-        let command = Step::WriteConfig { offset: header::COMMAND, width: Width::Word, value };
-        let asleep = self.map.power_control().filter(|_| self.power != PowerState::D0);
-        let sleep = asleep.map(|offset| {
-            let value = self.power.to_pmcsr();
-            Step::WriteConfig { offset, width: Width::Byte, value }
-        });
+        let control = self.map.power_control();
         // They are taken from the end. A device may forget Command when it wakes.
-        for step in [sleep, Some(command), self.wake().filter(|_| self.power_unknown)].into_iter().flatten() {
-            let _ = self.operation.forwards.push(step);
+        if let Some(control) = control.filter(|_| self.power != PowerState::D0) {
+            self.operation.forward_config(control, Width::Byte, self.power.to_pmcsr());
+        }
+        self.operation.forward_config(header::COMMAND, Width::Word, value);
+        if let Some(control) = control.filter(|_| self.power_unknown) {
+            self.operation.forward_config(control, Width::Byte, 0);
         }
     }
 }

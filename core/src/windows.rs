@@ -4,10 +4,15 @@
 //! of whole pages out of such an area without the pages of the MSI-X structures.
 
 use crate::addr::{Address, BarIndex, GuestAddr, PageSize, PhysBarOffset};
+use crate::bars::{BarKind, Bars};
 use crate::explain::Reason;
+use crate::function::{Description, Finding};
 use crate::host::MappedWindow;
+use crate::interrupts::MsixLayout;
 use crate::options::Exclusion;
 use crate::span::Span;
+use crate::text::say;
+use core::fmt;
 
 /// A part of a BAR that the kernel lets the host mmap.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -23,7 +28,6 @@ pub struct MmapArea {
 #[non_exhaustive]
 pub enum WindowFinding {
     /// An area is empty, or past the end of its BAR.
-    #[error("the mmap area at {offset:#x} of {bar}, {size:#x} bytes, is not within the BAR")]
     AreaOutside {
         /// The BAR.
         bar: BarIndex,
@@ -33,8 +37,25 @@ pub enum WindowFinding {
         size: u64,
     },
     /// There are more windows than storage for them: the rest is trapped.
-    #[error("no storage for another window of {0}: the rest of it is trapped")]
     StorageFull(BarIndex),
+}
+
+impl fmt::Display for WindowFinding {
+    #[inline(never)]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        say(
+            f,
+            match *self {
+                Self::AreaOutside { bar, offset, size } => (
+                    "the mmap area at %x of %b, %x bytes, is not within the BAR",
+                    [offset, bar.number(), size],
+                ),
+                Self::StorageFull(bar) => {
+                    ("no storage for another window of %b: the rest of it is trapped", [bar.number(), 0, 0])
+                }
+            },
+        )
+    }
 }
 
 /// One window, with where the guest sees it now. An embedder provides the storage and never looks inside.
@@ -57,6 +78,7 @@ pub(crate) struct Holes<'a> {
 
 impl Holes<'_> {
     /// The holes in `bar`, whole pages.
+    #[inline(never)]
     pub(crate) fn of(
         &self,
         bar: BarIndex,
@@ -78,6 +100,28 @@ impl Holes<'_> {
     }
 }
 
+/// A run of pages that is cut by holes.
+struct Cut {
+    /// What is free before the first hole.
+    free: Option<Span<PhysBarOffset>>,
+    /// What is left behind it.
+    behind: Option<Span<PhysBarOffset>>,
+    /// The end of the run.
+    last: PhysBarOffset,
+}
+
+impl Cut {
+    #[inline(never)]
+    fn by(&mut self, hole: Span<PhysBarOffset>) {
+        if let Some(free) = self.free
+            && hole.overlaps(free)
+        {
+            self.free = free.subtract(hole).0;
+            self.behind = hole.last().checked_add(1).and_then(|next| Span::new(next, self.last));
+        }
+    }
+}
+
 /// All windows of a function.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Windows<W> {
@@ -93,50 +137,68 @@ impl<W: AsRef<[Window]> + AsMut<[Window]>> Windows<W> {
         Self { slots, count: 0, page }
     }
 
+    /// Plans the windows of every memory BAR.
+    #[inline(never)]
+    pub(crate) fn plan_all(
+        &mut self,
+        description: &Description<'_>,
+        bars: &Bars,
+        layout: Option<&MsixLayout>,
+        finding: &mut dyn FnMut(Finding),
+    ) {
+        let holes = description.holes(bars, layout);
+        for (bar, found) in bars.iter() {
+            if found.kind == BarKind::Io && found.size > 256 {
+                finding(Finding::LargeIoBar { bar, size: found.size });
+            }
+            let region = description.regions.get(bar.position());
+            if let Some(region) = region.filter(|_| bars.memory_size(bar).is_some()) {
+                self.plan(bar, region.size, region.areas, &holes, finding);
+            }
+        }
+    }
+
     /// Plans the windows of `bar`, which has `size` bytes: the whole pages of `areas` that lie in none of `holes`.
+    #[inline(never)]
     pub(crate) fn plan(
         &mut self,
         bar: BarIndex,
         size: u64,
         areas: &[MmapArea],
         holes: &Holes<'_>,
-        finding: &mut dyn FnMut(WindowFinding),
+        finding: &mut dyn FnMut(Finding),
     ) {
         for area in areas {
             let whole = Span::from_size(PhysBarOffset::new(area.offset), area.size)
                 .filter(|span| span.last().get() < size);
             let Some(whole) = whole else {
-                finding(WindowFinding::AreaOutside { bar, offset: area.offset, size: area.size });
+                finding(WindowFinding::AreaOutside { bar, offset: area.offset, size: area.size }.into());
                 continue;
             };
             if !self.plan_area(bar, whole.align_in(self.page), holes) {
-                finding(WindowFinding::StorageFull(bar));
+                finding(WindowFinding::StorageFull(bar).into());
                 return;
             }
         }
     }
 
     /// Plans what of `left` is in no hole and in no window yet. `false` if the storage is full.
+    #[inline(never)]
     fn plan_area(&mut self, bar: BarIndex, mut left: Option<Span<PhysBarOffset>>, holes: &Holes<'_>) -> bool {
         while let Some(rest) = left {
-            // What is free before the first hole, and what is left behind it.
-            let (mut free, mut behind) = (Some(rest), None);
-            let mut meet = |hole: Span<PhysBarOffset>| {
-                if let Some(before) = free.filter(|free| hole.overlaps(*free)) {
-                    free = before.subtract(hole).0;
-                    behind = hole.last().checked_add(1).and_then(|next| Span::new(next, rest.last()));
-                }
-            };
-            self.planned(bar).for_each(&mut meet);
-            holes.of(bar, self.page, &mut |_, hole| meet(hole));
-            if let Some(span) = free {
+            let mut cut = Cut { free: Some(rest), behind: None, last: rest.last() };
+            for window in self.planned(bar) {
+                cut.by(window);
+            }
+            holes.of(bar, self.page, &mut |_, hole| cut.by(hole));
+            if let Some(span) = cut.free {
                 let Some(slot) = self.slots.as_mut().get_mut(self.count) else {
                     return false;
                 };
                 *slot = Window { plan: Some((bar, span)), mapped: None, refused: false };
                 self.count = self.count.saturating_add(1);
             }
-            left = behind;
+            left = cut.behind;
         }
         true
     }
@@ -159,30 +221,28 @@ impl<W: AsRef<[Window]> + AsMut<[Window]>> Windows<W> {
         }
     }
 
-    /// A window that the guest sees where it should no longer. `wanted` says where a part of a BAR should be.
-    pub(crate) fn next_unmap(
+    /// A window that the guest sees where it should no longer, if something is to be taken `away`; else one that it
+    /// should see and does not. `wanted` says where a part of a BAR should be.
+    #[inline(never)]
+    pub(crate) fn next(
         &self,
-        wanted: impl Fn(BarIndex, Span<PhysBarOffset>) -> Option<Span<GuestAddr>>,
+        away: bool,
+        wanted: &dyn Fn(BarIndex, Span<PhysBarOffset>) -> Option<Span<GuestAddr>>,
     ) -> Option<MappedWindow> {
-        self.slots.as_ref().iter().take(self.count).enumerate().find_map(|(index, window)| {
-            let (bar, device) = window.plan?;
-            let guest = window.mapped.filter(|_| !window.refused)?;
-            (wanted(bar, device) != Some(guest)).then_some(MappedWindow { index, bar, device, guest })
-        })
-    }
-
-    /// A window that the guest should see and does not.
-    pub(crate) fn next_map(
-        &self,
-        wanted: impl Fn(BarIndex, Span<PhysBarOffset>) -> Option<Span<GuestAddr>>,
-    ) -> Option<MappedWindow> {
-        self.slots.as_ref().iter().take(self.count).enumerate().find_map(|(index, window)| {
-            let (bar, device) = window.plan?;
-            if window.mapped.is_some() || window.refused {
-                return None;
+        for (index, window) in self.slots.as_ref().iter().enumerate() {
+            let Some((bar, device)) = window.plan else {
+                break;
+            };
+            if window.mapped.is_some() != away || window.refused {
+                continue;
             }
-            Some(MappedWindow { index, bar, device, guest: wanted(bar, device)? })
-        })
+            let wanted = wanted(bar, device);
+            let found = if away { window.mapped.filter(|guest| wanted != Some(*guest)) } else { wanted };
+            if let Some(guest) = found {
+                return Some(MappedWindow { index, bar, device, guest });
+            }
+        }
+        None
     }
 
     /// The host has tried to unmap this window; one that it could not is left for the teardown.
@@ -284,7 +344,7 @@ mod tests {
         let mut windows = Windows::new([Window::default(); 4], PageSize::SIZE_4K);
         let mut found = None;
         windows.plan(BAR0, 0x1000, &[area(0, 0x2000)], &holes_at(&[]), &mut |wrong| found = Some(wrong));
-        assert_eq!(found, Some(WindowFinding::AreaOutside { bar: BAR0, offset: 0, size: 0x2000 }));
+        assert_eq!(found, Some(WindowFinding::AreaOutside { bar: BAR0, offset: 0, size: 0x2000 }.into()));
         assert_eq!(windows.planned(BAR0).count(), 0);
     }
 
@@ -294,7 +354,7 @@ mod tests {
         let mut found = None;
         let holes = holes_at(&[span(0x1000, 0x1000)]);
         windows.plan(BAR0, 0x4000, &[area(0, 0x4000)], &holes, &mut |wrong| found = Some(wrong));
-        assert_eq!(found, Some(WindowFinding::StorageFull(BAR0)));
+        assert_eq!(found, Some(WindowFinding::StorageFull(BAR0).into()));
     }
 
     #[test]

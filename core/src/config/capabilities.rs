@@ -146,12 +146,12 @@ pub(crate) fn rule_of(image: ConfigImage<'_>, offset: ConfigOffset) -> (Option<C
     }
     let standard = offset.get() < capability::EXTENDED_FIRST;
     let mut owner = None;
-    for (id, at) in capabilities(image).flatten() {
+    visit(image, &mut |id, at| {
         let nearer = owner.is_none_or(|(_, other)| other < at);
         if matches!(id, Standard(_)) == standard && at <= offset && nearer {
             owner = Some((id, at));
         }
-    }
+    });
     match owner {
         Some((id, at)) if offset.get() <= last_dword(image, id, at) | 3 => {
             (Some(id), CapabilityRule::of(id).name)
@@ -228,6 +228,15 @@ pub(crate) fn capabilities(image: ConfigImage<'_>) -> BothLists<'_> {
     BothLists { standard: image.capabilities(), extended: image.extended_capabilities() }
 }
 
+/// Shows the capabilities of both lists.
+// One copy of it: the core is to be small.
+#[inline(never)]
+fn visit(image: ConfigImage<'_>, see: &mut dyn FnMut(CapabilityId, ConfigOffset)) {
+    for (id, at) in capabilities(image).flatten() {
+        see(id, at);
+    }
+}
+
 /// The walk over the standard list, then the extended one.
 pub(crate) struct BothLists<'a> {
     standard: Capabilities<'a>,
@@ -270,10 +279,10 @@ pub(crate) fn last_dword(image: ConfigImage<'_>, id: CapabilityId, offset: Confi
     if let Ok(size) = u16::try_from(size) {
         return offset.get().saturating_add(size.max(4).wrapping_sub(1)).min(last) & !3;
     }
-    for (_, at) in capabilities(image).flatten() {
+    visit(image, &mut |_, at| {
         if at > offset {
             last = last.min(at.get().wrapping_sub(1));
         }
-    }
+    });
     last & !3
 }

@@ -4,8 +4,11 @@ use super::capabilities::{CapabilityRule, capabilities, last_dword, port_type};
 use super::rules::Register;
 use crate::addr::{BarIndex, ConfigOffset};
 use crate::caps::{CapabilityFinding, ConfigImage};
+use crate::function::Finding;
 use crate::options::{CapabilityId, Ids, Options, Placement};
 use crate::regs::{express, header, power};
+use crate::text::{count, say};
+use core::fmt;
 use heapless::Vec;
 
 /// A run of dwords that are the same to us.
@@ -21,18 +24,57 @@ struct Entry {
 #[non_exhaustive]
 pub enum ConfigMapError {
     /// There is less than a header.
-    #[error("configuration space has {0} bytes, fewer than the 64 of a header")]
     TooSmall(u16),
     /// The header is that of a bridge.
-    #[error("header type {0:#04x} is no Type 0 header: bridges cannot be assigned")]
     NotEndpoint(u8),
     /// Every bit reads one: nobody is there.
-    #[error("configuration space reads all-ones: the device is gone")]
     Gone,
     /// More registers need a rule than the map has room for.
-    #[error("more than {0} registers need a rule of their own")]
     TooManyRules(usize),
 }
+
+impl fmt::Display for ConfigMapError {
+    #[inline(never)]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        say(
+            f,
+            match *self {
+                Self::TooSmall(bytes) => (
+                    "configuration space has %d bytes, fewer than the 64 of a header",
+                    [u64::from(bytes), 0, 0],
+                ),
+                Self::NotEndpoint(kind) => (
+                    "header type %2 is no Type 0 header: bridges cannot be assigned",
+                    [u64::from(kind), 0, 0],
+                ),
+                Self::Gone => ("configuration space reads all-ones: the device is gone", [0; 3]),
+                Self::TooManyRules(most) => {
+                    ("more than %d registers need a rule of their own", [count(most), 0, 0])
+                }
+            },
+        )
+    }
+}
+
+/// The dwords of the header that are not hardware's alone.
+static HEADER: [(ConfigOffset, Register); 10] = {
+    let [a, b, c, d, e, f] = BarIndex::BARS;
+    [
+        (header::COMMAND, Register::CommandWithoutPin),
+        (header::HEADER_TYPE_DWORD, Register::HeaderType),
+        (header::BAR0, Register::Bar(a)),
+        (ConfigOffset::low(0x14), Register::Bar(b)),
+        (ConfigOffset::low(0x18), Register::Bar(c)),
+        (ConfigOffset::low(0x1c), Register::Bar(d)),
+        (ConfigOffset::low(0x20), Register::Bar(e)),
+        (ConfigOffset::low(0x24), Register::Bar(f)),
+        (header::ROM, Register::Bar(BarIndex::ROM)),
+        (header::INTERRUPT_LINE, Register::NoInterruptPin),
+    ]
+};
+
+/// The map has no room for another rule.
+struct Full;
 
 /// Which register each dword is; what is not in the map is hardware's.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,13 +109,17 @@ impl ConfigMap {
         options: &Options<'_>,
         mut finding: impl FnMut(CapabilityFinding),
     ) -> Result<Self, ConfigMapError> {
-        Self::build(image, options, &mut finding)
+        Self::build(image, options, &mut |found| {
+            if let Finding::Capability(found) = found {
+                finding(found);
+            }
+        })
     }
 
     pub(crate) fn build(
         image: ConfigImage<'_>,
         options: &Options<'_>,
-        finding: &mut dyn FnMut(CapabilityFinding),
+        finding: &mut dyn FnMut(Finding),
     ) -> Result<Self, ConfigMapError> {
         if image.size() < 64 {
             return Err(ConfigMapError::TooSmall(image.size()));
@@ -96,23 +142,29 @@ impl ConfigMap {
             class: image.dword(header::REVISION_AND_CLASS),
             port_type: express::INTEGRATED_ENDPOINT,
         };
-        map.put(header::COMMAND, Register::CommandWithoutPin)?;
-        map.put(header::HEADER_TYPE_DWORD, Register::HeaderType)?;
-        for (index, bar) in (0u16..).zip(BarIndex::BARS) {
-            if let Some(offset) = header::BAR0.checked_add(index.wrapping_mul(4)) {
-                map.put(offset, Register::Bar(bar))?;
-            }
+        match map.fill(image, options, finding) {
+            Ok(()) => Ok(map),
+            Err(Full) => Err(ConfigMapError::TooManyRules(Self::RULES)),
         }
-        map.put(header::ROM, Register::Bar(BarIndex::ROM))?;
-        map.put(header::INTERRUPT_LINE, Register::NoInterruptPin)?;
-        map.put_ids(image, &options.ids)?;
+    }
+
+    fn fill(
+        &mut self,
+        image: ConfigImage<'_>,
+        options: &Options<'_>,
+        finding: &mut dyn FnMut(Finding),
+    ) -> Result<(), Full> {
+        for (offset, register) in &HEADER {
+            self.put(*offset, *register)?;
+        }
+        self.put_ids(image, &options.ids)?;
         for found in capabilities(image) {
             match found {
-                Ok((id, offset)) => map.put_capability(image, id, offset, options)?,
-                Err(wrong) => finding(wrong),
+                Ok((id, offset)) => self.put_capability(image, id, offset, options)?,
+                Err(wrong) => finding(wrong.into()),
             }
         }
-        Ok(map)
+        Ok(())
     }
 
     /// Which register the dword at `offset` is; `None` past the end of this configuration space.
@@ -173,42 +225,44 @@ impl ConfigMap {
 
     /// MSI-X cannot be offered: hides its capability, and whatever claims to be another.
     pub(crate) fn hide_msix(&mut self) {
-        for entry in &mut self.entries {
-            entry.register = match entry.register {
-                Register::MsixControl => Register::HiddenHeader,
-                Register::MsixTable | Register::MsixPba => Register::Hidden,
-                other => other,
-            };
-        }
+        self.replace(&[
+            (Register::MsixControl, Register::HiddenHeader),
+            (Register::MsixTable, Register::Hidden),
+            (Register::MsixPba, Register::Hidden),
+        ]);
     }
 
     /// MSI cannot be offered: hides its capability.
     pub(crate) fn hide_msi(&mut self) {
-        for entry in &mut self.entries {
-            entry.register = match entry.register {
-                Register::MsiControl => Register::HiddenHeader,
-                Register::MsiAddress
-                | Register::MsiUpperAddress
-                | Register::MsiData
-                | Register::MsiMask
-                | Register::MsiPending => Register::Hidden,
-                other => other,
-            };
-        }
+        self.replace(&[
+            (Register::MsiControl, Register::HiddenHeader),
+            (Register::MsiAddress, Register::Hidden),
+            (Register::MsiUpperAddress, Register::Hidden),
+            (Register::MsiData, Register::Hidden),
+            (Register::MsiMask, Register::Hidden),
+            (Register::MsiPending, Register::Hidden),
+        ]);
     }
 
     /// The interrupt pin is offered: its register is hardware's, and so is Interrupt Status.
     pub(crate) fn show_interrupt_pin(&mut self) {
-        self.entries.retain(|entry| entry.register != Register::NoInterruptPin);
+        self.replace(&[
+            (Register::NoInterruptPin, Register::Hardware),
+            (Register::CommandWithoutPin, Register::Command),
+        ]);
+    }
+
+    #[inline(never)]
+    fn replace(&mut self, pairs: &[(Register, Register)]) {
         for entry in &mut self.entries {
-            if entry.register == Register::CommandWithoutPin {
-                entry.register = Register::Command;
+            if let Some((_, new)) = pairs.iter().find(|(old, _)| *old == entry.register) {
+                entry.register = *new;
             }
         }
     }
 
     /// The ids that the guest reads, which need not be the device's.
-    fn put_ids(&mut self, image: ConfigImage<'_>, ids: &Ids) -> Result<(), ConfigMapError> {
+    fn put_ids(&mut self, image: ConfigImage<'_>, ids: &Ids) -> Result<(), Full> {
         self.ids = [
             self.put_pair(image, header::ID, Register::Ids, [ids.vendor, ids.device])?,
             self.put_pair(
@@ -228,7 +282,7 @@ impl ConfigMap {
         at: ConfigOffset,
         register: Register,
         given: [Option<u16>; 2],
-    ) -> Result<u32, ConfigMapError> {
+    ) -> Result<u32, Full> {
         if given != [None; 2] {
             self.put(at, register)?;
         }
@@ -245,7 +299,7 @@ impl ConfigMap {
         id: CapabilityId,
         offset: ConfigOffset,
         options: &Options<'_>,
-    ) -> Result<(), ConfigMapError> {
+    ) -> Result<(), Full> {
         let rule = CapabilityRule::of(id);
         // Of what the core answers for, a function has one.
         let second = rule
@@ -297,13 +351,14 @@ impl ConfigMap {
         }
     }
 
-    fn put(&mut self, offset: ConfigOffset, register: Register) -> Result<(), ConfigMapError> {
+    #[inline(never)]
+    fn put(&mut self, offset: ConfigOffset, register: Register) -> Result<(), Full> {
         self.put_run(offset.get(), offset.get(), register)
     }
 
     /// Gives dwords to a rule, except those that have one: a device whose capabilities overlap gets the rules
     /// of the first.
-    fn put_run(&mut self, first: u16, last: u16, register: Register) -> Result<(), ConfigMapError> {
+    fn put_run(&mut self, first: u16, last: u16, register: Register) -> Result<(), Full> {
         let mut dword = first;
         while dword <= last {
             let place = self.entries.partition_point(|entry| entry.last < dword);
@@ -314,7 +369,7 @@ impl ConfigMap {
             }
             let end = next.map_or(last, |entry| last.min(entry.first.saturating_sub(4)));
             let entry = Entry { first: dword, last: end, register };
-            self.entries.insert(place, entry).map_err(|_| ConfigMapError::TooManyRules(Self::RULES))?;
+            self.entries.insert(place, entry).map_err(|_| Full)?;
             dword = end.saturating_add(4);
         }
         Ok(())

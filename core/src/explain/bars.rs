@@ -6,6 +6,7 @@ use crate::bars::BarKind;
 use crate::function::AssignedFunction;
 use crate::interrupts::Vector;
 use crate::span::Span;
+use crate::text::say;
 use crate::windows::{Holes, Window};
 use core::fmt;
 
@@ -20,13 +21,19 @@ pub enum Treatment {
     Emulated,
 }
 
-impl fmt::Display for Treatment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Treatment {
+    fn text(self) -> &'static str {
+        match self {
             Self::Mapped => "mapped",
             Self::Trapped => "trapped",
             Self::Emulated => "emulated",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Treatment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
     }
 }
 
@@ -57,9 +64,9 @@ pub enum Reason {
     NotOffered,
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Reason {
+    fn text(self) -> &'static str {
+        match self {
             Self::Offered => "whole pages that the kernel offers",
             Self::MsixTable => "MSI-X table",
             Self::PendingBitArray => "Pending Bit Array",
@@ -70,7 +77,13 @@ impl fmt::Display for Reason {
             Self::ExpansionRom => "Expansion ROM",
             Self::BelowPageSize => "BAR smaller than a page",
             Self::NotOffered => "not offered for mmap",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
     }
 }
 
@@ -89,12 +102,14 @@ pub struct BarPiece {
 
 impl fmt::Display for BarPiece {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { span, treatment, reason, page_size } = self;
-        write!(f, "{span} {treatment}")?;
+        let Self { span, treatment, reason, page_size } = *self;
+        say(f, ("%x..=%x ", [span.first().get(), span.last().get(), 0]))?;
+        f.write_str(treatment.text())?;
         if let Some(page) = page_size {
-            write!(f, " by {:#x}", page.get())?;
+            say(f, (" by %x", [page.get(), 0, 0]))?;
         }
-        write!(f, ": {reason}")
+        f.write_str(": ")?;
+        f.write_str(reason.text())
     }
 }
 
@@ -122,26 +137,23 @@ where
 
     /// The piece of `bar` that starts at `first`, with what goes on behind the page where a stronger claim ends it.
     fn whole_piece_at(&self, bar: BarIndex, first: GuestBarOffset, holes: &Holes<'_>) -> Option<BarPiece> {
-        let mut whole: Option<BarPiece> = None;
-        let mut next = Some(first);
-        while let Some(mut piece) = next.and_then(|next| self.piece_at(bar, next, holes)) {
-            if piece.treatment == Treatment::Mapped {
-                piece.page_size = Some(largest_page(piece.span, self.windows.page()));
-            }
-            if let Some(before) = whole {
-                let alike = (before.treatment, before.reason) == (piece.treatment, piece.reason);
-                if !alike || before.page_size.is_some() {
-                    break;
-                }
-                piece.span = Span::new(first, piece.span.last())?;
-            }
-            whole = Some(piece);
-            next = piece.span.last().checked_add(1);
+        let mut whole = self.piece_at(bar, first, holes)?;
+        if whole.treatment == Treatment::Mapped {
+            whole.page_size = Some(largest_page(whole.span, self.windows.page()));
+            return Some(whole);
         }
-        whole
+        while let Some(next) = whole.span.last().checked_add(1)
+            && let Some(piece) = self.piece_at(bar, next, holes)
+            && (piece.treatment, piece.reason) == (whole.treatment, whole.reason)
+        {
+            whole.span = Span::new(first, piece.span.last())?;
+        }
+        Some(whole)
     }
 
     /// The piece of `bar` that starts at `first`.
+    // One copy of it: the core is to be small.
+    #[inline(never)]
     fn piece_at(&self, bar: BarIndex, first: GuestBarOffset, holes: &Holes<'_>) -> Option<BarPiece> {
         let found = self.bars.get(bar)?;
         let page = self.windows.page();
@@ -157,9 +169,11 @@ where
             return Some(piece);
         }
         // From the weakest claim to the strongest: a later one that covers the byte replaces an earlier one.
-        let [table, pba, beyond] = self.decoder.emulated();
-        for place in [table, pba].into_iter().flatten().filter(|place| place.bar == bar) {
-            piece.claim(place.span.align_out(page), Treatment::Trapped, Reason::MsixPage);
+        let emulated = self.decoder.emulated();
+        for place in emulated.iter().take(2).flatten() {
+            if place.bar == bar {
+                piece.claim(place.span.align_out(page), Treatment::Trapped, Reason::MsixPage);
+            }
         }
         let shown = |part: Span<PhysBarOffset>| part.moved_to(GuestBarOffset::new(part.first().get()));
         holes.of(bar, page, &mut |reason, part| {
@@ -170,11 +184,12 @@ where
         for span in self.windows.planned(bar).filter_map(shown) {
             piece.claim(span, Treatment::Mapped, Reason::Offered);
         }
-        let emulated =
-            [(beyond, Reason::BeyondDevice), (pba, Reason::PendingBitArray), (table, Reason::MsixTable)];
-        for (place, reason) in emulated {
-            if let Some(place) = place.filter(|place| place.bar == bar) {
-                piece.claim(place.span, Treatment::Emulated, reason);
+        let reasons = &[Reason::MsixTable, Reason::PendingBitArray, Reason::BeyondDevice];
+        for (place, reason) in emulated.iter().zip(reasons).rev() {
+            if let Some(place) = place
+                && place.bar == bar
+            {
+                piece.claim(place.span, Treatment::Emulated, *reason);
             }
         }
         Some(piece)
@@ -195,14 +210,18 @@ where
 
 impl BarPiece {
     /// `span` is treated so: the piece becomes that if it starts within, and else ends before it.
+    #[inline(never)]
     fn claim(&mut self, span: Span<GuestBarOffset>, treatment: Treatment, reason: Reason) {
-        if span.contains(self.span.first()) {
-            if let Some(both) = self.span.intersect(span) {
-                *self = Self { span: both, treatment, reason, page_size: None };
-            }
-        } else if let (Some(before), _) = self.span.subtract(span) {
-            self.span = before;
-        }
+        let (first, last) = (self.span.first(), self.span.last());
+        let end = if span.last() < first {
+            return;
+        } else if span.first() <= first {
+            (self.treatment, self.reason, self.page_size) = (treatment, reason, None);
+            span.last()
+        } else {
+            GuestBarOffset::new(span.first().get().saturating_sub(1))
+        };
+        self.span = Span::new(first, end.min(last)).unwrap_or(self.span);
     }
 }
 

@@ -5,6 +5,7 @@ use crate::addr::ConfigOffset;
 use crate::caps::ConfigImage;
 use crate::config::{Policy, Register, rule_of};
 use crate::interrupts::Vector;
+use crate::text::say;
 use crate::windows::Window;
 use core::fmt;
 
@@ -75,10 +76,13 @@ pub struct ConfigPiece {
 
 impl fmt::Display for ConfigPiece {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { first, last, source, writes, rule, chosen } = self;
-        let (source, writes) = (source.text(), writes.text());
-        let chosen = if *chosen { ", as the embedder chose" } else { "" };
-        write!(f, "config {first}..={last} {source}, {writes}: {rule}{chosen}")
+        let Self { first, last, source, writes, rule, chosen } = *self;
+        say(f, ("config %3..=%3 ", [u64::from(first.get()), u64::from(last.get()), 0]))?;
+        let chosen = if chosen { ", as the embedder chose" } else { "" };
+        for text in [source.text(), ", ", writes.text(), ": ", rule, chosen] {
+            f.write_str(text)?;
+        }
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ use crate::host::InterruptKind;
 use crate::interrupts::Vector;
 use crate::options::CapabilityId;
 use crate::regs::{capability, header};
+use crate::text::say;
 use crate::windows::Window;
 use core::fmt;
 
@@ -96,7 +97,7 @@ where
     fn interrupt(&self, kind: InterruptKind) -> InterruptPlan {
         let Self { function, description } = self;
         let image = ConfigImage::new(description.config);
-        let has = |id: u8| image.capabilities().flatten().any(|found| found.id == id);
+        let has = |id: u8| image.find(id, &mut |_| {}).is_some();
         let (in_device, id, carried, vectors) = match kind {
             InterruptKind::Msix => {
                 let vectors = function.msix().map_or(0, |msix| msix.count());
@@ -134,15 +135,22 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for piece in self.config() {
-            writeln!(f, "{piece}")?;
+            piece.fmt(f)?;
+            f.write_str("\n")?;
         }
-        for bar in BarIndex::ALL {
-            for piece in self.bar(bar) {
-                writeln!(f, "{bar} {piece}")?;
+        for bar in &BarIndex::ALL {
+            for piece in self.bar(*bar) {
+                say(f, ("%b ", [bar.number(), 0, 0]))?;
+                piece.fmt(f)?;
+                f.write_str("\n")?;
             }
         }
         for InterruptPlan { kind, vectors, host_vectors, reason } in self.interrupts() {
-            writeln!(f, "{kind} {vectors} vectors, {host_vectors} of the host's: {reason}")?;
+            kind.fmt(f)?;
+            let numbers = [u64::from(vectors), u64::from(host_vectors), 0];
+            say(f, (" %d vectors, %d of the host's: ", numbers))?;
+            f.write_str(reason.text())?;
+            f.write_str("\n")?;
         }
         Ok(())
     }

@@ -7,8 +7,10 @@
 use super::settle::Settle;
 use super::vector::{Vector, VectorState};
 use crate::caps::ConfigImage;
+use crate::function::Finding;
 use crate::host::InterruptKind;
 use crate::regs::header;
+use crate::text::say;
 use core::fmt;
 
 /// An interrupt pin.
@@ -40,8 +42,21 @@ impl fmt::Display for InterruptPin {
 #[non_exhaustive]
 pub enum IntxFinding {
     /// The register names none of the four: the pin is hidden.
-    #[error("Interrupt Pin is {0:#04x}, which is none of INTA# to INTD#")]
     NoSuchPin(u8),
+}
+
+impl fmt::Display for IntxFinding {
+    #[inline(never)]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        say(
+            f,
+            match *self {
+                Self::NoSuchPin(pin) => {
+                    ("Interrupt Pin is %2, which is none of INTA# to INTD#", [u64::from(pin), 0, 0])
+                }
+            },
+        )
+    }
 }
 
 /// The machine of a function's interrupt pin.
@@ -59,7 +74,7 @@ impl Intx {
     /// The machine of the function whose configuration space this is, if it has a pin.
     ///
     /// Source: PCI Local Bus 3.0, 6.2.4 Interrupt Pin.
-    pub(crate) fn new(image: ConfigImage<'_>, finding: &mut dyn FnMut(IntxFinding)) -> Option<Self> {
+    pub(crate) fn new(image: ConfigImage<'_>, finding: &mut dyn FnMut(Finding)) -> Option<Self> {
         let [_, pin, ..] = image.dword(header::INTERRUPT_LINE).to_le_bytes();
         let pin = match pin {
             0 => return None,
@@ -68,7 +83,7 @@ impl Intx {
             3 => InterruptPin::C,
             4 => InterruptPin::D,
             other => {
-                finding(IntxFinding::NoSuchPin(other));
+                finding(IntxFinding::NoSuchPin(other).into());
                 return None;
             }
         };
@@ -127,7 +142,7 @@ impl Intx {
 mod tests {
     use super::*;
 
-    fn pin(value: u8) -> (Option<InterruptPin>, Option<IntxFinding>) {
+    fn pin(value: u8) -> (Option<InterruptPin>, Option<Finding>) {
         let mut bytes = [0; 64];
         bytes[0x3d] = value;
         let mut found = None;
@@ -153,6 +168,6 @@ mod tests {
 
     #[test]
     fn pin_5_is_none_and_a_finding() {
-        assert_eq!(pin(5), (None, Some(IntxFinding::NoSuchPin(5))));
+        assert_eq!(pin(5), (None, Some(IntxFinding::NoSuchPin(5).into())));
     }
 }

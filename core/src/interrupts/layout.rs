@@ -3,8 +3,12 @@
 use crate::addr::{BarIndex, ConfigOffset, GuestBarOffset, PhysBarOffset};
 use crate::bars::{BarKind, Bars};
 use crate::caps::ConfigImage;
+use crate::function::Finding;
+use crate::regs::capability::MSIX;
 use crate::regs::msix::{self, MsixCapability};
 use crate::span::Span;
+use crate::text::{count, say};
+use core::fmt;
 use zerocopy::FromBytes;
 
 /// A run of bytes in one BAR of the guest's.
@@ -21,16 +25,12 @@ pub struct TablePlace {
 #[non_exhaustive]
 pub enum MsixFinding {
     /// The capability does not fit into the 256-byte area.
-    #[error("the MSI-X capability at {0:#04x} runs past the end of the capability area")]
     CapabilityTruncated(u16),
     /// A second capability; the first counts.
-    #[error("a second MSI-X capability at {0:#04x} is ignored")]
     SecondCapability(u16),
     /// Table BIR names no memory BAR: MSI-X cannot be offered.
-    #[error("the MSI-X table is in BAR{0}, which is no memory BAR")]
     TableBir(u8),
     /// The table does not fit into its BAR: MSI-X cannot be offered.
-    #[error("the MSI-X table at {offset:#x} of {bar}, {size:#x} bytes, runs past the end of the BAR")]
     TablePastEnd {
         /// The table's BAR.
         bar: BarIndex,
@@ -40,10 +40,8 @@ pub enum MsixFinding {
         size: u64,
     },
     /// PBA BIR names no memory BAR: the guest gets a Pending Bit Array elsewhere.
-    #[error("the Pending Bit Array is in BAR{0}, which is no memory BAR")]
     PbaBir(u8),
     /// The Pending Bit Array does not fit into its BAR: the guest gets one elsewhere.
-    #[error("the Pending Bit Array at {offset:#x} of {bar} runs past the end of the BAR")]
     PbaPastEnd {
         /// The array's BAR.
         bar: BarIndex,
@@ -51,7 +49,6 @@ pub enum MsixFinding {
         offset: u32,
     },
     /// The Pending Bit Array lies over the table: the guest gets one elsewhere.
-    #[error("the Pending Bit Array at {offset:#x} of {bar} lies over the table")]
     PbaOverTable {
         /// The array's BAR.
         bar: BarIndex,
@@ -59,16 +56,57 @@ pub enum MsixFinding {
         offset: u32,
     },
     /// There is no room for a Pending Bit Array: MSI-X cannot be offered.
-    #[error("no room in {0} for a Pending Bit Array beside the table")]
     NoRoomForPba(BarIndex),
     /// The caller gave storage for fewer vectors: MSI-X is not offered.
-    #[error("the device has {device} MSI-X vectors and the storage given is for {storage}")]
     StorageTooSmall {
         /// The vectors of the device.
         device: u16,
         /// The vectors that the storage holds.
         storage: usize,
     },
+}
+
+impl fmt::Display for MsixFinding {
+    #[inline(never)]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        say(
+            f,
+            match *self {
+                Self::CapabilityTruncated(at) => (
+                    "the MSI-X capability at %2 runs past the end of the capability area",
+                    [u64::from(at), 0, 0],
+                ),
+                Self::SecondCapability(at) => {
+                    ("a second MSI-X capability at %2 is ignored", [u64::from(at), 0, 0])
+                }
+                Self::TableBir(bir) => {
+                    ("the MSI-X table is in BAR%d, which is no memory BAR", [u64::from(bir), 0, 0])
+                }
+                Self::TablePastEnd { bar, offset, size } => (
+                    "the MSI-X table at %x of %b, %x bytes, runs past the end of the BAR",
+                    [u64::from(offset), bar.number(), size],
+                ),
+                Self::PbaBir(bir) => {
+                    ("the Pending Bit Array is in BAR%d, which is no memory BAR", [u64::from(bir), 0, 0])
+                }
+                Self::PbaPastEnd { bar, offset } => (
+                    "the Pending Bit Array at %x of %b runs past the end of the BAR",
+                    [u64::from(offset), bar.number(), 0],
+                ),
+                Self::PbaOverTable { bar, offset } => (
+                    "the Pending Bit Array at %x of %b lies over the table",
+                    [u64::from(offset), bar.number(), 0],
+                ),
+                Self::NoRoomForPba(bar) => {
+                    ("no room in %b for a Pending Bit Array beside the table", [bar.number(), 0, 0])
+                }
+                Self::StorageTooSmall { device, storage } => (
+                    "the device has %d MSI-X vectors and the storage given is for %d",
+                    [u64::from(device), count(storage), 0],
+                ),
+            },
+        )
+    }
 }
 
 /// The MSI-X capability of a function, checked.
@@ -91,19 +129,21 @@ impl MsixLayout {
     ///
     /// Source: PCI Local Bus 3.0, 6.8.2.
     pub fn new(image: ConfigImage<'_>, bars: &Bars, mut finding: impl FnMut(MsixFinding)) -> Option<Self> {
-        Self::build(image, bars, &mut finding)
+        Self::build(image, bars, &mut |found| {
+            if let Finding::Msix(found) = found {
+                finding(found);
+            }
+        })
     }
 
     pub(crate) fn build(
         image: ConfigImage<'_>,
         bars: &Bars,
-        finding: &mut dyn FnMut(MsixFinding),
+        finding: &mut dyn FnMut(Finding),
     ) -> Option<Self> {
-        let mut all = capabilities(image);
-        let capability = all.next()?;
-        for second in all {
-            finding(MsixFinding::SecondCapability(second.get()));
-        }
+        let capability =
+            image.find(MSIX, &mut |second| finding(MsixFinding::SecondCapability(second).into()))?;
+        let mut finding = |found: MsixFinding| finding(found.into());
         let Some(raw) = read(image, capability) else {
             finding(MsixFinding::CapabilityTruncated(capability.get()));
             return None;
@@ -146,19 +186,12 @@ impl MsixLayout {
         image: ConfigImage<'_>,
         bars: &Bars,
     ) -> [Option<(BarIndex, Span<PhysBarOffset>)>; 2] {
-        let Some(raw) = capabilities(image).next().and_then(|capability| read(image, capability)) else {
+        let Some(raw) = image.find(MSIX, &mut |_| {}).and_then(|capability| read(image, capability)) else {
             return [None; 2];
         };
         let vectors = raw.vectors();
-        [(raw.table.get(), table_size(vectors)), (raw.pba.get(), pba_size(vectors))].map(
-            |(register, size)| {
-                let [bir, ..] = (register & msix::BIR).to_le_bytes();
-                let bar = BarIndex::new(bir)?;
-                let whole = Span::from_size(PhysBarOffset::new(0), bars.get(bar)?.size)?;
-                let first = PhysBarOffset::new(u64::from(register & !msix::BIR));
-                Some((bar, Span::from_size(first, size)?.intersect(whole)?))
-            },
-        )
+        let table = hardware_place(bars, raw.table.get(), table_size(vectors));
+        [table, hardware_place(bars, raw.pba.get(), pba_size(vectors))]
     }
 
     /// The dword of the capability that says where the table is, as the guest reads it.
@@ -172,13 +205,18 @@ impl MsixLayout {
     }
 }
 
-/// Where MSI-X capabilities are.
-fn capabilities(image: ConfigImage<'_>) -> impl Iterator<Item = ConfigOffset> {
-    let all = image.capabilities().flatten();
-    all.filter(|found| found.id == crate::regs::capability::MSIX).map(|found| found.offset)
+/// The bytes of a BAR that a structure of `size` bytes takes where a register of offset and BIR puts it.
+#[inline(never)]
+fn hardware_place(bars: &Bars, register: u32, size: u64) -> Option<(BarIndex, Span<PhysBarOffset>)> {
+    let [bir, ..] = (register & msix::BIR).to_le_bytes();
+    let bar = BarIndex::new(bir)?;
+    let whole = Span::from_size(PhysBarOffset::new(0), bars.get(bar)?.size)?;
+    let first = PhysBarOffset::new(u64::from(register & !msix::BIR));
+    Some((bar, Span::from_size(first, size)?.intersect(whole)?))
 }
 
 /// The capability at `offset`, if it fits into the 256-byte area.
+#[inline(never)]
 fn read(image: ConfigImage<'_>, offset: ConfigOffset) -> Option<MsixCapability> {
     if offset.get() > 0xf4 {
         return None;

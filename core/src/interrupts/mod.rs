@@ -5,6 +5,7 @@ mod layout;
 mod mode;
 mod msi;
 mod msix;
+mod pass;
 mod relocation;
 mod settle;
 mod settled;

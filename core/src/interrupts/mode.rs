@@ -33,7 +33,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
 
     /// The kind that the guest has on.
     pub(crate) fn mode(&self) -> Option<InterruptKind> {
-        BY_RANK.into_iter().find(|kind| self.settle(*kind).is_some_and(Settle::is_on))
+        BY_RANK.iter().copied().find(|kind| self.settle(*kind).is_some_and(Settle::is_on))
     }
 
     /// What settles a kind, and its vectors.
@@ -61,9 +61,10 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
         }
     }
 
+    #[inline(never)]
     fn each(&mut self, visit: fn(&mut Settle)) {
-        for kind in BY_RANK {
-            if let Some((settle, _)) = self.parts_mut(kind) {
+        for kind in &BY_RANK {
+            if let Some((settle, _)) = self.parts_mut(*kind) {
                 visit(settle);
             }
         }
@@ -73,8 +74,8 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
     fn choose(&mut self) -> bool {
         let mut taken = false;
         let mut changed = false;
-        for kind in BY_RANK {
-            if let Some((settle, table)) = self.parts_mut(kind) {
+        for kind in &BY_RANK {
+            if let Some((settle, table)) = self.parts_mut(*kind) {
                 if settle.preempted != taken {
                     settle.preempted = taken;
                     settle.retry(table);
@@ -89,7 +90,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
 
     /// Whether there is nothing to settle.
     pub(crate) fn is_settled(&self) -> bool {
-        BY_RANK.into_iter().all(|kind| self.settle(kind).is_none_or(Settle::is_settled))
+        BY_RANK.iter().all(|kind| self.settle(*kind).is_none_or(Settle::is_settled))
     }
 
     /// A new operation begins.
@@ -98,6 +99,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
     }
 
     /// A new settling starts, with what one that was cut short has left.
+    #[inline(never)]
     pub(crate) fn begin_settle(&mut self) {
         self.choose();
         self.each(Settle::begin);
@@ -121,10 +123,10 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
 
     #[inline(never)]
     fn next(&mut self, next: fn(&mut Settle, &[Vector]) -> Option<Step>) -> Option<Step> {
-        BY_RANK.into_iter().find_map(|kind| {
-            let (settle, table) = self.parts_mut(kind)?;
+        BY_RANK.iter().find_map(|kind| {
+            let (settle, table) = self.parts_mut(*kind)?;
             let step = next(settle, table)?;
-            self.settling = kind;
+            self.settling = *kind;
             Some(step)
         })
     }
@@ -173,6 +175,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
     }
 
     /// Registers as after reset, once nothing stands in the host: the second half of a reset.
+    #[inline(never)]
     pub(crate) fn reset(&mut self) {
         if let Some(msix) = &mut self.msix {
             msix.reset();

@@ -8,23 +8,45 @@ use super::vector::{PendingQuery, Vector, VectorState};
 use crate::addr::{ConfigOffset, VectorIndex};
 use crate::caps::ConfigImage;
 use crate::config::Register;
+use crate::function::Finding;
 use crate::host::{InterruptKind, Message};
 use crate::regs::capability;
 use crate::regs::msi as regs;
+use crate::text::say;
+use core::fmt;
 
 /// What is wrong with a device's MSI capability.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MsiFinding {
     /// The capability does not fit into the 256-byte area: MSI is not offered.
-    #[error("the MSI capability at {0:#04x} runs past the end of the capability area")]
     CapabilityTruncated(u16),
     /// A second capability; the first counts.
-    #[error("a second MSI capability at {0:#04x} is ignored")]
     SecondCapability(u16),
     /// The count of vectors is a reserved one: 32 are offered.
-    #[error("Multiple Message Capable is {0}, which is reserved; 32 vectors are taken")]
     ReservedCount(u16),
+}
+
+impl fmt::Display for MsiFinding {
+    #[inline(never)]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        say(
+            f,
+            match *self {
+                Self::CapabilityTruncated(at) => (
+                    "the MSI capability at %2 runs past the end of the capability area",
+                    [u64::from(at), 0, 0],
+                ),
+                Self::SecondCapability(at) => {
+                    ("a second MSI capability at %2 is ignored", [u64::from(at), 0, 0])
+                }
+                Self::ReservedCount(count) => (
+                    "Multiple Message Capable is %d, which is reserved; 32 vectors are taken",
+                    [u64::from(count), 0, 0],
+                ),
+            },
+        )
+    }
 }
 
 /// What is saved of MSI.
@@ -63,25 +85,18 @@ impl Msi {
     /// more. `finding` hears what is wrong with the capability.
     ///
     /// Source: PCI Local Bus 3.0, 6.8.1.
-    pub(crate) fn new(
-        image: ConfigImage<'_>,
-        host: u16,
-        finding: &mut dyn FnMut(MsiFinding),
-    ) -> Option<Self> {
-        let all = image.capabilities().flatten();
-        let mut all = all.filter(|found| found.id == capability::MSI).map(|found| found.offset);
-        let capability = all.next()?;
-        for second in all {
-            finding(MsiFinding::SecondCapability(second.get()));
-        }
+    #[inline(never)]
+    pub(crate) fn new(image: ConfigImage<'_>, host: u16, finding: &mut dyn FnMut(Finding)) -> Option<Self> {
+        let second = &mut |second| finding(MsiFinding::SecondCapability(second).into());
+        let capability = image.find(capability::MSI, second)?;
         let control = regs::control(image.dword(capability));
         if usize::from(capability.get()).saturating_add(usize::from(regs::size(control))) > 0x100 {
-            finding(MsiFinding::CapabilityTruncated(capability.get()));
+            finding(MsiFinding::CapabilityTruncated(capability.get()).into());
             return None;
         }
         let mut capable = regs::multiple_message_capable(control);
         if capable > regs::MOST {
-            finding(MsiFinding::ReservedCount(capable));
+            finding(MsiFinding::ReservedCount(capable).into());
             capable = regs::MOST;
         }
         let host = u16::try_from(host.checked_ilog2()?).unwrap_or(regs::MOST);
@@ -107,6 +122,8 @@ impl Msi {
     }
 
     /// How many vectors the guest is offered, 1 to 32.
+    // One copy of it: the core is to be small.
+    #[inline(never)]
     pub fn count(&self) -> u16 {
         1u16.wrapping_shl(u32::from(self.capable))
     }

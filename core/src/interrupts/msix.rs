@@ -11,21 +11,25 @@ use crate::host::{InterruptKind, Message};
 use crate::regs::msix as regs;
 
 impl Vector {
-    /// The table entry as the guest reads it.
-    fn to_bytes(self) -> [u8; 16] {
+    /// A half of the table entry as the guest reads it: Message Address; or Message Data and Vector Control.
+    fn half(self, upper: bool) -> u64 {
+        if !upper {
+            return self.address;
+        }
         let control = if self.state.contains(VectorState::MASKED) { regs::CONTROL_MASK_BIT } else { 0 };
-        let value = u128::from(self.address)
-            | u128::from(self.data).wrapping_shl(64)
-            | u128::from(control).wrapping_shl(96);
-        value.to_le_bytes()
+        u64::from(self.data) | u64::from(control).wrapping_shl(32)
     }
 
-    /// The guest stores these bytes; what is reserved is dropped.
-    fn store(&mut self, bytes: [u8; 16]) {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, control, ..] = bytes;
-        let address = u64::from_le_bytes([a, b, c, d, e, f, g, h]) & !regs::ADDRESS_ZERO_BITS;
-        let data = u32::from_le_bytes([i, j, k, l]);
-        let masked = u32::from(control) & regs::CONTROL_MASK_BIT != 0;
+    /// The guest stores one half; what is reserved is dropped.
+    fn store(&mut self, upper: bool, value: u64) {
+        let Message { mut address, mut data } = self.message();
+        let mut masked = self.state.contains(VectorState::MASKED);
+        if upper {
+            data = u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0);
+            masked = value & u64::from(regs::CONTROL_MASK_BIT).wrapping_shl(32) != 0;
+        } else {
+            address = value & !regs::ADDRESS_ZERO_BITS;
+        }
         let changed = self.set_message(Message { address, data });
         if changed || (!masked && self.state.contains(VectorState::MASKED)) {
             self.state.remove(VectorState::REFUSED);
@@ -46,6 +50,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
     /// The machine in its state after reset.
     ///
     /// `resizable` says that the host can add vectors while others are in use.
+    #[inline(never)]
     pub(crate) fn new(layout: MsixLayout, mut vectors: V, resizable: bool) -> Self {
         vectors.as_mut().fill(Vector::RESET);
         Self { layout, vectors, settle: Settle::new(InterruptKind::Msix, resizable) }
@@ -123,28 +128,21 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
 
     /// What the guest reads from the table: `width` bytes at `offset`, naturally aligned.
     pub(crate) fn read_table(&self, offset: u64, width: Width) -> u64 {
-        let (index, at) = entry_of(offset);
-        let bytes = self.table().get(index).map_or([0; 16], |vector| vector.to_bytes());
-        let mut value = [0; 8];
-        for (to, from) in value.iter_mut().zip(bytes.iter().skip(at).take(width.bytes())) {
-            *to = *from;
-        }
-        u64::from_le_bytes(value)
+        let (index, upper, shift) = place_of(offset);
+        let half = self.table().get(index).map_or(0, |vector| vector.half(upper));
+        half.wrapping_shr(shift) & width.all_ones()
     }
 
     /// The guest writes `width` bytes of the table at `offset`, naturally aligned.
     pub(crate) fn write_table(&mut self, offset: u64, width: Width, value: u64) {
-        let (index, at) = entry_of(offset);
+        let (index, upper, shift) = place_of(offset);
         let (settle, table) = self.parts_mut();
         let Some(vector) = table.get_mut(index) else {
             return;
         };
         let before = *vector;
-        let mut bytes = vector.to_bytes();
-        for (to, from) in bytes.iter_mut().skip(at).take(width.bytes()).zip(value.to_le_bytes()) {
-            *to = from;
-        }
-        vector.store(bytes);
+        let mask = width.all_ones().wrapping_shl(shift);
+        vector.store(upper, (vector.half(upper) & !mask) | (value.wrapping_shl(shift) & mask));
         if *vector != before {
             settle.touch(index);
         }
@@ -172,9 +170,10 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
     }
 }
 
-/// The entry that byte `offset` of the table belongs to, and the byte within the entry.
-fn entry_of(offset: u64) -> (usize, usize) {
+/// The entry that byte `offset` of the table belongs to, whether it is in its upper half, and the bit of the half that
+/// it starts at. A naturally aligned access lies within a half.
+fn place_of(offset: u64) -> (usize, bool, u32) {
     let index = usize::try_from(offset / regs::ENTRY_SIZE).unwrap_or(usize::MAX);
-    let at = usize::try_from(offset % regs::ENTRY_SIZE).unwrap_or(0);
-    (index, at)
+    let shift = u32::try_from(offset & 7).unwrap_or(0).wrapping_mul(8);
+    (index, offset & 8 != 0, shift)
 }

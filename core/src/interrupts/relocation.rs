@@ -8,16 +8,16 @@ use crate::addr::{BarIndex, GuestBarOffset};
 use crate::bars::Bars;
 use crate::options::Relocation;
 use crate::span::Span;
+use crate::text::say;
+use core::fmt;
 
 /// Why the MSI-X table cannot be where the embedder wants it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RelocationError {
     /// There is no such memory BAR.
-    #[error("the MSI-X table cannot be in {0}, which is no memory BAR")]
     NoBar(BarIndex),
     /// The BAR cannot be as large as it would have to be.
-    #[error("{bar} cannot grow from {size:#x} bytes to make room for the MSI-X table")]
     TooLarge {
         /// The BAR.
         bar: BarIndex,
@@ -26,7 +26,6 @@ pub enum RelocationError {
     },
     /// The table and the Pending Bit Array do not fit between the offset and the end of the BAR, or the offset is
     /// no multiple of 8.
-    #[error("no room for the MSI-X table, {needed:#x} bytes, at {offset:#x} of {bar}")]
     NoRoom {
         /// The BAR.
         bar: BarIndex,
@@ -35,6 +34,27 @@ pub enum RelocationError {
         /// Bytes of the table and the Pending Bit Array.
         needed: u64,
     },
+}
+
+impl fmt::Display for RelocationError {
+    #[inline(never)]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        say(
+            f,
+            match *self {
+                Self::NoBar(bar) => {
+                    ("the MSI-X table cannot be in %b, which is no memory BAR", [bar.number(), 0, 0])
+                }
+                Self::TooLarge { bar, size } => {
+                    ("%b cannot grow from %x bytes to make room for the MSI-X table", [bar.number(), size, 0])
+                }
+                Self::NoRoom { bar, offset, needed } => (
+                    "no room for the MSI-X table, %x bytes, at %x of %b",
+                    [needed, offset.get(), bar.number()],
+                ),
+            },
+        )
+    }
 }
 
 impl MsixLayout {

@@ -5,45 +5,10 @@
 //! it turns MSI-X off; masking only cuts an event off from the guest. MSI and INTx take all of theirs when they
 //! are turned on. What a step leaves behind is in `settled.rs`.
 
+use super::pass::{Pass, Range, Which};
 use super::vector::{PendingQuery, Vector, VectorState};
 use crate::addr::VectorIndex;
 use crate::host::{InterruptKind, Step};
-
-/// What a settling does, in this order.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Pass {
-    /// Events that must no longer reach the guest are cut off.
-    Disarm,
-    /// The kind off.
-    Disable,
-    /// While the function is stopped no vector signals an event: the device keeps what it wants to signal.
-    Unwire,
-    /// Nothing signals the events any longer: what they hold is kept.
-    TakePending,
-    /// Events and routes given back.
-    Release,
-    /// The vectors must be allocated anew, larger: off for a moment. Events keep what they hold.
-    GrowDisable,
-    /// On again.
-    GrowWire,
-    /// Vectors that the guest wants for the first time get an event.
-    Wire,
-    /// The host hears the messages.
-    Route,
-    /// The messages take effect, all at once.
-    Commit,
-    /// Events whose new message did not take effect must not send the old one.
-    DisarmUnrouted,
-    /// Interrupts that waited go into their events; into one that does not reach the guest yet they go first, so
-    /// that together with what it holds they are one interrupt, as one pending bit is.
-    Signal,
-    /// Events reach the guest.
-    Arm,
-    /// A pin that the host has masked may be asserted again.
-    Unmask,
-    /// Nothing is left to do.
-    Done,
-}
 
 /// A growth of the host's vectors on a host that cannot add to them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,11 +21,8 @@ pub(super) struct Growth {
     pub(super) attempt: u16,
 }
 
-/// The first and the last of the entries that a settling looks at.
-pub(super) type Range = Option<(u16, u16)>;
-
-/// Every entry.
-const ALL: Range = Some((0, u16::MAX));
+/// What keeps a vector from delivering.
+const SILENT: VectorState = VectorState::MASKED.union(VectorState::UNUSED);
 
 /// What of one kind of interrupt the guest has turned on, what stands in the host, and how far a settling has come.
 ///
@@ -120,9 +82,9 @@ impl Settle {
             unmask: false,
             allocated: 0,
             held: false,
-            dirty: None,
+            dirty: Range::NONE,
+            working: Range::NONE,
             again: false,
-            working: None,
             uncommitted: false,
             pass: Pass::Done,
             cursor: 0,
@@ -136,7 +98,7 @@ impl Settle {
 
     pub(super) fn enter(&mut self, pass: Pass) {
         self.pass = pass;
-        self.cursor = self.working.map_or(0, |(first, _)| first);
+        self.cursor = self.working.first;
     }
 
     /// Whether the guest has turned the kind on, and none that goes before it.
@@ -149,26 +111,35 @@ impl Settle {
         self.is_on() && !self.function_mask
     }
 
-    /// Whether the guest wants interrupts of this vector delivered now.
-    fn wants(&self, vector: Vector) -> bool {
-        self.is_able() && !self.stopped && !vector.state.intersects(VectorState::MASKED | VectorState::UNUSED)
+    /// Whether vectors that are not [`SILENT`] are to deliver now.
+    fn delivers(&self) -> bool {
+        self.is_able() && !self.stopped
     }
 
-    /// Whether this vector is to have an event: of MSI-X one that the guest unmasks, or had unmasked before a stop; of
-    /// the others any, since none can be added later.
-    fn takes(&self, vector: Vector) -> bool {
-        let used = match self.kind {
-            InterruptKind::Msix => vector.state.contains(VectorState::KEPT),
-            InterruptKind::Intx | InterruptKind::Msi => !vector.state.contains(VectorState::UNUSED),
-        };
-        self.wants(vector) || (self.is_on() && !self.stopped && used)
+    /// The vectors that are to have an event, of those that have none of `lacks`: of MSI-X those that the guest
+    /// unmasks, or had unmasked before a stop; of the others all, since none can be added later.
+    #[inline(never)]
+    fn taking(&self, lacks: VectorState) -> Option<Which> {
+        if !self.is_on() || self.stopped {
+            return None;
+        }
+        Some(match self.kind {
+            InterruptKind::Msix if self.function_mask => Which::these(VectorState::KEPT, lacks),
+            InterruptKind::Msix => Which {
+                but: Some((VectorState::MASKED, VectorState::KEPT)),
+                ..Which::these(VectorState::empty(), lacks)
+            },
+            InterruptKind::Intx | InterruptKind::Msi => {
+                Which::these(VectorState::empty(), lacks | VectorState::UNUSED)
+            }
+        })
     }
 
     /// Whether the host is to give an event to this vector: it takes one, or has it already.
     pub(super) fn wants_event(&self, table: &[Vector], vector: VectorIndex) -> bool {
+        let taking = self.taking(VectorState::REFUSED);
         table.get(vector.position()).filter(|_| !self.stopped).is_some_and(|found| {
-            found.state.contains(VectorState::WIRED)
-                || (self.takes(*found) && !found.state.contains(VectorState::REFUSED))
+            found.state.contains(VectorState::WIRED) || taking.is_some_and(|which| which.holds(*found))
         })
     }
 
@@ -207,12 +178,12 @@ impl Settle {
     /// Entry `index` may differ from what stands in the host.
     pub(super) fn touch(&mut self, index: usize) {
         let index = u16::try_from(index).unwrap_or(VectorIndex::LIMIT);
-        self.dirty = join(self.dirty, Some((index, index)));
+        self.dirty = self.dirty.join(Range { first: index, last: index });
     }
 
     /// Any entry may differ from what stands in the host.
     pub(super) fn touch_all(&mut self) {
-        self.dirty = ALL;
+        self.dirty = Range::ALL;
     }
 
     /// A new operation begins: what failed in the last one is tried again.
@@ -224,7 +195,7 @@ impl Settle {
 
     /// All that is under work.
     pub(super) fn work_on_all(&mut self) {
-        self.working = ALL;
+        self.working = Range::ALL;
     }
 
     /// Whether there is nothing to settle.
@@ -253,9 +224,9 @@ impl Settle {
 
     /// A new settling starts, with what one that was cut short has left.
     pub(super) fn begin(&mut self) {
-        self.working = join(self.working, self.dirty.take());
-        let pass = if self.working.is_some() { Pass::Disarm } else { Pass::Done };
-        self.enter(pass);
+        self.working = self.working.join(self.dirty);
+        self.dirty = Range::NONE;
+        self.enter(if self.working.is_none() { Pass::Done } else { Pass::Disarm });
         self.run_limit = VectorIndex::LIMIT;
         self.enable_alone = false;
         self.growth = None;
@@ -271,61 +242,69 @@ impl Settle {
         let step = self.next_before(table, Pass::Done);
         if step.is_none() {
             // An interrupt that was told meanwhile is in `dirty`, and waits there for the next settling.
-            self.working = None;
+            self.working = Range::NONE;
         }
         step
     }
 
     fn next_before(&mut self, table: &[Vector], end: Pass) -> Option<Step> {
-        let kind = self.kind;
         // Each pass is entered once, and once more if nothing could be enabled: the bound is never reached.
         for _ in 0..32 {
             if self.pass >= end {
                 return None;
             }
-            let (step, next) = match self.pass {
-                Pass::Disarm => (self.disarm(table), Pass::Disable),
-                Pass::Disable => (self.disable(), Pass::Unwire),
-                Pass::Unwire => (self.unwire(table), Pass::TakePending),
-                Pass::TakePending => (self.take_pending(table), Pass::Release),
-                Pass::Release => (self.going().then_some(Step::ReleaseVectors { kind }), Pass::GrowDisable),
-                Pass::GrowDisable => (self.grow(table), Pass::Wire),
-                Pass::GrowWire => (self.grow_wire(), Pass::Wire),
-                Pass::Wire => (self.wire(table), Pass::Route),
-                Pass::Route => (self.route(table), Pass::Commit),
-                Pass::Commit => (self.uncommitted.then_some(Step::CommitRoutes), Pass::DisarmUnrouted),
-                Pass::DisarmUnrouted => (self.disarm_unrouted(table), Pass::Signal),
-                Pass::Signal => (self.signal(table), Pass::Arm),
-                Pass::Arm => (self.arm(table), Pass::Unmask),
-                Pass::Unmask => (self.unmask(table), Pass::Done),
-                Pass::Done => return None,
-            };
+            let step = self.step(table);
             if step.is_some() {
                 return step;
             }
-            self.enter(next);
+            self.enter(self.pass.next());
         }
         None
     }
 
-    /// The first entry at or after the cursor, of those under work, for which `test` holds.
-    fn find(&self, table: &[Vector], test: impl Fn(Vector) -> bool) -> Option<VectorIndex> {
-        let (_, last) = self.working?;
-        (self.cursor..=last)
-            .zip(table.iter().skip(usize::from(self.cursor)))
-            .find(|(_, vector)| test(**vector))
-            .and_then(|(index, _)| VectorIndex::new(index))
+    /// The next step of the pass under way.
+    // By itself, so that each pass writes its step where it is to be: the core is to be small.
+    #[inline(never)]
+    fn step(&mut self, table: &[Vector]) -> Option<Step> {
+        let kind = self.kind;
+        match self.pass {
+            Pass::Disarm => self.disarm(table),
+            Pass::Disable => self.disable(),
+            Pass::Unwire => self.unwire(table),
+            Pass::TakePending => self.take_pending(table),
+            Pass::Release => self.going().then_some(Step::ReleaseVectors { kind }),
+            Pass::GrowDisable => self.grow(table),
+            Pass::GrowWire => self.grow_wire(),
+            Pass::Wire => self.wire(table),
+            Pass::Route => self.route(table),
+            Pass::Commit => self.uncommitted.then_some(Step::CommitRoutes),
+            Pass::DisarmUnrouted => self.disarm_unrouted(table),
+            Pass::Signal => self.signal(table),
+            Pass::Arm => self.arm(table),
+            Pass::Unmask => self.unmask(table),
+            Pass::Done => None,
+        }
     }
 
+    /// The first entry at or after the cursor, of those under work, that is one of these.
+    // One copy of it: the core is to be small.
+    #[inline(never)]
+    fn find(&self, table: &[Vector], which: Which) -> Option<VectorIndex> {
+        let end = usize::from(self.working.last).saturating_add(1).min(table.len());
+        let rest = table.get(usize::from(self.cursor)..end)?;
+        let place = rest.iter().position(|vector| which.holds(*vector))?;
+        VectorIndex::new(self.cursor.saturating_add(u16::try_from(place).ok()?))
+    }
+
+    /// Events that reach the guest and should not.
     fn disarm(&self, table: &[Vector]) -> Option<Step> {
-        let gone = |vector: Vector| vector.state.contains(VectorState::ARMED) && !self.wants(vector);
+        let but = self.delivers().then_some((VectorState::empty(), SILENT));
+        let gone = Which { but, ..Which::these(VectorState::ARMED, VectorState::empty()) };
         Some(Step::Disarm { kind: self.kind, vector: self.find(table, gone)? })
     }
 
     fn disarm_unrouted(&self, table: &[Vector]) -> Option<Step> {
-        let unrouted = |vector: Vector| {
-            vector.state.contains(VectorState::ARMED) && !vector.state.contains(VectorState::ROUTED)
-        };
+        let unrouted = Which::these(VectorState::ARMED, VectorState::ROUTED);
         Some(Step::Disarm { kind: self.kind, vector: self.find(table, unrouted)? })
     }
 
@@ -356,14 +335,12 @@ impl Settle {
         if !(self.stopped || self.going()) || self.kind == InterruptKind::Intx {
             return None;
         }
-        let held = |vector: Vector| {
-            vector.state.contains(VectorState::WIRED) && !vector.state.contains(VectorState::ARMED)
-        };
+        let held = Which::these(VectorState::WIRED, VectorState::ARMED);
         let first = self.find(table, held)?.pba_qword();
         let mut mask = 0u64;
         let mut bit = 1u64;
         for vector in table.iter().skip(first.position()).take(64) {
-            if held(*vector) {
+            if held.holds(*vector) {
                 mask |= bit;
             }
             bit = bit.wrapping_shl(1);
@@ -371,9 +348,9 @@ impl Settle {
         Some(Step::TakePending { kind: self.kind, first, mask })
     }
 
-    /// Whether this vector is to have an event and has none.
-    pub(super) fn lacks_event(&self, vector: Vector) -> bool {
-        self.takes(vector) && !vector.state.intersects(VectorState::WIRED | VectorState::REFUSED)
+    /// The vectors that are to have an event and have none.
+    pub(super) fn lacking(&self) -> Option<Which> {
+        self.taking(VectorState::WIRED | VectorState::REFUSED)
     }
 
     /// On a host that cannot add vectors: whether it must start over with more of them.
@@ -396,8 +373,8 @@ impl Settle {
     }
 
     fn highest_wanted(&self, table: &[Vector]) -> Option<u16> {
-        let last = table.iter().rposition(|vector| self.lacks_event(*vector))?;
-        u16::try_from(last).ok()
+        let which = self.lacking()?;
+        u16::try_from(table.iter().rposition(|vector| which.holds(*vector))?).ok()
     }
 
     fn wire_range(&self, first: u16, last: u16) -> Option<Step> {
@@ -411,7 +388,9 @@ impl Settle {
 
     fn wire(&self, table: &[Vector]) -> Option<Step> {
         let enable = Step::EnableInterrupts { kind: self.kind };
-        let Some(first) = self.find(table, |vector| self.lacks_event(vector)) else {
+        let which = self.lacking();
+        let first = which.and_then(|which| self.find(table, which));
+        let (Some(which), Some(first)) = (which, first) else {
             // A pin that the host refuses has no register in which the guest could read that.
             let alone = self.is_on() && !self.live && self.kind != InterruptKind::Intx;
             return alone.then_some(enable);
@@ -425,44 +404,41 @@ impl Settle {
                 return Some(enable);
             }
         }
-        let (_, end) = self.working?;
-        let room = end.saturating_sub(first.get()).saturating_add(1).min(self.run_limit);
+        let room = self.working.last.saturating_sub(first.get()).saturating_add(1).min(self.run_limit);
         let run = table
             .iter()
             .skip(first.position())
             .take(usize::from(room))
-            .take_while(|vector| self.lacks_event(**vector))
+            .take_while(|vector| which.holds(**vector))
             .count();
         let last = first.get().saturating_add(u16::try_from(run).ok()?).checked_sub(1)?;
         self.wire_range(first.get(), last)
     }
 
     fn route(&self, table: &[Vector]) -> Option<Step> {
-        let told = VectorState::ROUTE_SET | VectorState::ROUTED | VectorState::REFUSED;
-        let vector = self.find(table, |vector| {
-            self.wants(vector) && vector.state.contains(VectorState::WIRED) && !vector.state.intersects(told)
-        })?;
+        let told = VectorState::ROUTE_SET | VectorState::ROUTED;
+        let vector = self.find_delivering(table, VectorState::WIRED, told)?;
         let message = table.get(vector.position())?.message();
         Some(Step::Route { kind: self.kind, vector, message })
     }
 
-    /// Whether the guest wants this vector and its event can reach it.
-    fn deliverable(&self, vector: Vector) -> bool {
-        self.wants(vector)
-            && vector.state.contains(VectorState::WIRED | VectorState::ROUTED)
-            && !vector.state.contains(VectorState::REFUSED)
-    }
-
+    /// Interrupts that wait and can be delivered.
     fn signal(&self, table: &[Vector]) -> Option<Step> {
-        let waits = |vector: Vector| vector.state.contains(VectorState::LATCHED);
-        let vector = self.find(table, |vector| waits(vector) && self.deliverable(vector))?;
+        let waits = VectorState::WIRED | VectorState::ROUTED | VectorState::LATCHED;
+        let vector = self.find_delivering(table, waits, VectorState::empty())?;
         Some(Step::Signal { kind: self.kind, vector })
     }
 
     fn arm(&self, table: &[Vector]) -> Option<Step> {
-        let armed = |vector: Vector| vector.state.contains(VectorState::ARMED);
-        let vector = self.find(table, |vector| !armed(vector) && self.deliverable(vector))?;
+        let ready = VectorState::WIRED | VectorState::ROUTED;
+        let vector = self.find_delivering(table, ready, VectorState::ARMED)?;
         Some(Step::Arm { kind: self.kind, vector })
+    }
+
+    /// The next vector that the guest wants delivered and the host has not refused, if it is one of these.
+    fn find_delivering(&self, table: &[Vector], has: VectorState, lacks: VectorState) -> Option<VectorIndex> {
+        let which = Which::these(has, lacks | SILENT | VectorState::REFUSED);
+        if self.delivers() { self.find(table, which) } else { None }
     }
 
     /// Unmasks the pin once there is somebody to hear of it.
@@ -481,14 +457,4 @@ pub(super) fn live(table: &[Vector]) -> (u16, u16) {
         u16::try_from(found).unwrap_or(VectorIndex::LIMIT)
     };
     (count(VectorState::WIRED), count(VectorState::ARMED))
-}
-
-/// The smallest range that holds both.
-fn join(a: Range, b: Range) -> Range {
-    match (a, b) {
-        (Some((a_first, a_last)), Some((b_first, b_last))) => {
-            Some((a_first.min(b_first), a_last.max(b_last)))
-        }
-        (one, None) | (None, one) => one,
-    }
 }

@@ -1,6 +1,7 @@
 //! What a step of a settling leaves behind, done or failed.
 
-use super::settle::{Pass, Settle};
+use super::pass::Pass;
+use super::settle::Settle;
 use super::vector::{Vector, VectorState};
 use crate::addr::VectorIndex;
 use crate::host::{InterruptKind, Outcome, Step};
@@ -147,6 +148,7 @@ impl Settle {
         self.enter(Pass::Disarm);
     }
 
+    #[inline(never)]
     fn wired(&mut self, table: &mut [Vector], first: VectorIndex, last: VectorIndex, outcome: Outcome) {
         if self.pass == Pass::Unwire {
             // A range that could not be wired is not wired, either.
@@ -154,12 +156,13 @@ impl Settle {
             return;
         }
         self.held = true;
+        let done = outcome.is_done();
         self.fewer = match outcome {
             Outcome::Fewer(most) => Some(most),
-            _ if outcome.is_done() => None,
+            _ if done => None,
             _ => self.fewer,
         };
-        if outcome.is_done() {
+        if done {
             self.wired_now(table, first, last);
         } else if self.growth.is_some() {
             self.grow_failed(outcome);
@@ -219,8 +222,9 @@ impl Settle {
 
     /// The host does not reach so far: what lies beyond stays without a vector until the guest's next attempt.
     fn refuse_from(&mut self, table: &mut [Vector], end: u16) {
+        let lacking = self.lacking();
         for vector in table.iter_mut().skip(usize::from(end)) {
-            if self.lacks_event(*vector) {
+            if lacking.is_some_and(|which| which.holds(*vector)) {
                 vector.state.insert(VectorState::REFUSED);
             }
         }

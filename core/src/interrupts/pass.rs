@@ -1,0 +1,104 @@
+//! The passes of a settling, and what one of them looks for: which entries, and vectors in which states.
+
+use super::vector::{Vector, VectorState};
+
+/// What a settling does, in this order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Pass {
+    /// Events that must no longer reach the guest are cut off.
+    Disarm,
+    /// The kind off.
+    Disable,
+    /// While the function is stopped no vector signals an event: the device keeps what it wants to signal.
+    Unwire,
+    /// Nothing signals the events any longer: what they hold is kept.
+    TakePending,
+    /// Events and routes given back.
+    Release,
+    /// The vectors must be allocated anew, larger: off for a moment. Events keep what they hold.
+    GrowDisable,
+    /// On again.
+    GrowWire,
+    /// Vectors that the guest wants for the first time get an event.
+    Wire,
+    /// The host hears the messages.
+    Route,
+    /// The messages take effect, all at once.
+    Commit,
+    /// Events whose new message did not take effect must not send the old one.
+    DisarmUnrouted,
+    /// Interrupts that waited go into their events; into one that does not reach the guest yet they go first, so
+    /// that together with what it holds they are one interrupt, as one pending bit is.
+    Signal,
+    /// Events reach the guest.
+    Arm,
+    /// A pin that the host has masked may be asserted again.
+    Unmask,
+    /// Nothing is left to do.
+    Done,
+}
+
+impl Pass {
+    /// The pass after one that has nothing to do.
+    pub(super) fn next(self) -> Self {
+        match self {
+            Self::Disarm => Self::Disable,
+            Self::Disable => Self::Unwire,
+            Self::Unwire => Self::TakePending,
+            Self::TakePending => Self::Release,
+            Self::Release => Self::GrowDisable,
+            Self::GrowDisable | Self::GrowWire => Self::Wire,
+            Self::Wire => Self::Route,
+            Self::Route => Self::Commit,
+            Self::Commit => Self::DisarmUnrouted,
+            Self::DisarmUnrouted => Self::Signal,
+            Self::Signal => Self::Arm,
+            Self::Arm => Self::Unmask,
+            Self::Unmask | Self::Done => Self::Done,
+        }
+    }
+}
+
+/// The entries that a settling looks at, or none of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Range {
+    pub(super) first: u16,
+    /// Below `first` if there is none.
+    pub(super) last: u16,
+}
+
+impl Range {
+    /// Every entry.
+    pub(super) const ALL: Self = Self { first: 0, last: u16::MAX };
+    /// No entry: what joins it is all there is.
+    pub(super) const NONE: Self = Self { first: u16::MAX, last: 0 };
+
+    pub(super) fn is_none(self) -> bool {
+        self.last < self.first
+    }
+
+    /// The smallest range that holds both.
+    pub(super) fn join(self, other: Self) -> Self {
+        Self { first: self.first.min(other.first), last: self.last.max(other.last) }
+    }
+}
+
+/// Tells vectors by their states.
+#[derive(Clone, Copy)]
+pub(super) struct Which {
+    pub(super) has: VectorState,
+    pub(super) lacks: VectorState,
+    /// Not those, though, that have the first and lack the second.
+    pub(super) but: Option<(VectorState, VectorState)>,
+}
+
+impl Which {
+    pub(super) fn these(has: VectorState, lacks: VectorState) -> Self {
+        Self { has, lacks, but: None }
+    }
+
+    pub(super) fn holds(self, vector: Vector) -> bool {
+        let is = |has: VectorState, lacks: VectorState| vector.state & (has | lacks) == has;
+        is(self.has, self.lacks) && !self.but.is_some_and(|(has, lacks)| is(has, lacks))
+    }
+}
