@@ -16,7 +16,7 @@ fn panic(_: &PanicInfo<'_>) -> ! {
 /// The entry. It is linked, never run.
 #[unsafe(no_mangle)]
 extern "C" fn _start() -> ! {
-    super::calls::all();
+    super::functions::all();
     #[cfg(feature = "control-index")]
     indexes(core::hint::black_box(&[1, 2, 3]));
     loop {

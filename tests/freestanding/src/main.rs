@@ -7,10 +7,10 @@
 
 #[cfg(panic = "abort")]
 mod bare;
-mod calls;
+mod functions;
 mod host;
 
 #[cfg(not(panic = "abort"))]
 fn main() {
-    calls::all();
+    functions::all();
 }
