@@ -30,28 +30,44 @@ fn the_pin_is_masked_until_the_monitor_is_told_of_the_end() {
     assert!(!edu.has_come(Intx));
     edu.raise(2);
     assert_eq!(edu.wait(Intx), 1);
+    edu.acknowledge(2);
+}
+
+/// The hypervisor says that the guest has ended the line's interrupt.
+fn end(edu: &Edu) {
+    edu.assigned.inspect(|_, _, guest, failure| {
+        let resample = guest.resample.as_ref();
+        let resample = resample.unwrap_or_else(|| panic!("no resample event: {failure:?}"));
+        rustix::io::write(resample, &1u64.to_ne_bytes()).expect("eventfds can be written");
+    });
 }
 
 #[test]
 fn the_pin_is_unmasked_by_the_resample_event() {
     let Some(rig) = Rig::get() else { return };
     let edu = Edu::with_line(rig.edu, Some(LineEnd::Resampled));
-    let end = || {
-        edu.assigned.inspect(|_, _, guest, failure| {
-            let resample = guest.resample.as_ref();
-            let resample = resample.unwrap_or_else(|| panic!("no resample event: {failure:?}"));
-            rustix::io::write(resample, &1u64.to_ne_bytes()).expect("eventfds can be written");
-        });
-    };
     edu.raise(1);
     assert_eq!(edu.wait(Intx), 1);
     assert!(!edu.has_come(Intx));
-    end();
+    end(&edu);
     assert_eq!(edu.wait(Intx), 1);
     edu.acknowledge(1);
-    end();
+    end(&edu);
     edu.raise(2);
     assert_eq!(edu.wait(Intx), 1);
+    edu.acknowledge(2);
+}
+
+/// `edu` cannot be reset, so that the next guest finds its line as the last one left it.
+#[test]
+fn a_line_that_is_asserted_from_the_start_interrupts_at_once() {
+    let Some(rig) = Rig::get() else { return };
+    for line in [LineEnd::Told, LineEnd::Resampled] {
+        Edu::with_line(rig.edu, Some(LineEnd::Told)).raise(1);
+        let edu = Edu::with_line(rig.edu, Some(line));
+        assert_eq!(edu.wait(Intx), 1, "{line:?}");
+        edu.acknowledge(1);
+    }
 }
 
 #[test]

@@ -54,8 +54,9 @@ impl Layout {
         let size = head.next()?.to_owned();
         let fields = fields.split(',').filter_map(|field| {
             let (name, offset) = field.split_once(':')?;
+            // Rust's bindings write C's `type` so, and have a name for a union that has none in C.
             let name = if name.trim() == "type_" { "type" } else { name.trim() };
-            Some((name.to_owned(), offset.trim().to_owned()))
+            (!name.starts_with("__bindgen")).then(|| (name.to_owned(), offset.trim().to_owned()))
         });
         Some(Self { name: name.to_owned(), size, fields: fields.collect() })
     }
