@@ -15,6 +15,7 @@ mod msix;
 mod operation;
 mod options;
 mod power;
+mod restored;
 mod saved;
 mod stop;
 mod vectors;

@@ -1,16 +1,14 @@
-//! S: saved state. PRIOR-BUGS 18: state of another length, version, vector count, BAR layout; each byte flipped.
+//! S1: saved state. PRIOR-BUGS 18: state of another length, version, vector count, BAR layout; each byte flipped.
 
-use vfio_assign_core::fake::CallKind::{self, Arm, CommitRoutes, Map, Wire, WriteConfig};
+use vfio_assign_core::fake::CallKind::{self, Map};
 use vfio_assign_core::fake::Shape;
-use vfio_assign_core::host::InterruptKind;
-use vfio_assign_core::regs::power::PowerState;
 use vfio_assign_core::{
     Access, BarIndex, Begin, BusMastering, Ids, Options, RestoreError, SaveError, SavedSection, Target,
 };
-use vfio_assign_tests::{BASE, Rig, message, sealed, vector};
+use vfio_assign_tests::{Rig, sealed, vector};
 
 /// Vectors 0 and 1 used, vector 1 masked and pending, stopped.
-fn stopped(shape: &Shape) -> Rig {
+pub(crate) fn stopped(shape: &Shape) -> Rig {
     let mut rig = Rig::started(shape);
     rig.start_interrupts(2);
     rig.mask(1);
@@ -19,18 +17,18 @@ fn stopped(shape: &Shape) -> Rig {
     rig
 }
 
-fn stop(rig: &mut Rig) {
+pub(crate) fn stop(rig: &mut Rig) {
     rig.function.stop(BusMastering::Kept, &mut rig.host);
 }
 
-fn saved(rig: &Rig) -> Vec<u8> {
+pub(crate) fn saved(rig: &Rig) -> Vec<u8> {
     let mut bytes = vec![0xee; rig.function.saved_size()];
     assert_eq!(rig.function.save(&mut bytes), Ok(bytes.len()));
     bytes
 }
 
 /// The state of `shape` restored into a new function on a new host.
-fn restored(shape: &Shape, bytes: &[u8]) -> Rig {
+pub(crate) fn restored(shape: &Shape, bytes: &[u8]) -> Rig {
     let mut rig = Rig::new(shape);
     assert_eq!(rig.function.restore(bytes), Ok(()));
     rig
@@ -287,94 +285,6 @@ fn s1_a_section_behind_the_last_is_an_error() {
     let shape = Shape::nvme(4);
     let bytes = forged(saved(&stopped(&shape)), |bytes| bytes.extend_from_slice(&[9, 0, 0, 0, 0, 0, 0, 0]));
     assert_eq!(refused(&shape, &bytes), RestoreError::Section(SavedSection::Msix));
-}
-
-#[test]
-fn s2_restoring_calls_nothing_and_settling_creates_everything() {
-    let shape = Shape::nvme(4);
-    let bytes = saved(&stopped(&shape));
-    let mut rig = restored(&shape, &bytes);
-    assert_eq!((rig.kinds(), rig.function.mapped_windows()), (vec![], 0));
-    rig.settle();
-    assert_eq!(rig.windows(), [(0, BASE, BASE + 0x1fff)]);
-    assert_eq!((rig.host.armed(), rig.host.hardware_command().bits()), (vec![vector(0)], 6));
-    rig.host.raise(vector(0));
-    assert_eq!(rig.host.delivered(), [(vector(0), message(0))]);
-}
-
-#[test]
-fn s2_what_was_pending_is_delivered_once() {
-    let shape = Shape::nvme(4);
-    let bytes = saved(&stopped(&shape));
-    let mut rig = restored(&shape, &bytes);
-    rig.settle();
-    assert_eq!((rig.is_pending(1), rig.delivered()), (true, vec![]));
-    rig.unmask(1);
-    rig.settle();
-    assert_eq!((rig.is_pending(1), rig.delivered()), (false, vec![1]));
-}
-
-#[test]
-fn s2_what_was_held_of_a_live_vector_is_delivered_by_settling() {
-    let shape = Shape::nvme(4);
-    let mut rig = stopped(&shape);
-    rig.function.handle_interrupt(InterruptKind::Msix, vector(0));
-    let mut rig = restored(&shape, &saved(&rig));
-    rig.settle();
-    assert_eq!(rig.delivered(), [0]);
-}
-
-#[test]
-fn s2_a_restore_of_any_number_of_vectors_is_one_wire_and_one_commit() {
-    for vectors in [1, 64, 2048] {
-        for shape in [Shape::nvme(vectors), Shape::nvme(vectors).noresize()] {
-            let mut rig = Rig::started(&shape);
-            rig.start_interrupts(vectors);
-            stop(&mut rig);
-            let mut rig = restored(&shape, &saved(&rig));
-            rig.settle();
-            let counts = [Wire, CommitRoutes, Arm].map(|kind: CallKind| rig.host.count(kind));
-            assert_eq!(counts, [1, 1, usize::from(vectors)]);
-        }
-    }
-}
-
-#[test]
-fn s2_windows_wait_until_hardware_has_taken_command() {
-    let shape = Shape::nvme(4);
-    let mut rig = restored(&shape, &saved(&stopped(&shape)));
-    rig.host.faults.fail_next(WriteConfig, 1);
-    rig.settle();
-    let failed = rig.host.count(Map);
-    rig.settle();
-    assert_eq!((failed, rig.host.count(Map), rig.windows().len()), (0, 1, 1));
-}
-
-#[test]
-fn s2_a_device_that_slept_sleeps_again() {
-    let shape = Shape::nvme(4);
-    let mut rig = Rig::started(&shape);
-    rig.config_write(Rig::PMCSR, 1, 3);
-    stop(&mut rig);
-    let mut rig = restored(&shape, &saved(&rig));
-    rig.settle();
-    assert_eq!((rig.function.power(), rig.config_read(Rig::PMCSR, 1)), (PowerState::D3Hot, 3));
-    assert_eq!((rig.windows(), rig.host.decodes_memory()), (vec![], false));
-    rig.config_write(Rig::PMCSR, 1, 0);
-    // Waking is a reset on this device.
-    assert_eq!((rig.function.power(), rig.config_read(4, 2)), (PowerState::D0, 0));
-}
-
-#[test]
-fn s2_command_bits_that_hardware_answers_for_come_back() {
-    let shape = Shape::nvme(4);
-    let mut rig = Rig::started(&shape);
-    rig.config_write(4, 2, 0x0546);
-    let before = rig.config_read(4, 2);
-    stop(&mut rig);
-    let mut rig = restored(&shape, &saved(&rig));
-    rig.settle();
-    assert_eq!((before, rig.config_read(4, 2)), (0x0546, 0x0546));
 }
 
 #[test]
