@@ -8,6 +8,7 @@ mod assigned;
 mod device;
 mod dma;
 mod edu;
+mod handed_in;
 mod irqs;
 #[cfg(feature = "kvm")]
 mod kvm;
