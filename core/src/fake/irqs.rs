@@ -122,11 +122,7 @@ impl Irqs {
     }
 
     pub(super) fn signal(&mut self, kind: InterruptKind, vector: VectorIndex) -> Result<(), FakeError> {
-        let raised = self.of_mut(kind).signal(vector)?;
-        if raised == Raised::Delivered && kind == InterruptKind::Intx {
-            self.raise_line();
-        }
-        Ok(())
+        self.of_mut(kind).signal(vector)
     }
 
     pub(super) fn release(&mut self, kind: InterruptKind) {

@@ -269,11 +269,13 @@ impl Kernel {
         Ok(())
     }
 
-    pub(super) fn signal(&mut self, vector: VectorIndex) -> Result<Raised, FakeError> {
+    /// The host signals the event of `vector`: of MSI or MSI-X, as a level is not kept in an event.
+    pub(super) fn signal(&mut self, vector: VectorIndex) -> Result<(), FakeError> {
         if !self.events.contains_key(&vector) {
             return Err(FakeError::NoEvent(vector));
         }
-        Ok(self.deliver(vector))
+        self.deliver(vector);
+        Ok(())
     }
 
     pub(super) fn poll(&self, first: VectorIndex, mask: u64) -> Result<u64, FakeError> {
