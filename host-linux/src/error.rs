@@ -135,7 +135,7 @@ fn device_remedy(errno: Errno) -> &'static str {
         Errno::EAGAIN => "; its reset was held up each time it was tried",
         Errno::EBUSY => "; another process has it open",
         Errno::EACCES => "; its VF token is missing or wrong",
-        Errno::EINVAL => "; it takes no VF token, or not this one",
+        Errno::EINVAL => "; it takes no VF token, if one was given",
         Errno::EIO => "; the device does not answer",
         Errno::ENODEV => "; it is not bound to a VFIO driver any more, or gone",
         _ => "",

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// A VM's KVM-VFIO device, made when the first file is added.
 ///
-/// KVM allows one per VM. It is closed with this value, which every open device's group keeps.
+/// KVM allows one per VM. It is closed with this value, which every open device keeps.
 #[derive(Debug)]
 pub struct KvmVfio {
     vm: KvmVm,

@@ -397,6 +397,20 @@ fn discarding_is_inhibited_while_a_device_is_there() {
     assert!(!vm.is_discard_inhibited());
 }
 
+#[test]
+fn address_space_that_is_not_given_back_ends_nothing() {
+    let host = TestHost::new();
+    let vm = host.vm();
+    let device = vm.open(bdf()).unwrap();
+    for call in ["detach", "remove_file", "destroy"] {
+        host.kernel.fail(call, Errno::EBUSY);
+    }
+    drop(device);
+    let again = vm.open(bdf()).unwrap();
+    assert_eq!(starting(&host.kernel.calls(), "attach"), ["attach 1", "attach 2"]);
+    drop(again);
+}
+
 /// The error for memory that iommufd refuses to map for this reason; nothing of it stays mapped.
 fn refused_memory(errno: Errno) -> DmaError {
     let host = TestHost::new();
