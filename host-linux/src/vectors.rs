@@ -281,6 +281,7 @@ impl IrqVectors {
 mod tests {
     use super::*;
     use crate::errno::Errno;
+    use crate::irq::IrqChange;
     use crate::testing::{TestDevice, TestKernel};
 
     fn vectors() -> (TestKernel, IrqVectors, TestDevice) {
@@ -326,6 +327,17 @@ mod tests {
         vectors.wire(v(0), v(2), &|_| true).unwrap_err();
         let last = kernel.calls().pop();
         assert_eq!((last.as_deref(), vectors.events()), (Some("set_irqs 2 0 fds ---"), 1));
+    }
+
+    #[test]
+    fn failed_wire_whose_range_stays_as_it_was_says_so() {
+        let (kernel, mut vectors, _test) = vectors();
+        vectors.wire(v(0), v(0), &|_| true).unwrap();
+        kernel.fail("set_irqs", Errno::ENOSPC);
+        kernel.fail("set_irqs 2 0 fds --", Errno::EIO);
+        let (kind, action, start, count, errno) = (IrqKind::Msix, IrqChange::Unwire, 0, 2, Errno::EIO);
+        let refused = IrqError::Refused { kind, action, start, count, errno };
+        assert_eq!((vectors.wire(v(0), v(1), &|_| true), vectors.events()), (Err(refused), 1));
     }
 
     #[test]

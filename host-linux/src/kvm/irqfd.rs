@@ -24,7 +24,7 @@ pub struct KvmGuest {
     routes: Arc<dyn RouteTable>,
     windows: BTreeMap<usize, MemorySlot>,
     gsis: BTreeMap<VectorIndex, Gsi>,
-    line: Option<Gsi>,
+    line: Option<(Gsi, LineEnd)>,
 }
 
 /// Why KVM did not do its part.
@@ -86,11 +86,14 @@ impl KvmGuest {
         Self { vm, slots, routes, windows: BTreeMap::new(), gsis: BTreeMap::new(), line: None }
     }
 
-    /// The function's pin leads to this line of the guest's: a pin of an interrupt controller in the kernel, which
-    /// tells of the end of an interrupt (`KVM_CAP_IRQFD_RESAMPLE`; not with a split irqchip).
+    /// The function's pin leads to this line of the guest's, which several functions may share.
+    ///
+    /// [`LineEnd::Resampled`]: a pin of the IOAPIC in the kernel, which tells VFIO of the end of an interrupt
+    /// (`KVM_CAP_IRQFD_RESAMPLE`; not with a split irqchip). [`LineEnd::Told`]: a pin of the monitor's own IOAPIC, which
+    /// keeps the pin's message in the route table and hears of the end by `KVM_EXIT_IOAPIC_EOI`.
     #[must_use]
-    pub fn with_line(mut self, gsi: Gsi) -> Self {
-        self.line = Some(gsi);
+    pub fn with_line(mut self, gsi: Gsi, end: LineEnd) -> Self {
+        self.line = Some((gsi, end));
         self
     }
 
@@ -154,18 +157,18 @@ impl GuestSide for KvmGuest {
     }
 
     fn line(&self) -> Option<LineEnd> {
-        self.line.map(|_| LineEnd::Resampled)
+        self.line.map(|(_, end)| end)
     }
 
     fn arm_line(&mut self, event: &EventFd, resample: Option<&EventFd>) -> Result<(), KvmError> {
-        let gsi = self.line.ok_or(KvmError::NoLine)?;
+        let (gsi, _) = self.line.ok_or(KvmError::NoLine)?;
         let resample = resample.map(AsFd::as_fd);
         let armed = self.vm.host().kvm_assign_irqfd(self.vm.fd(), gsi.0, event.as_fd(), resample);
         armed.map_err(|errno| KvmError::Line { arm: true, gsi, errno })
     }
 
     fn disarm_line(&mut self, event: &EventFd) -> Result<(), KvmError> {
-        let gsi = self.line.ok_or(KvmError::NoLine)?;
+        let (gsi, _) = self.line.ok_or(KvmError::NoLine)?;
         let disarmed = self.vm.host().kvm_deassign_irqfd(self.vm.fd(), gsi.0, event.as_fd());
         disarmed.map_err(|errno| KvmError::Line { arm: false, gsi, errno })
     }

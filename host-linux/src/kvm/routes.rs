@@ -33,7 +33,8 @@ pub trait RouteTable: Send + Sync + fmt::Debug {
     /// A GSI that was given out is used no longer; its entry goes with the next commit.
     fn free(&self, gsi: Gsi);
 
-    /// The GSI stands for this message from the next commit on.
+    /// The GSI stands for this message from the next commit on: one that was given out, or a pin of the monitor's own
+    /// IOAPIC.
     fn set(&self, gsi: Gsi, message: Message);
 
     /// All changes so far take effect, in one call to the kernel; none if nothing has changed.
@@ -151,7 +152,9 @@ impl RouteTable for Routes {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(message) = state.used.remove(&gsi.0) {
             state.changed |= message.is_some();
-            state.freed.push(gsi.0);
+            if gsi.0 >= IOAPIC_PINS {
+                state.freed.push(gsi.0);
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! KVM's part over a kernel that notes and fails; the limit it tells is 44, of slots and of routes.
 
 use super::*;
-use crate::guest::GuestSide;
+use crate::guest::{GuestSide, LineEnd};
 use crate::manager::Vm;
 use crate::options::VmOptions;
 use crate::retry::RetryPolicy;
@@ -153,11 +153,28 @@ fn vector_is_armed_on_its_own_gsi() {
 #[test]
 fn pin_is_armed_on_its_line_and_resampled() {
     let (kernel, guest) = guest();
-    let mut guest = guest.with_line(Gsi(17));
+    let mut guest = guest.with_line(Gsi(17), LineEnd::Resampled);
     let (event, resample) = (EventFd::new().unwrap(), EventFd::new().unwrap());
     guest.arm_line(&event, Some(&resample)).unwrap();
     guest.disarm_line(&event).unwrap();
     assert_eq!(kernel.calls(), ["assign_irqfd 17 resample", "deassign_irqfd 17"]);
+}
+
+#[test]
+fn pin_of_the_monitors_own_ioapic_is_armed_without_resampling() {
+    let (kernel, guest) = guest();
+    let mut guest = guest.with_line(Gsi(17), LineEnd::Told);
+    guest.arm_line(&EventFd::new().unwrap(), None).unwrap();
+    assert_eq!((guest.line(), kernel.calls()), (Some(LineEnd::Told), vec!["assign_irqfd 17".into()]));
+}
+
+#[test]
+fn pin_of_the_monitors_own_ioapic_is_never_given_out() {
+    let (_kernel, vm) = kvm();
+    let routes = Routes::new(vm, IrqchipRoutes::X86Split).unwrap();
+    routes.set(Gsi(17), message(1));
+    routes.free(Gsi(17));
+    assert_eq!(routes.allocate(), Ok(Gsi(24)));
 }
 
 #[test]
