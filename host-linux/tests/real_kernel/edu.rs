@@ -88,7 +88,11 @@ pub(crate) struct Edu {
 
 impl Edu {
     pub(crate) fn with_line(bdf: Bdf, line: Option<LineEnd>) -> Self {
-        let vm = vm();
+        Self::of_vm(vm(), bdf, line)
+    }
+
+    /// The same, in a VM that may have others.
+    pub(crate) fn of_vm(vm: Vm, bdf: Bdf, line: Option<LineEnd>) -> Self {
         let device = vm.open(bdf).expect("opens");
         let guest = NoGuest { line, resample: None };
         let assigned = Assigned::new(device, guest, &AssignOptions::default()).expect("it has a BAR");

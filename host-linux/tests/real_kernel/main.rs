@@ -8,7 +8,9 @@ mod assigned;
 mod device;
 mod dma;
 mod edu;
+mod events;
 mod handed_in;
+mod hot_reset;
 mod irqs;
 #[cfg(feature = "kvm")]
 mod kvm;

@@ -2,7 +2,7 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 use vfio_assign_core::{Bdf, GuestAddr, Span};
 use vfio_assign_linux::{
@@ -23,6 +23,8 @@ pub(crate) struct Rig {
     pub(crate) edu: Bdf,
     /// Two more of those, in one IOMMU group.
     pub(crate) group: [Bdf; 2],
+    /// And two alone on a bus, which have no reset but that of the bus.
+    pub(crate) bus: [Bdf; 2],
 }
 
 impl Rig {
@@ -46,14 +48,19 @@ impl Rig {
         let device = |text: &str| text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
         let nvme = device(&named("NVME")?);
         let edu = device(&named("EDU").expect("VFIO_ASSIGN_TEST_EDU"));
-        let group = named("GROUP").expect("VFIO_ASSIGN_TEST_GROUP");
-        let (first, second) = group.split_once(',').expect("two devices, separated by a comma");
+        let pair = |text: Option<String>, variable: &str| {
+            let text = text.expect(variable);
+            let (first, second) = text.split_once(',').expect("two devices, separated by a comma");
+            [device(first), device(second)]
+        };
+        let group = pair(named("GROUP"), "VFIO_ASSIGN_TEST_GROUP");
+        let bus = pair(named("BUS"), "VFIO_ASSIGN_TEST_BUS");
         let backend = match named("BACKEND").expect("VFIO_ASSIGN_TEST_BACKEND").as_str() {
             "group" => Backend::Group,
             "cdev" => Backend::Cdev,
             other => panic!("no such backend: {other}"),
         };
-        Some(Self { backend, nvme, edu, group: [device(first), device(second)] })
+        Some(Self { backend, nvme, edu, group, bus })
     }
 }
 
@@ -86,10 +93,15 @@ pub(crate) fn set_command(device: &Device, bits: u16) {
 
 /// Waits until the event is signalled; takes the count. 0 if it never is.
 pub(crate) fn wait(event: &EventFd) -> u64 {
-    let mut poll = [PollFd::from_borrowed_fd(event.as_fd(), PollFlags::IN)];
+    become_readable(event.as_fd());
+    event.take().expect("eventfds can be read")
+}
+
+/// Waits until the descriptor can be read, but not for ever.
+pub(crate) fn become_readable(fd: BorrowedFd<'_>) {
+    let mut poll = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     let patience = Timespec { tv_sec: PATIENCE_SECONDS, tv_nsec: 0 };
     rustix::event::poll(&mut poll, Some(&patience)).expect("eventfds can be polled");
-    event.take().expect("eventfds can be read")
 }
 
 /// How many of the process's descriptors lead to what begins with `target`.

@@ -20,6 +20,8 @@ const VECTORS: u16 = 2048;
 const EDU_BDF: &str = "0000:00:05.0";
 /// Two functions of one slot: without ACS they are one IOMMU group.
 const GROUP_BDFS: [&str; 2] = ["0000:00:06.0", "0000:00:06.1"];
+/// Two functions behind a port: they have no reset of their own, and one together.
+const BUS_BDFS: [&str; 2] = ["0000:01:00.0", "0000:01:00.1"];
 
 /// What L1's kernel says when the IOMMU stops a device, which one of the tests is about.
 const PROVOKED: &[&str] = &["DMAR: [DMA", "DMAR: DRHD: handling fault status"];
@@ -41,14 +43,16 @@ pub(crate) fn run(options: &Options, progress: &Rc<Progress>) -> Result<Report, 
 fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, Cause> {
     let bench = Bench::on(&options.host, progress, false)?.with_tests()?;
     let disk = Disk::random()?;
-    let [first, second] = GROUP_BDFS;
     let machine = Machine::new()
         .nvme(&disk, Some(VECTORS))
         .device("edu,addr=5.0")
         .device("edu,addr=6.0,multifunction=on")
-        .device("edu,addr=6.1");
+        .device("edu,addr=6.1")
+        .device("pcie-root-port,id=port,chassis=1,addr=7.0")
+        .device("edu,bus=port,addr=0.0,multifunction=on")
+        .device("edu,bus=port,addr=0.1");
     let mut l1 = bench.boot(&machine, Watch::total(Duration::from_secs(1200)))?;
-    for device in [DISK_BDF, EDU_BDF, first, second] {
+    for device in [DISK_BDF, EDU_BDF].into_iter().chain(GROUP_BDFS).chain(BUS_BDFS) {
         driver::bind(&mut l1, device, VFIO)?;
     }
     progress.step("running the tests in L1");
@@ -80,6 +84,7 @@ fn launch(options: &Options) -> Launch {
         variable("NVME", DISK_BDF),
         variable("EDU", EDU_BDF),
         variable("GROUP", &GROUP_BDFS.join(",")),
+        variable("BUS", &BUS_BDFS.join(",")),
         variable("BACKEND", options.host.backend().word()),
         REAL_KERNEL.into(),
         // They share the devices, and count what the whole process has open.

@@ -1,0 +1,45 @@
+//! What the host has to say of a device.
+
+use crate::rig::{Rig, become_readable, open};
+use std::thread;
+use vfio_assign_linux::{DeviceEvent, DeviceEvents, Sysfs};
+
+/// Which of the events a device has: error, release request.
+fn there(events: &DeviceEvents) -> [bool; 2] {
+    assert_eq!(events.refused(), []);
+    DeviceEvent::ALL.map(|event| events.fd(event).is_some())
+}
+
+#[test]
+fn only_a_pci_express_device_has_the_error_event() {
+    let Some(rig) = Rig::get() else { return };
+    assert_eq!(there(&DeviceEvents::new(&open(rig.nvme))), [true, true]);
+    assert_eq!(there(&DeviceEvents::new(&open(rig.edu))), [false, true]);
+}
+
+#[test]
+fn events_that_were_given_back_can_be_had_again() {
+    let Some(rig) = Rig::get() else { return };
+    let device = open(rig.nvme);
+    drop(DeviceEvents::new(&device));
+    assert_eq!(there(&DeviceEvents::new(&device)), [true, true]);
+}
+
+#[test]
+fn whoever_unbinds_the_driver_asks_for_the_device_and_waits_for_it() {
+    let Some(rig) = Rig::get() else { return };
+    let (device, sysfs) = (open(rig.edu), Sysfs::default());
+    let events = DeviceEvents::new(&device);
+    let request = DeviceEvent::ReleaseRequest;
+    assert_eq!(events.take(request), Ok(false));
+    thread::scope(|scope| {
+        let unbinding = scope.spawn(|| sysfs.unbind(rig.edu));
+        become_readable(events.fd(request).expect("every device has it"));
+        assert_eq!((events.take(request), unbinding.is_finished()), (Ok(true), false));
+        drop((events, device));
+        assert_eq!(unbinding.join().expect("it does not panic"), Ok(()));
+    });
+    sysfs.set_driver_override(rig.edu, Some("vfio-pci")).expect("it may be given to VFIO");
+    sysfs.probe(rig.edu).expect("the driver takes it");
+    assert_eq!(there(&DeviceEvents::new(&open(rig.edu))), [false, true]);
+}
