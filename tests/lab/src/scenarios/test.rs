@@ -48,9 +48,9 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
         .device("edu,addr=5.0")
         .device("edu,addr=6.0,multifunction=on")
         .device("edu,addr=6.1")
-        .device("pcie-root-port,id=port,chassis=1,addr=7.0")
-        .device("edu,bus=port,addr=0.0,multifunction=on")
-        .device("edu,bus=port,addr=0.1");
+        .device("pcie-root-port,id=behind,chassis=1,addr=7.0")
+        .device("edu,bus=behind,addr=0.0,multifunction=on")
+        .device("edu,bus=behind,addr=0.1");
     let mut l1 = bench.boot(&machine, Watch::total(Duration::from_secs(1200)))?;
     for device in [DISK_BDF, EDU_BDF].into_iter().chain(GROUP_BDFS).chain(BUS_BDFS) {
         driver::bind(&mut l1, device, VFIO)?;
