@@ -58,11 +58,20 @@ impl Vm {
     ///
     /// See [`DmaError`].
     pub fn add_memory(&self, regions: &[GuestRegion]) -> Result<(), DmaError> {
-        self.map_memory(regions, processors())
+        self.map_memory(regions, &[], processors())
     }
 
-    fn map_memory(&self, regions: &[GuestRegion], threads: usize) -> Result<(), DmaError> {
+    fn map_memory(
+        &self,
+        regions: &[GuestRegion],
+        first: &[Span<GuestAddr>],
+        threads: usize,
+    ) -> Result<(), DmaError> {
         let regions = merge(regions);
+        if !self.0.lock().live_spaces().is_empty() {
+            // Most of the time goes here, where nobody has to wait for the VM's lock: devices open meanwhile.
+            self.0.find_pages(&regions, first, threads);
+        }
         let mut state = self.0.lock();
         if let Some(span) = overlapping(&regions, &state.memory) {
             return Err(DmaError::Overlap { span });
@@ -71,7 +80,7 @@ impl Vm {
         let mut spaces = state.live_spaces();
         spaces.retain(|space| space.is_ready());
         for (done, space) in spaces.iter().enumerate() {
-            if let Err(error) = self.0.map_into(space, &regions, threads) {
+            if let Err(error) = self.0.map_into(space, &regions) {
                 spaces[..done].iter().for_each(|space| space.roll_back(&regions));
                 return Err(error);
             }
@@ -81,12 +90,13 @@ impl Vm {
     }
 
     /// Maps memory in a thread of its own, as [`add_memory`](Self::add_memory) does, and calls `done` at the end.
+    /// Pages for `first`, which the guest starts in, are found before all others.
     ///
     /// Until then a guest that turns bus mastering on waits in that write, and with it every vCPU whose access needs
     /// the same function: configuration space, the MSI-X table. Registers that only pass through do not wait. To pin
     /// memory takes a quarter of a second a GiB that nobody has touched, and less of what is there; where that is
     /// long, as with hundreds of GiB, [wait](MappingThread::wait) before vCPUs run. Opening a device, dropping one and
-    /// changing memory wait as well.
+    /// changing memory wait as well, though not for pages to be found.
     ///
     /// If the mapping fails the write is dropped, and so is each later one; the VM is to be given up.
     ///
@@ -96,6 +106,7 @@ impl Vm {
     pub fn add_memory_in_background(
         &self,
         regions: Vec<GuestRegion>,
+        first: Vec<Span<GuestAddr>>,
         done: impl FnOnce(Result<(), DmaError>) + Send + 'static,
     ) -> Result<MappingThread, MappingThreadError> {
         let vm = self.clone();
@@ -104,7 +115,7 @@ impl Vm {
             // One processor is left to the guest.
             let threads = processors().saturating_sub(1).max(1);
             // A panic must not leave the guest waiting. The locks it may have poisoned are used all the same.
-            let mapped = catch_unwind(AssertUnwindSafe(|| vm.map_memory(&regions, threads)));
+            let mapped = catch_unwind(AssertUnwindSafe(|| vm.map_memory(&regions, &first, threads)));
             let result = mapped.unwrap_or(Err(DmaError::Panicked));
             vm.0.gate.end(&result);
             done(result.clone());
@@ -187,17 +198,31 @@ impl Shared {
 
     /// Maps all of the VM's memory in a new address space.
     fn replay(&self, state: &State, space: &AddressSpace) -> Result<(), DmaError> {
-        self.map_into(space, &state.memory, processors())
+        self.find_pages(&state.memory, &[], processors());
+        self.map_into(space, &state.memory)
     }
 
-    fn map_into(
-        &self,
-        space: &AddressSpace,
-        regions: &[GuestRegion],
-        threads: usize,
-    ) -> Result<(), DmaError> {
-        let total = regions.iter().map(|region| region.guest.size()).sum();
-        space.map(regions, threads, &Progress::new(self.options.observer.as_deref(), total))
+    /// Lets `threads` find pages for memory that is to be mapped. Only for speed: what is missing or impossible is
+    /// found out, and said, by the mapping.
+    fn find_pages(&self, regions: &[GuestRegion], first: &[Span<GuestAddr>], threads: usize) {
+        let find = |region: &GuestRegion, part: Span<GuestAddr>, found: &(dyn Fn(u64) + Sync)| {
+            let offset = region.offset + (part.first().get() - region.guest.first().get());
+            if let Err(errno) = region.memory.prefault_with(offset, part.size(), threads, found) {
+                log::debug!("{part} is not prefaulted: {errno}");
+            }
+        };
+        for (span, region) in first.iter().flat_map(|span| regions.iter().map(move |region| (span, region))) {
+            if let Some(part) = region.guest.intersect(*span) {
+                // They are counted with the rest.
+                find(region, part, &|_| {});
+            }
+        }
+        let progress = Progress::new(self.options.observer.as_deref(), regions);
+        regions.iter().for_each(|region| find(region, region.guest, &|bytes| progress.found(bytes)));
+    }
+
+    fn map_into(&self, space: &AddressSpace, regions: &[GuestRegion]) -> Result<(), DmaError> {
+        space.map(regions, &Progress::with_pages(self.options.observer.as_deref(), regions))
     }
 }
 

@@ -1,5 +1,6 @@
 //! How far a long mapping is, for whoever wants to show it.
 
+use crate::dma::GuestRegion;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
@@ -29,9 +30,18 @@ pub(crate) struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    /// A mapping of `total` bytes that starts.
-    pub(crate) fn new(observer: Option<&'a dyn MappingObserver>, total: u64) -> Self {
+    /// A mapping that starts.
+    pub(crate) fn new(observer: Option<&'a dyn MappingObserver>, regions: &[GuestRegion]) -> Self {
+        let total = regions.iter().map(|region| region.guest.size()).sum();
         Self { observer, now: Mutex::new(MappingProgress { total, ..MappingProgress::default() }) }
+    }
+
+    /// A mapping for which there are pages.
+    pub(crate) fn with_pages(observer: Option<&'a dyn MappingObserver>, regions: &[GuestRegion]) -> Self {
+        let mut progress = Self::new(observer, regions);
+        let now = progress.now.get_mut().unwrap_or_else(PoisonError::into_inner);
+        now.found = now.total;
+        progress
     }
 
     /// There are pages for so many more bytes.

@@ -72,26 +72,13 @@ impl AddressSpace {
         })
     }
 
-    /// Maps all of `regions`, or none; `threads` find pages for them.
-    pub(crate) fn map(
-        &self,
-        regions: &[GuestRegion],
-        threads: usize,
-        progress: &Progress<'_>,
-    ) -> Result<(), DmaError> {
+    /// Maps all of `regions`, or none.
+    pub(crate) fn map(&self, regions: &[GuestRegion], progress: &Progress<'_>) -> Result<(), DmaError> {
         let info = self.info()?;
         for (earlier, region) in regions.iter().enumerate() {
             check(&info, region)?;
             if info.mappings_left.is_some_and(|left| left as usize <= earlier) {
                 return Err(DmaError::TooMany { span: region.iova() });
-            }
-        }
-        for region in regions {
-            let found = |bytes| progress.found(bytes);
-            // Only for speed: what is missing or impossible is found out, and said, by the mapping.
-            let size = region.guest.size();
-            if let Err(errno) = region.memory.prefault_with(region.offset, size, threads, &found) {
-                log::debug!("{} is not prefaulted: {errno}", region.guest);
             }
         }
         for (done, region) in regions.iter().enumerate() {

@@ -1,15 +1,17 @@
 //! `vfio-assign run`: puts a machine together, runs it to its end, and reports.
 
 use std::io;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::thread::{self, Builder};
 use std::time::Instant;
 
 use crate::arguments::RunArguments;
 use crate::assignment::{Assignment, addresses};
 use crate::help::Problem;
 use crate::machine::Machine;
-use crate::machine::boot::BootImages;
+use crate::machine::boot::{BootError, BootImages};
 use crate::machine::console::Console;
 use crate::machine::output::{NoOutput, Output};
 use crate::machine::pci::PciBus;
@@ -74,9 +76,17 @@ fn run_machine(
     let stops = channel();
     let console_stop = stops.0.clone();
     let vm = Vm::new(arguments.memory, arguments.cpus)?;
-    let mut assignment =
-        Assignment::start(devices, arguments.backend.into(), vm.for_devices(), place, stops.0.clone())?;
-    let entry = images.load(vm.ram(), vm.layout())?;
+    // What cannot boot is refused before memory is pinned for it.
+    let plan = images.plan(vm.layout())?;
+    let (mut assignment, entry) = thread::scope(|scope| -> Result<_, Problem> {
+        let load = || images.load(vm.ram(), vm.layout());
+        let loading = Builder::new().name("load".into()).spawn_scoped(scope, load);
+        let loading = loading.map_err(|source| BootError::Thread { source })?;
+        let backend = arguments.backend.into();
+        let with = (vm.for_devices(), plan.starts_in());
+        let assignment = Assignment::reserve(devices, backend, with, stops.0.clone())?;
+        Ok((assignment, loading.join().unwrap_or_else(|panic| resume_unwind(panic))?))
+    })?;
     let stdout = rustix::io::dup(io::stdout()).map_err(|errno| NoOutput { source: errno.into() })?;
     let (output, writer) = Output::start(stdout).map_err(|source| NoOutput { source })?;
     let serial = Arc::new(SerialPort::new(vm.fd(), output.clone())?);
@@ -84,6 +94,7 @@ fn run_machine(
     let mut machine = Machine::new(vm, arguments.cpus, boot, Arc::clone(&serial), pci, stops)?;
     let console = Console::start(serial, console_stop)?;
     times.ready = Some(Times::between(start, Instant::now()));
+    assignment.open(place)?;
     let mut result = until_end(&mut machine, &mut assignment, &mut seen.reboots);
     // The last output comes before the terminal is given back, and before any error. What follows may take long,
     // and signals have their effect again.
@@ -110,7 +121,7 @@ fn until_end(
     reboots: &mut u64,
 ) -> Result<Ending, Problem> {
     loop {
-        match machine.run(|| assignment.map_memory())? {
+        match machine.run()? {
             Stop::Reset => {
                 *reboots += 1;
                 log::info!("the guest resets the machine");

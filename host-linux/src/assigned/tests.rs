@@ -101,7 +101,9 @@ fn assigned_beside_a_mapping() -> (TestKernel, Assigned<TestGuest>, Vm, MappingT
     let held = kernel.hold("map_dma");
     let memory = GuestMemory::new(0x2000, MemoryBacking::Anonymous).unwrap();
     let guest = Span::from_size(GuestAddr::new(0), 0x2000).unwrap();
-    let mapping = vm.add_memory_in_background(vec![GuestRegion { guest, memory, offset: 0 }], drop).unwrap();
+    let mapping = vm
+        .add_memory_in_background(vec![GuestRegion { guest, memory, offset: 0 }], Vec::new(), drop)
+        .unwrap();
     held.reached();
     (kernel, assigned, vm, mapping, held)
 }

@@ -128,7 +128,7 @@ fn memory_that_one_address_space_refuses_is_taken_back_from_the_others() {
 fn map_in_background(vm: &Vm) -> (MappingThread, Receiver<Result<(), DmaError>>) {
     let (sender, receiver) = channel();
     let done = move |result| sender.send(result).unwrap();
-    (vm.add_memory_in_background(vec![region(0, 0x2000)], done).unwrap(), receiver)
+    (vm.add_memory_in_background(vec![region(0, 0x2000)], Vec::new(), done).unwrap(), receiver)
 }
 
 #[test]

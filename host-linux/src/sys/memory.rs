@@ -10,13 +10,14 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 /// What is copied at a time where it can be.
 const WORD: usize = size_of::<u64>();
-/// What one thread prefaults at a time.
-const PREFAULT_PIECE: usize = 32 << 20;
+/// What one thread prefaults at a time: a huge page of most kernels. In between the lock of the process's address
+/// space is free for others.
+const PREFAULT_PIECE: usize = 2 << 20;
 
 /// Memory for a guest: zeroed, shared by all clones, unmapped when the last is dropped.
 ///
@@ -245,6 +246,8 @@ impl GuestMemory {
                     return Ok(());
                 }
                 let length = PREFAULT_PIECE.min(range.length - start);
+                // Where there are huge pages this finds the whole piece, and with no lock that others may wait for.
+                self.touch(offset + start as u64);
                 populate(range.address + start, length)?;
                 found(length as u64);
             }
@@ -274,6 +277,13 @@ impl GuestMemory {
         self.range(offset, length)?;
         // The memory shows its file from the start on.
         Some(FilePart { file: self.file()?, start: offset, length })
+    }
+
+    /// Writes to the word at or after `offset`, if it is inside, without changing it.
+    fn touch(&self, offset: u64) {
+        if let Ok(word) = self.locate(offset.next_multiple_of(WORD as u64), WORD) {
+            word.touch();
+        }
     }
 
     fn locate(&self, offset: u64, length: usize) -> Result<Located<'_>, MemoryAccessError> {
@@ -319,6 +329,16 @@ impl Located<'_> {
         let place = self.place::<T>(at);
         // SAFETY: inside and aligned, as `place` has checked; mapped while the memory lives; no references exist.
         unsafe { place.write_volatile(value) };
+    }
+
+    /// Writes to the first word what is there.
+    fn touch(&self) {
+        let place = self.place::<u64>(0);
+        // SAFETY: inside and aligned, as `place` has checked; mapped while the memory lives; no references exist, and
+        // what the guest does at the same time is a race of bytes that no Rust code relies on.
+        let word = unsafe { AtomicU64::from_ptr(place.as_ptr()) };
+        // An exchange that is compiled as a write in any case; it can only put back what it found.
+        let _found = word.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn place<T>(&self, at: usize) -> NonNull<T> {

@@ -6,12 +6,12 @@ mod device;
 mod report;
 
 use std::panic::resume_unwind;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
 
 use device::AssignedDevice;
-use vfio_assign_core::{Bdf, BdfError};
+use vfio_assign_core::{Bdf, BdfError, GuestAddr, Span};
 use vfio_assign_linux::kvm::{IrqchipRoutes, KvmGuest, KvmVfio, Routes};
 use vfio_assign_linux::{
     AssignError, AssignOptions, Assigned, Backend, DmaError, Errno, MappingThread, MappingThreadError,
@@ -99,82 +99,73 @@ pub(crate) fn addresses(texts: &[String]) -> Result<Vec<Bdf>, AssignmentError> {
     Ok(found)
 }
 
-/// Opens devices and maps memory for them, on a thread of its own: VFIO resets a device when it is opened, and
+/// Opens devices and maps memory for them, each on a thread of its own: VFIO resets a device when it is opened, and
 /// finds and pins all of the guest's memory, which together takes longer than the guest needs to look for it.
 /// What can be wrong with the host's set-up is found before. Dropping it waits for the end of both.
 pub(crate) struct Assignment {
-    thread: Option<JoinHandle<Result<Option<MappingThread>, AssignmentError>>>,
-    map: Option<SyncSender<()>>,
+    reserved: Option<Reserved>,
+    opening: Option<JoinHandle<Result<(), AssignmentError>>>,
+    mapping: Option<MappingThread>,
     /// Why memory was not mapped.
     unmapped: Arc<OnceLock<DmaError>>,
 }
 
 impl Assignment {
-    /// Reserves `devices` by this interface, and starts to open them; they then appear at `place`. No processor may have run yet: on
-    /// Intel, KVM must know of a device whose DMA passes the caches by before the guest touches its memory.
+    /// Reserves `devices` by this interface, and starts to map memory for them, `first` first. No processor may have
+    /// run yet: on Intel, KVM must know of a device whose DMA passes the caches by before the guest touches its memory.
     ///
     /// From here on a failure is told to `stops`.
-    pub(crate) fn start(
+    pub(crate) fn reserve(
         devices: Vec<Bdf>,
         backend: Option<Backend>,
-        machine: ForDevices,
-        place: Attachment,
+        (machine, first): (ForDevices, Vec<Span<GuestAddr>>),
         stops: Sender<Stop>,
     ) -> Result<Self, AssignmentError> {
         let unmapped = Arc::default();
         if devices.is_empty() {
-            return Ok(Self { thread: None, map: None, unmapped });
+            return Ok(Self { reserved: None, opening: None, mapping: None, unmapped });
         }
         let refused = |errno| AssignmentError::Kvm { what: "tell its route limit", errno };
         let routes = Routes::new(machine.kvm.clone(), IrqchipRoutes::X86Full).map_err(refused)?;
         let files = Arc::new(KvmVfio::new(machine.kvm.clone()));
         let options = VmOptions { files: Some(files), backend, ..VmOptions::default() };
         let vm = Vm::new(machine.host.clone(), options);
-        let reserved = devices.into_iter().map(|bdf| vm.reserve(bdf)).collect::<Result<_, _>>()?;
-        let (map, may_map) = sync_channel(1);
-        let failure = Arc::clone(&unmapped);
-        let work = move || {
-            let opening = Opening { vm, routes: Arc::new(routes), machine, stops: stops.clone(), failure };
-            let result = opening.assign(reserved, place, &may_map);
-            if result.is_err() {
-                // Nobody listens only when the machine is already gone.
-                drop(stops.send(Stop::NoDevices));
+        let devices = devices.into_iter().map(|bdf| vm.reserve(bdf)).collect::<Result<_, _>>()?;
+        let (failure, told) = (Arc::clone(&unmapped), stops.clone());
+        let done = move |result: Result<(), DmaError>| {
+            if let Err(error) = result {
+                // The first failure is the one to tell; nobody listens only when the machine is already gone.
+                let _told_before = failure.set(error);
+                drop(told.send(Stop::NoDevices));
             }
-            result
         };
-        let thread = Builder::new().name("devices".into()).spawn(work);
-        let thread = thread.map_err(|source| AssignmentError::Thread { source })?;
-        Ok(Self { thread: Some(thread), map: Some(map), unmapped })
+        // Before there is a device: once there is, the guest can turn bus mastering on, which waits for a mapping
+        // that has begun.
+        let mapping = vm.add_memory_in_background(machine.ram.clone(), first, done)?;
+        let reserved = Some(Reserved { devices, routes: Arc::new(routes), machine, stops });
+        Ok(Self { reserved, opening: None, mapping: Some(mapping), unmapped })
     }
 
-    /// Lets memory be mapped. That holds the lock of this process's address space for long, and every new thread
-    /// would wait for it; so this is said when all threads are there.
-    pub(crate) fn map_memory(&mut self) {
-        if let Some(map) = self.map.take() {
-            // Nobody listens only where the devices could not be opened.
-            let _sent = map.send(());
-        }
+    /// Starts to open the devices, once; they then appear at `place`. It takes of the host's time what loading and
+    /// starting the guest then lack, so that comes before.
+    pub(crate) fn open(&mut self, place: Attachment) -> Result<(), AssignmentError> {
+        let Some(reserved) = self.reserved.take() else { return Ok(()) };
+        let thread = Builder::new().name("devices".into()).spawn(|| reserved.open(place));
+        self.opening = Some(thread.map_err(|source| AssignmentError::Thread { source })?);
+        Ok(())
     }
 
     /// Why the guest cannot have its devices; none if it can. Waits until that is known.
     pub(crate) fn failure(&mut self) -> Option<AssignmentError> {
-        // Who was not told to map by now will not be.
-        self.map = None;
-        let result = self.thread.take()?.join().unwrap_or_else(|panic| resume_unwind(panic));
-        match result {
-            Err(error) => Some(error),
-            Ok(mapping) => {
-                drop(mapping);
-                self.unmapped.get().cloned().map(AssignmentError::Memory)
-            }
-        }
+        let opened = self.opening.take()?.join().unwrap_or_else(|panic| resume_unwind(panic));
+        drop(self.mapping.take());
+        opened.err().or_else(|| self.unmapped.get().cloned().map(AssignmentError::Memory))
     }
 }
 
 impl Drop for Assignment {
     fn drop(&mut self) {
-        self.map = None;
-        if let Some(thread) = self.thread.take()
+        if let Some(thread) = self.opening.take()
             && thread.join().is_err()
         {
             log::error!("the thread that opens the devices ended by a panic");
@@ -182,47 +173,37 @@ impl Drop for Assignment {
     }
 }
 
-/// What the thread that opens devices works with.
-struct Opening {
-    vm: Vm,
+/// Devices that are to be opened, and what they are opened with.
+struct Reserved {
+    devices: Vec<Reservation>,
     routes: Arc<Routes>,
     machine: ForDevices,
     stops: Sender<Stop>,
-    failure: Arc<OnceLock<DmaError>>,
 }
 
-impl Opening {
-    fn assign(
-        self,
-        reserved: Vec<Reservation>,
-        place: Attachment,
-        may_map: &Receiver<()>,
-    ) -> Result<Option<MappingThread>, AssignmentError> {
-        let functions = reserved.into_iter().map(|device| self.open(device)).collect::<Result<_, _>>()?;
-        if may_map.recv().is_err() {
-            // The machine is not even started.
-            return Ok(None);
+impl Reserved {
+    fn open(self, place: Attachment) -> Result<(), AssignmentError> {
+        let Self { devices, routes, machine, stops } = self;
+        let open = |device| open(device, &routes, &machine);
+        let opened = devices.into_iter().map(open).collect::<Result<_, _>>();
+        let result = opened.map(|functions| place.attach(functions));
+        if result.is_err() {
+            // Nobody listens only when the machine is already gone.
+            drop(stops.send(Stop::NoDevices));
         }
-        let Self { vm, machine, stops, failure, .. } = self;
-        let done = move |result: Result<(), DmaError>| {
-            if let Err(error) = result {
-                // The first failure is the one to tell; nobody listens only when the machine is already gone.
-                let _told_before = failure.set(error);
-                drop(stops.send(Stop::NoDevices));
-            }
-        };
-        let mapping = vm.add_memory_in_background(machine.ram, done)?;
-        // Not before: from here on the guest can turn bus mastering on, which waits for a mapping that has begun.
-        place.attach(functions);
-        Ok(Some(mapping))
+        result
     }
+}
 
-    fn open(&self, device: Reservation) -> Result<Box<dyn PciFunction>, AssignmentError> {
-        let ForDevices { host, kvm, slots, .. } = &self.machine;
-        let guest = KvmGuest::new(kvm.clone(), slots.clone(), self.routes.clone());
-        let assigned = Assigned::new(device.open()?, guest, &AssignOptions::default())?;
-        Ok(Box::new(AssignedDevice::new(assigned, host.clone())))
-    }
+fn open(
+    device: Reservation,
+    routes: &Arc<Routes>,
+    machine: &ForDevices,
+) -> Result<Box<dyn PciFunction>, AssignmentError> {
+    let ForDevices { host, kvm, slots, .. } = machine;
+    let guest = KvmGuest::new(kvm.clone(), slots.clone(), routes.clone());
+    let assigned = Assigned::new(device.open()?, guest, &AssignOptions::default())?;
+    Ok(Box::new(AssignedDevice::new(assigned, host.clone())))
 }
 
 #[cfg(test)]

@@ -79,9 +79,8 @@ impl Machine {
         self.exits
     }
 
-    /// Runs until something stops the machine. `ready` is called when every thread is there, before any enters the
-    /// guest.
-    pub(crate) fn run(&mut self, ready: impl FnOnce()) -> Result<Stop, Problem> {
+    /// Runs until something stops the machine.
+    pub(crate) fn run(&mut self) -> Result<Stop, Problem> {
         let flag = || Arc::new(AtomicBool::new(false));
         let (entering, stopping) = (flag(), flag());
         let run = Run {
@@ -98,7 +97,6 @@ impl Machine {
                 Err(error) => failure = Some(error),
             }
         }
-        ready();
         stopping.store(failure.is_some(), Ordering::SeqCst);
         entering.store(true, Ordering::SeqCst);
         threads.iter().for_each(ProcessorThread::enter);

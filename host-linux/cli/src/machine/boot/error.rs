@@ -20,6 +20,12 @@ pub(crate) enum BootError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The thread that loads the files was not started.
+    #[error("cannot start the thread that loads the kernel: {source}")]
+    Thread {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The file is a directory or a device.
     #[error("the {what} {} is not a regular file", path.display())]
     NotAFile {
@@ -96,6 +102,7 @@ impl Help for BootError {
                 "make the file readable for this user, or run the command as a user who may read it".into()
             }
             Self::File { .. } => "check the file and the disk it is on".into(),
+            Self::Thread { .. } => "raise the number of processes: `ulimit -u`".into(),
             Self::NotAFile { .. } => "give the path of the file itself".into(),
             Self::NotAKernel { .. } => {
                 "give a bzImage for x86-64, such as /boot/vmlinuz-VERSION of a distribution".into()

@@ -6,13 +6,14 @@
 mod error;
 mod zero_page;
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use linux_loader::loader::bootparam::setup_header;
+use vfio_assign_core::{GuestAddr, Span};
 use vm_memory::ByteValued as _;
 
 use super::layout::{
@@ -74,43 +75,56 @@ impl Image {
 pub(crate) struct BootImages {
     kernel: Image,
     initrd: Option<Image>,
-    command_line: String,
+    command_line: CString,
 }
 
 impl BootImages {
     /// Opens the files.
     pub(crate) fn open(kernel: &Path, initrd: Option<&Path>, command_line: &str) -> Result<Self, BootError> {
-        if let Some(position) = command_line.bytes().position(|byte| byte == 0) {
-            return Err(BootError::CommandLineNul { position });
-        }
+        let command_line = CString::new(command_line)
+            .map_err(|error| BootError::CommandLineNul { position: error.nul_position() })?;
         Ok(Self {
             kernel: Image::open("kernel", kernel)?,
             initrd: initrd.map(|path| Image::open("initrd", path)).transpose()?,
-            command_line: command_line.to_owned(),
+            command_line,
+        })
+    }
+
+    /// Finds a place for everything, or says why it cannot boot.
+    pub(crate) fn plan(&mut self, layout: &MemoryLayout) -> Result<Plan, BootError> {
+        let header = read_header(&mut self.kernel)?;
+        let end = self.kernel_end(&header, layout)?;
+        let initrd = self.place_initrd(&header, layout, end)?;
+        self.check_command_line(&header)?;
+        let size = self.kernel.size;
+        let initrd_size = self.initrd.as_ref().map_or(0, |image| image.size);
+        Ok(Plan {
+            header,
+            initrd,
+            starts_in: [(HIGH_MEMORY, size), (initrd.unwrap_or(0), initrd_size), (end - size, size)],
         })
     }
 
     /// Puts everything into `ram` and says where the first vCPU starts.
     pub(crate) fn load(&mut self, ram: &Ram, layout: &MemoryLayout) -> Result<EntryPoint, BootError> {
-        let (header, kernel) = self.load_kernel(ram, layout)?;
-        let initrd = self.load_initrd(ram, layout, &header, kernel.end)?;
-        self.write_command_line(ram, &header)?;
+        let Plan { header, initrd, .. } = self.plan(layout)?;
+        self.kernel.copy(setup_size(&header), ram, HIGH_MEMORY)?;
+        if let (Some(image), Some(start)) = (&mut self.initrd, initrd) {
+            image.copy(0, ram, start)?;
+        }
+        write(ram, "the command line", COMMAND_LINE, self.command_line.to_bytes_with_nul())?;
+        let initrd = initrd.zip(self.initrd.as_ref().map(|image| image.size));
         let params = boot_parameters(header, layout, initrd);
         write(ram, "the boot parameters", ZERO_PAGE, params.as_slice())?;
         let tables = long_mode();
         write(ram, "the page tables", PAGE_TABLES, &tables.page_tables)?;
         write(ram, "the descriptor table", GDT, &tables.descriptors)?;
-        Ok(EntryPoint { address: kernel.start + ENTRY_64_OFFSET, segments: tables.segments })
+        Ok(EntryPoint { address: HIGH_MEMORY + ENTRY_64_OFFSET, segments: tables.segments })
     }
 
-    /// Gives the header, and the memory that the kernel needs to start.
-    fn load_kernel(
-        &mut self,
-        ram: &Ram,
-        layout: &MemoryLayout,
-    ) -> Result<(setup_header, Range<u64>), BootError> {
-        let kernel = &mut self.kernel;
-        let header = read_header(kernel)?;
+    /// Where the memory ends that the kernel needs to start.
+    fn kernel_end(&self, header: &setup_header, layout: &MemoryLayout) -> Result<u64, BootError> {
+        let kernel = &self.kernel;
         let (pref_address, init_size) = (header.pref_address, header.init_size);
         // The kernel unpacks itself to its preferred address or where it was loaded, whichever is higher.
         let end = HIGH_MEMORY.max(pref_address).saturating_add(u64::from(init_size));
@@ -122,18 +136,16 @@ impl BootImages {
                 available: layout.low / MIB,
             });
         }
-        kernel.copy(setup_size(&header), ram, HIGH_MEMORY)?;
-        Ok((header, HIGH_MEMORY..end))
+        Ok(end)
     }
 
-    fn load_initrd(
-        &mut self,
-        ram: &Ram,
-        layout: &MemoryLayout,
+    fn place_initrd(
+        &self,
         header: &setup_header,
+        layout: &MemoryLayout,
         kernel_end: u64,
-    ) -> Result<Option<(u64, u64)>, BootError> {
-        let Some(initrd) = &mut self.initrd else { return Ok(None) };
+    ) -> Result<Option<u64>, BootError> {
+        let Some(initrd) = &self.initrd else { return Ok(None) };
         let limit = layout.low.min(u64::from(header.initrd_addr_max) + 1);
         let start = limit.checked_sub(initrd.size).map(|start| start & !(PAGE - 1));
         let start = start.filter(|&start| start >= kernel_end).ok_or_else(|| BootError::InitrdTooLarge {
@@ -141,20 +153,35 @@ impl BootImages {
             size: initrd.size,
             available: limit.saturating_sub(kernel_end) & !(PAGE - 1),
         })?;
-        initrd.copy(0, ram, start)?;
-        Ok(Some((start, initrd.size)))
+        Ok(Some(start))
     }
 
-    fn write_command_line(&self, ram: &Ram, header: &setup_header) -> Result<(), BootError> {
+    fn check_command_line(&self, header: &setup_header) -> Result<(), BootError> {
         let room = u32::try_from(LOW_MEMORY_END - COMMAND_LINE).unwrap_or(u32::MAX) - 1;
         let limit = header.cmdline_size.min(room);
-        let length = self.command_line.len();
+        let length = self.command_line.as_bytes().len();
         if length > limit as usize {
             return Err(BootError::CommandLineTooLong { length, limit });
         }
-        let mut bytes = self.command_line.clone().into_bytes();
-        bytes.push(0);
-        write(ram, "the command line", COMMAND_LINE, &bytes)
+        Ok(())
+    }
+}
+
+/// Where what the guest boots goes.
+pub(crate) struct Plan {
+    header: setup_header,
+    initrd: Option<u64>,
+    starts_in: [(u64, u64); 3],
+}
+
+impl Plan {
+    /// What the guest starts in: the kernel, its initial RAM disk, and the end of the memory in which the kernel unpacks
+    /// itself, where it first moves to.
+    pub(crate) fn starts_in(&self) -> Vec<Span<GuestAddr>> {
+        self.starts_in
+            .iter()
+            .filter_map(|&(start, size)| Span::from_size(GuestAddr::new(start), size))
+            .collect()
     }
 }
 
