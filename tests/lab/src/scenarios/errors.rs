@@ -23,6 +23,9 @@ const NOBODY: u32 = 65_534;
 /// More than the guest's 512 MiB; a file with a hole takes no memory.
 const HUGE: &str = "/tmp/huge";
 
+/// Opens every group's file, which only works where no other process has it open.
+const OPEN_GROUPS: &str = "for group in /dev/vfio/[0-9]*; do : <>$group; done";
+
 /// What L1's kernel says when somebody may not lock as much memory as he tries to.
 const PROVOKED: &str = "RLIMIT_MEMLOCK";
 
@@ -204,6 +207,7 @@ fn try_case(report: &mut Report, l1: &mut L1, case: &Case, progress: &Rc<Progres
     let (_, end) = life.until_end(l1)?;
     let after = drivers(l1)?;
     shell(l1, case.right, progress)?;
+    shell(l1, OPEN_GROUPS, progress)?;
 
     let said = life.stderr.trim().to_owned();
     let missing: Vec<&str> = case.names.iter().copied().filter(|name| !said.contains(name)).collect();

@@ -1,13 +1,14 @@
 //! Endings and new beginnings: a guest that reboots, and a monitor that is killed while its guest reads.
 
 use super::{Cause, Choice, Failure, check_kernel_log, named, read_in_l1};
+use crate::account::{Account, Device};
 use crate::bench::Bench;
 use crate::disk::Disk;
 use crate::driver::{self, VFIO};
 use crate::guest::{Mark, Work};
 use crate::l1::{L1, Watch};
 use crate::machine::{DISK_BDF, Machine};
-use crate::monitor::{Life, Monitor};
+use crate::monitor::{Life, Monitor, REPORT};
 use crate::progress::Progress;
 use crate::protocol::{End, Request};
 use crate::report::Report;
@@ -23,6 +24,8 @@ pub(crate) struct Options {
 }
 
 const SIGKILL: i32 = 9;
+/// The call, as our monitor counts it, by which it resets a device; opening one resets it without.
+const RESET: &str = "vfio-device-reset";
 /// Ctrl-A x.
 const LEAVE: &[u8] = b"\x01x";
 
@@ -70,6 +73,11 @@ fn reboot(
     report.equal("it reads the disk again after a reboot", expected, digest(&second));
     report.equal("the monitor ends with the guest", format!("{:?}", End::Status(0)), format!("{end:?}"));
     no_faults(report, "the guest that rebooted met no fault", &life);
+    if *monitor == Monitor::Ours {
+        let account: Account = serde_json::from_str(&l1.read(REPORT)?).unwrap_or_default();
+        let calls = |device: &Device| device.host_calls.get(RESET).copied().unwrap_or_default();
+        report.equal("the reboot reset the device, once", 1, account.devices.iter().map(calls).sum::<u64>());
+    }
     Ok(())
 }
 
