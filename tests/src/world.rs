@@ -2,7 +2,7 @@
 
 use crate::bound::most_host_calls;
 use crate::op::Op;
-use crate::rig::{BASE, Rig};
+use crate::rig::Rig;
 use crate::setup::Setup;
 use vfio_assign_core::fake::{CallKind, FakeHost};
 use vfio_assign_core::host::{GuestRange, InterruptKind, Outcome};
@@ -262,11 +262,18 @@ impl World {
 
     /// Pinned BARs are where they belong.
     fn check_pins(&self) {
+        if self.rig.function.is_quarantined() {
+            return;
+        }
         for (bar, pin) in BarIndex::ALL.into_iter().zip(self.setup.options.pinned) {
             let address = match pin {
                 Some(Pin::At(address)) => address,
-                // Where it is put.
-                Some(Pin::Host) => BASE,
+                Some(Pin::Host) => {
+                    let register = 0x10 + 4 * usize::from(bar.get());
+                    let bytes = self.setup.shape.config[register..].first_chunk().expect("a whole header");
+                    let size = self.rig.function.bars().get(bar).map_or(1, |found| found.size);
+                    u64::from(u32::from_le_bytes(*bytes)) & !(size - 1)
+                }
                 None => continue,
             };
             let register = self.rig.function.bars().read(bar);
