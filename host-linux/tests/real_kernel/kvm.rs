@@ -173,9 +173,10 @@ fn run(mut processor: VcpuFd) {
 }
 
 fn count(memory: &GuestMemory) -> u32 {
-    let mut count = [0; 4];
-    memory.read(COUNT, &mut count).expect("it is inside");
-    u32::from_le_bytes(count)
+    // A whole word, which is read at once: between two bytes the handler may run.
+    let mut word = [0; 8];
+    memory.read(COUNT, &mut word).expect("it is inside");
+    u64::from_le_bytes(word) as u32
 }
 
 /// Waits until the handler has run so often; gives how often it has.
