@@ -67,8 +67,13 @@ macro_rules! calls {
         }
 
         impl Call {
-            const NAMES: &[&str] = &[$($(#[cfg(feature = $feature)])? $name,)*];
+            pub(crate) const NAMES: &[&str] = &[$($(#[cfg(feature = $feature)])? $name,)*];
             const COUNT: usize = Self::NAMES.len();
+
+            #[cfg(feature = "fake")]
+            pub(crate) fn name(self) -> &'static str {
+                Self::NAMES[self as usize]
+            }
         }
 
         /// The kernel's side of this crate: the real one, where a method is not said otherwise.

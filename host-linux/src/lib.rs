@@ -44,6 +44,8 @@ mod passthrough;
 mod progress;
 mod region;
 mod retry;
+#[cfg(feature = "fake")]
+pub mod scripted;
 mod space;
 mod sys;
 mod sysfs;

@@ -1,0 +1,242 @@
+//! A kernel of tests: VFIO, iommufd and KVM as a model that keeps their rules, says what stands, and can fail any call.
+//!
+//! It stands behind the one seam of this crate, [`Host`]. The files that it lends are pipes, of which it sees when the
+//! last descriptor is closed; eventfds and the mappings of BARs are real ones.
+
+mod calls;
+mod device;
+mod dma;
+mod event;
+mod files;
+mod function;
+mod hot_reset;
+mod kvm;
+
+pub use function::ScriptedFunction;
+
+use crate::errno::Errno;
+use crate::irq::IrqKind;
+use crate::kernel::{Call, Host};
+use crate::retry::Clock;
+use device::DeviceModel;
+use files::{File, Kind};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// The kernel of a host with such functions. Clones are the same kernel.
+///
+/// It knows no sysfs: that is a folder, which a test makes.
+#[derive(Clone)]
+pub struct ScriptedKernel(Arc<Mutex<Model>>);
+
+/// What happens to one call instead of what would.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CallFault {
+    /// It does nothing and gives this.
+    Errno(Errno),
+    /// It does all that it should, and gives this.
+    Late(Errno),
+    /// `VFIO_DEVICE_SET_IRQS` does the first half, takes that back as the kernel does, and gives this.
+    Halfway(Errno),
+    /// It does nothing and gives this number: of bytes that it has moved or unmapped, of vectors that there are.
+    Answer(u32),
+}
+
+/// What the kernel has, and what it is told to do.
+pub(crate) struct Model {
+    calls: Vec<Call>,
+    fault: Option<(usize, CallFault)>,
+    files: BTreeMap<u64, File>,
+    devices: Vec<DeviceModel>,
+    kvm: kvm::KvmModel,
+    /// Whether iommufd maps files, as Linux 6.13 does.
+    pub(crate) maps_files: bool,
+}
+
+impl ScriptedKernel {
+    /// The kernel of a host with these functions, all bound to VFIO.
+    pub fn new(functions: &[ScriptedFunction]) -> Self {
+        let model = Model {
+            calls: Vec::new(),
+            fault: None,
+            files: BTreeMap::new(),
+            devices: functions.iter().map(|function| DeviceModel::new(function.clone())).collect(),
+            kvm: kvm::KvmModel::default(),
+            maps_files: true,
+        };
+        Self(Arc::new(Mutex::new(model)))
+    }
+
+    /// iommufd maps no files, as before Linux 6.13.
+    #[must_use]
+    pub fn without_file_mappings(self) -> Self {
+        self.model().maps_files = false;
+        self
+    }
+
+    /// A host over this kernel.
+    pub fn host(&self) -> Host {
+        Host::over(Arc::new(self.clone()))
+    }
+
+    /// A KVM virtual machine, as `KVM_CREATE_VM` gives it.
+    ///
+    /// # Errors
+    ///
+    /// This process has no descriptor left.
+    pub fn create_vm(&self) -> Result<OwnedFd, Errno> {
+        self.model().lend(Kind::KvmVm)
+    }
+
+    /// The names of all calls that there are.
+    pub fn every_call() -> &'static [&'static str] {
+        Call::NAMES
+    }
+
+    /// The names of the calls that were made, in order.
+    pub fn calls(&self) -> Vec<&'static str> {
+        self.model().calls.iter().map(|call| call.name()).collect()
+    }
+
+    /// The call after `before` more of them has this fault.
+    pub fn fail(&self, before: usize, fault: CallFault) {
+        let mut model = self.model();
+        model.fault = Some((before, fault));
+    }
+
+    /// Whether the call that was to have a fault is yet to come.
+    pub fn is_fault_pending(&self) -> bool {
+        self.model().fault.is_some()
+    }
+
+    /// All that stands in the kernel, a line each: open files, mappings, wired vectors, irqfds, routes, memory slots.
+    /// Empty if everything was given back. A KVM virtual machine without any of these is nothing.
+    pub fn standing(&self) -> Vec<String> {
+        self.model().standing()
+    }
+
+    /// The device interrupts. A guest that is reached by its pin ends that interrupt at once.
+    pub fn interrupt(&self, place: usize, kind: IrqKind, vector: u32) {
+        self.model().interrupt(place, kind, vector);
+    }
+
+    /// What has reached the guest since it was last asked for, in order.
+    pub fn injections(&self) -> Vec<Injection> {
+        std::mem::take(&mut self.model().kvm.injections)
+    }
+
+    /// Opens a file as somebody else does who hands it in.
+    ///
+    /// # Errors
+    ///
+    /// As the kernel opens it.
+    pub fn open_for_another(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        self.model().open(path)
+    }
+
+    /// What the device's Command register is in hardware.
+    pub fn command(&self, place: usize) -> u16 {
+        self.model().devices.get(place).map_or(0, DeviceModel::command)
+    }
+
+    /// How often the device was reset on demand.
+    pub fn resets(&self, place: usize) -> u32 {
+        self.model().devices.get(place).map_or(0, |device| device.resets)
+    }
+
+    /// Enters a call: it is noted, and its fault, if it is to have one, comes with the model.
+    pub(crate) fn enter(&self, call: Call) -> (MutexGuard<'_, Model>, Option<CallFault>) {
+        let mut model = self.model();
+        model.calls.push(call);
+        let fault = match &mut model.fault {
+            Some((before @ 1.., _)) => {
+                *before -= 1;
+                None
+            }
+            due => due.take().map(|(_, fault)| fault),
+        };
+        model.forget_closed();
+        (model, fault)
+    }
+
+    /// A call that gives no number.
+    fn call<T>(&self, call: Call, work: impl FnOnce(&mut Model) -> Result<T, Errno>) -> Result<T, Errno> {
+        let (mut model, fault) = self.enter(call);
+        match fault {
+            None => work(&mut model),
+            Some(CallFault::Late(errno)) => work(&mut model).and(Err(errno)),
+            Some(CallFault::Errno(errno) | CallFault::Halfway(errno)) => Err(errno),
+            Some(CallFault::Answer(_)) => panic!("{} gives no number", call.name()),
+        }
+    }
+
+    /// A call that gives a number.
+    fn number<T: TryFrom<u32>>(
+        &self,
+        call: Call,
+        work: impl FnOnce(&mut Model) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let (mut model, fault) = self.enter(call);
+        match fault {
+            None => work(&mut model),
+            Some(CallFault::Late(errno)) => work(&mut model).and(Err(errno)),
+            Some(CallFault::Errno(errno) | CallFault::Halfway(errno)) => Err(errno),
+            Some(CallFault::Answer(number)) => T::try_from(number).map_err(|_| Errno::EINVAL),
+        }
+    }
+
+    fn model(&self) -> MutexGuard<'_, Model> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An interrupt that has reached the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Injection {
+    /// A message.
+    Message {
+        /// Its address.
+        address: u64,
+        /// Its data.
+        data: u32,
+    },
+    /// A line, by its GSI.
+    Line(u32),
+}
+
+impl Model {
+    fn standing(&mut self) -> Vec<String> {
+        self.forget_closed();
+        self.kvm.forget_closed(&self.devices);
+        let mut standing: Vec<_> = self.files.values().flat_map(File::standing).collect();
+        standing.extend(self.devices.iter().flat_map(DeviceModel::standing));
+        standing.extend(self.kvm.standing());
+        standing
+    }
+
+    fn interrupt(&mut self, place: usize, kind: IrqKind, vector: u32) {
+        let Some(event) = self.devices.get_mut(place).and_then(|device| device.event(kind.get(), vector))
+        else {
+            return;
+        };
+        event.signal();
+        if let Some(ended) = self.kvm.inject(event) {
+            self.devices.iter_mut().for_each(|device| device.unmask_by(ended));
+        }
+    }
+}
+
+/// No time passes.
+impl Clock for ScriptedKernel {
+    fn wait(&self, _: Duration) {}
+}
+
+impl fmt::Debug for ScriptedKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScriptedKernel").finish_non_exhaustive()
+    }
+}

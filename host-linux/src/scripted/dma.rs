@@ -1,0 +1,215 @@
+//! How the kernel leads devices into address spaces: groups in containers, device files in iommufds, mappings in both.
+
+use super::Model;
+use super::files::Kind;
+use crate::errno::Errno;
+use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+
+impl Model {
+    /// Opens a device file by its name: `vfio`, a group's number, `vfioN` in `devices`, `iommu`.
+    pub(super) fn open(&mut self, path: &Path) -> Result<OwnedFd, Errno> {
+        let name = path.file_name().and_then(|name| name.to_str()).ok_or(Errno::ENOENT)?;
+        if path.parent().is_some_and(|folder| folder.ends_with("devices")) {
+            let place = self.devices.iter().position(|device| device.function.cdev_name() == name);
+            let place = place.ok_or(Errno::ENOENT)?;
+            return self.lend(Kind::Cdev { place, bound: None, attached: None });
+        }
+        match name {
+            "vfio" => self.lend(Kind::Container { iommu: false, mapped: BTreeMap::new() }),
+            "iommu" => self.lend(Kind::Iommufd { spaces: BTreeMap::new(), next: 1 }),
+            number => {
+                let number = number.parse().map_err(|_| Errno::ENOENT)?;
+                if !self.devices.iter().any(|device| device.function.group == number) {
+                    return Err(Errno::ENOENT);
+                }
+                // A group opens once, and not beside its devices' own files.
+                if self.is_group_used(number) {
+                    return Err(Errno::EBUSY);
+                }
+                self.lend(Kind::Group { number, container: None })
+            }
+        }
+    }
+
+    /// Whether the group has a container.
+    pub(super) fn group_has_container(&mut self, group: BorrowedFd<'_>) -> Result<bool, Errno> {
+        match self.file(group)?.1 {
+            Kind::Group { container, .. } => Ok(container.is_some()),
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    pub(super) fn set_container(
+        &mut self,
+        group: BorrowedFd<'_>,
+        container: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
+        let (joined, Kind::Container { .. }) = self.file(container)? else {
+            return Err(Errno::EINVAL);
+        };
+        match self.file(group)?.1 {
+            Kind::Group { container: container @ None, .. } => {
+                *container = Some(joined);
+                Ok(())
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    pub(super) fn set_iommu(&mut self, container: BorrowedFd<'_>) -> Result<(), Errno> {
+        let (inode, _) = self.file(container)?;
+        let has_group = self.files.values().any(
+            |file| matches!(file.kind, Kind::Group { container: Some(container), .. } if container == inode),
+        );
+        match self.file(container)?.1 {
+            // Not without a group, and not twice.
+            Kind::Container { iommu: iommu @ false, .. } if has_group => {
+                *iommu = true;
+                Ok(())
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// A device of the group, which must be in a container that has its IOMMU.
+    pub(super) fn device_fd(&mut self, group: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+        let (inode, Kind::Group { number, container }) = self.file(group)? else {
+            return Err(Errno::ENOTTY);
+        };
+        let (number, container) = (*number, container.ok_or(Errno::EINVAL)?);
+        if !matches!(
+            self.files.get(&container).map(|file| &file.kind),
+            Some(Kind::Container { iommu: true, .. })
+        ) {
+            return Err(Errno::EINVAL);
+        }
+        let place = self
+            .devices
+            .iter()
+            .position(|device| device.function.group == number && device.function.bdf.to_string() == name);
+        let place = place.ok_or(Errno::ENODEV)?;
+        self.devices[place].open();
+        self.lend(Kind::Grouped { place, group: inode })
+    }
+
+    /// What is mapped in a container that has its IOMMU.
+    pub(super) fn container(&mut self, container: BorrowedFd<'_>) -> Result<&mut BTreeMap<u64, u64>, Errno> {
+        match self.file(container)?.1 {
+            Kind::Container { iommu: true, mapped } => Ok(mapped),
+            Kind::Container { .. } => Err(Errno::EINVAL),
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    pub(super) fn bind(&mut self, device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<u32, Errno> {
+        let (inode, Kind::Iommufd { .. }) = self.file(iommufd)? else {
+            return Err(Errno::EBADF);
+        };
+        let (own, Kind::Cdev { place, bound: None, .. }) = self.file(device)? else {
+            return Err(Errno::EINVAL);
+        };
+        let place = *place;
+        let number = self.devices[place].function.group;
+        let by_group = self
+            .files
+            .values()
+            .any(|file| matches!(file.kind, Kind::Group { number: other, .. } if other == number));
+        let elsewhere = self.files.iter().any(|(other, file)| {
+            *other != own
+                && matches!(file.kind, Kind::Cdev { place: same, bound: Some(_), .. } if same == place)
+        });
+        if by_group {
+            return Err(Errno::EBUSY);
+        }
+        if elsewhere {
+            return Err(Errno::EINVAL);
+        }
+        if let Kind::Cdev { bound, .. } = self.file(device)?.1 {
+            *bound = Some(inode);
+        }
+        self.devices[place].open();
+        Ok(100 + place as u32)
+    }
+
+    pub(super) fn attach(&mut self, device: BorrowedFd<'_>, space: u32) -> Result<(), Errno> {
+        let (_, Kind::Cdev { bound: Some(iommufd), .. }) = self.file(device)? else {
+            return Err(Errno::EINVAL);
+        };
+        let iommufd = *iommufd;
+        match self.files.get(&iommufd).map(|file| &file.kind) {
+            Some(Kind::Iommufd { spaces, .. }) if spaces.contains_key(&space) => {}
+            _ => return Err(Errno::ENOENT),
+        }
+        if let Kind::Cdev { attached, .. } = self.file(device)?.1 {
+            *attached = Some(space);
+        }
+        Ok(())
+    }
+
+    pub(super) fn detach(&mut self, device: BorrowedFd<'_>) -> Result<(), Errno> {
+        match self.file(device)?.1 {
+            Kind::Cdev { bound: Some(_), attached, .. } => {
+                *attached = None;
+                Ok(())
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    pub(super) fn ioas_alloc(&mut self, iommufd: BorrowedFd<'_>) -> Result<u32, Errno> {
+        match self.file(iommufd)?.1 {
+            Kind::Iommufd { spaces, next } => {
+                spaces.insert(*next, BTreeMap::new());
+                *next += 1;
+                Ok(*next - 1)
+            }
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    pub(super) fn ioas_destroy(&mut self, iommufd: BorrowedFd<'_>, space: u32) -> Result<(), Errno> {
+        let (inode, _) = self.file(iommufd)?;
+        let used = self.files.values().any(|file| {
+            matches!(file.kind, Kind::Cdev { bound: Some(bound), attached: Some(attached), .. }
+                if bound == inode && attached == space)
+        });
+        match self.file(iommufd)?.1 {
+            _ if used => Err(Errno::EBUSY),
+            Kind::Iommufd { spaces, .. } => spaces.remove(&space).map(drop).ok_or(Errno::ENOENT),
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    /// What is mapped in an address space of iommufd.
+    pub(super) fn ioas(
+        &mut self,
+        iommufd: BorrowedFd<'_>,
+        space: u32,
+    ) -> Result<&mut BTreeMap<u64, u64>, Errno> {
+        match self.file(iommufd)?.1 {
+            Kind::Iommufd { spaces, .. } => spaces.get_mut(&space).ok_or(Errno::ENOENT),
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+}
+
+/// Maps, unless something is mapped there.
+pub(super) fn map(mapped: &mut BTreeMap<u64, u64>, iova: u64, size: u64) -> Result<(), Errno> {
+    let end = iova.checked_add(size).ok_or(Errno::EINVAL)?;
+    if mapped.iter().any(|(start, length)| iova < start + length && *start < end) {
+        return Err(Errno::EEXIST);
+    }
+    mapped.insert(iova, size);
+    Ok(())
+}
+
+/// Unmaps what was mapped as one; how many bytes. A part of a mapping is not unmapped.
+pub(super) fn unmap(mapped: &mut BTreeMap<u64, u64>, iova: u64, size: u64) -> Result<u64, Errno> {
+    match mapped.get(&iova) {
+        Some(length) if *length == size => mapped.remove(&iova).ok_or(Errno::ENOENT),
+        Some(_) => Err(Errno::EINVAL),
+        None => Ok(0),
+    }
+}

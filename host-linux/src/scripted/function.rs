@@ -1,0 +1,88 @@
+//! A function of the scripted host: what its configuration space says, and what its driver can do with it.
+
+use vfio_assign_core::Bdf;
+
+/// A function that is bound to VFIO: one BAR, a pin, MSI, MSI-X with its table at 0x2000 of the BAR and its Pending Bit
+/// Array at 0x3000.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScriptedFunction {
+    pub(super) bdf: Bdf,
+    pub(super) group: u32,
+    pub(super) msi: u32,
+    pub(super) msix: u32,
+    pub(super) noresize: bool,
+    pub(super) resettable: bool,
+}
+
+/// Where the BAR lies in the device's file.
+pub(super) const BAR_OFFSET: u64 = 0;
+/// Where configuration space lies in the device's file.
+pub(super) const CONFIG_OFFSET: u64 = 0x1_0000;
+/// The size of the BAR.
+pub(super) const BAR_SIZE: u64 = 0x4000;
+/// The size of configuration space.
+pub(super) const CONFIG_SIZE: u64 = 256;
+
+impl ScriptedFunction {
+    /// A function with eight vectors of MSI, 64 of MSI-X which can be added to while they are on, and a reset of its
+    /// own.
+    pub fn new(bdf: Bdf, group: u32) -> Self {
+        Self { bdf, group, msi: 8, msix: 64, noresize: false, resettable: true }
+    }
+
+    /// The number of MSI-X vectors can only be changed by switching all off first, as before Linux 6.5.
+    #[must_use]
+    pub fn noresize(mut self) -> Self {
+        self.noresize = true;
+        self
+    }
+
+    /// There is no reset of the function alone.
+    #[must_use]
+    pub fn not_resettable(mut self) -> Self {
+        self.resettable = false;
+        self
+    }
+
+    /// Its address.
+    pub fn bdf(&self) -> Bdf {
+        self.bdf
+    }
+
+    /// The number of its IOMMU group.
+    pub fn group(&self) -> u32 {
+        self.group
+    }
+
+    /// The device's name in VFIO's folder of device files.
+    pub fn cdev_name(&self) -> String {
+        format!("vfio{:x}{:x}", self.bdf.device(), self.bdf.function())
+    }
+
+    /// How many interrupts of a kind there are, by VFIO's number of the kind.
+    pub(super) fn irqs(&self, index: u32) -> u32 {
+        match index {
+            0 | 3 | 4 => 1,
+            1 => self.msi,
+            2 => self.msix,
+            _ => 0,
+        }
+    }
+
+    /// Configuration space as it is when the device has been opened.
+    pub(super) fn config(&self) -> Vec<u8> {
+        let mut config = vec![0; CONFIG_SIZE as usize];
+        let mut put = |at: usize, bytes: &[u8]| config[at..][..bytes.len()].copy_from_slice(bytes);
+        put(0, &[0x36, 0x1b, 0x10, 0]);
+        // Capabilities List in Status; a storage controller; INTA#.
+        put(0x06, &[0x10]);
+        put(0x0b, &[1]);
+        put(0x3d, &[1]);
+        put(0x34, &[0x40]);
+        let [size, _, _, _] = (self.msix - 1).to_le_bytes();
+        put(0x40, &[0x11, 0x50, size, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
+        // Multiple Message Capable; addresses of 64 bits.
+        put(0x50, &[5, 0, 0x80 | (self.msi.trailing_zeros() as u8) << 1, 0]);
+        config
+    }
+}
