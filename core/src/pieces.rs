@@ -139,10 +139,13 @@ where
     #[inline(never)]
     fn write_register(&mut self, access: DwordAccess, register: Register, base: usize) {
         let lanes = access.lanes;
-        let value = lane_values(&self.operation.bytes, base) & lanes.mask();
+        let mut value = lane_values(&self.operation.bytes, base) & lanes.mask();
         self.operation.forwards.clear();
         match register {
-            Register::Command | Register::CommandWithoutPin => self.write_command(value, lanes),
+            Register::Command | Register::CommandWithoutPin => {
+                self.write_command(value, lanes);
+                value = self.allowed(value);
+            }
             Register::Bar(bar) => {
                 let changed = self.bars.write(bar, value, lanes);
                 if changed {

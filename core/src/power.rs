@@ -5,6 +5,7 @@ use crate::addr::ConfigOffset;
 use crate::function::AssignedFunction;
 use crate::host::Step;
 use crate::interrupts::Vector;
+use crate::operation::Task;
 use crate::regs::header;
 use crate::regs::power::PowerState;
 use crate::windows::Window;
@@ -36,6 +37,7 @@ where
     /// quiet and reset if this is to be a reset of all of it.
     pub(crate) fn start_reset(&mut self, wake: Option<ConfigOffset>, whole: bool) {
         self.reset_registers();
+        self.hardware_stale = false;
         let operation = &mut self.operation;
         operation.resetting = true;
         operation.forwards.clear();
@@ -66,9 +68,8 @@ where
             return;
         };
         *known = !done;
-        if offset == header::COMMAND && done {
-            self.hardware_stale = false;
-        }
+        // What the guest writes goes to hardware once; what it has written before, until hardware takes it.
+        self.hardware_stale |= !done && self.operation.task == Task::Settle;
         self.decode_changed();
         if !done {
             // Windows of a device that may not answer have to go.

@@ -57,10 +57,16 @@ where
         self.interrupts.set_stopped(stopped);
     }
 
+    /// What hardware's Command may become of what the guest has written.
+    pub(crate) fn allowed(&self, command: u32) -> u32 {
+        let held = if self.bus_master_off { Command::BUS_MASTER } else { Command::empty() };
+        command & !u32::from(held.bits())
+    }
+
     /// Hardware's Command, and a power state that is not D0, are to become the guest's.
     pub(crate) fn rewrite_hardware(&mut self) {
-        let held = if self.bus_master_off { Command::BUS_MASTER } else { Command::empty() };
-        let value = u32::from((self.command & !held).bits());
+        self.hardware_stale = false;
+        let value = self.allowed(u32::from(self.command.bits()));
         self.operation.forwards.clear();
         let control = self.map.power_control();
         // They are taken from the end. A device may forget Command when it wakes.

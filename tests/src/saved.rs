@@ -5,6 +5,7 @@ use crate::setup::Setup;
 use crate::world::World;
 use vfio_assign_core::Bytes;
 use vfio_assign_core::host::{GuestRange, Message};
+use vfio_assign_core::regs::header::Command;
 use vfio_assign_core::regs::msi;
 
 /// Whether `op` happens to a kept and to a restored function alike: a host that fails, or that interrupts in the
@@ -89,8 +90,11 @@ pub fn restoring_is_unseen(setup: impl Into<Setup>, before: &[Op], after: &[Op])
         for seen in [&kept_seen, &seen] {
             assert!(seen.has(&least, pending_bits), "{op:x?}: {seen:x?}, and at least {least:x?}");
         }
+        for (world, seen) in [(&kept, &kept_seen), (&restored, &seen)] {
+            let disabled = world.rig.function.command().contains(Command::INTERRUPT_DISABLE);
+            assert!(!(disabled && seen.line), "{op:x?}: the line is asserted and Interrupt Disable set");
+        }
         // A line that the device has let go meanwhile is not asserted again, and need not be.
-        // While Interrupt Disable is set the line says nothing.
         let stale = !kept.rig.host.is_pin_asserted();
         assert!(
             kept_seen.line == seen.line || stale,

@@ -94,3 +94,32 @@ fn s2_command_bits_that_hardware_answers_for_come_back() {
     rig.settle();
     assert_eq!((before, rig.config_read(4, 2)), (0x0546, 0x0546));
 }
+
+#[test]
+fn s2_a_byte_of_command_from_the_guest_does_not_stand_for_all_of_it() {
+    let shape = Shape::nvme(4);
+    let mut rig = Rig::started(&shape);
+    rig.config_write(4, 2, 0x0506);
+    stop(&mut rig);
+    let mut rig = restored(&shape, &saved(&rig));
+    rig.host.faults.fail_next(WriteConfig, 1);
+    rig.settle();
+    rig.config_write(4, 1, 6);
+    rig.settle();
+    assert_eq!(rig.host.hardware_command().bits(), 0x0506);
+}
+
+#[test]
+fn s2_a_sleep_that_hardware_did_not_take_is_tried_at_the_next_settling() {
+    let shape = Shape::nvme(4);
+    let mut rig = Rig::started(&shape);
+    rig.config_write(Rig::PMCSR, 1, 3);
+    stop(&mut rig);
+    let mut rig = restored(&shape, &saved(&rig));
+    // The second write, behind Command's.
+    rig.host.faults.fail_nth(WriteConfig, 1);
+    rig.settle();
+    let failed = rig.config_read(Rig::PMCSR, 1);
+    rig.settle();
+    assert_eq!((failed, rig.config_read(Rig::PMCSR, 1)), (0, 3));
+}

@@ -50,6 +50,16 @@ fn p3_bus_mastering_goes_off_if_asked_and_comes_back() {
 }
 
 #[test]
+fn p3_a_guest_that_writes_command_while_stopped_is_no_bus_master_before_the_start() {
+    let mut rig = running();
+    rig.function.stop(BusMastering::Off, &mut rig.host);
+    rig.config_write(4, 2, 0x406);
+    let stopped = (rig.config_read(4, 2), rig.host.hardware_command().bits());
+    start(&mut rig);
+    assert_eq!((stopped, rig.host.hardware_command().bits()), ((0x406, 0x402), 0x406));
+}
+
+#[test]
 fn p3_start_after_a_plain_stop_writes_no_register() {
     let mut rig = running();
     stop(&mut rig);
