@@ -252,9 +252,9 @@ impl Kernel for ScriptedKernel {
 
     fn new_event(&self) -> Result<EventFd, Errno> {
         self.call(Call::NewEvent, |model| {
-            // Its number may be that of one that was closed.
-            model.kvm.forget_closed(&model.devices);
-            EventFd::new()
+            let event = EventFd::new()?;
+            model.kvm.forget_number(event.as_fd());
+            Ok(event)
         })
     }
 

@@ -87,6 +87,13 @@ impl KvmModel {
         irqfd.resample
     }
 
+    /// An eventfd is new: whichever had its number was closed, and its irqfd went with it.
+    pub(super) fn forget_number(&mut self, event: BorrowedFd<'_>) {
+        if let Some(id) = event_id(event.as_raw_fd()) {
+            self.irqfds.remove(&id);
+        }
+    }
+
     /// An irqfd goes with its eventfd's last descriptor outside the kernel.
     pub(super) fn forget_closed(&mut self, devices: &[DeviceModel]) {
         if self.irqfds.is_empty() {

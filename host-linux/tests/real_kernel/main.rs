@@ -16,4 +16,5 @@ mod irqs;
 mod kvm;
 mod memory;
 mod rig;
+mod rules;
 mod sharing;
