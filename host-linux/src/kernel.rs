@@ -70,7 +70,7 @@ macro_rules! calls {
             pub(crate) const NAMES: &[&str] = &[$($(#[cfg(feature = $feature)])? $name,)*];
             const COUNT: usize = Self::NAMES.len();
 
-            #[cfg(feature = "fake")]
+            #[cfg(any(test, feature = "fake"))]
             pub(crate) fn name(self) -> &'static str {
                 Self::NAMES[self as usize]
             }

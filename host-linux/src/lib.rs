@@ -44,7 +44,7 @@ mod passthrough;
 mod progress;
 mod region;
 mod retry;
-#[cfg(feature = "fake")]
+#[cfg(any(test, feature = "fake"))]
 pub mod scripted;
 mod space;
 mod sys;

@@ -10,6 +10,7 @@ mod event;
 mod files;
 mod function;
 mod hot_reset;
+#[cfg_attr(not(feature = "kvm"), expect(dead_code, reason = "without KVM nobody asks for it"))]
 mod kvm;
 
 pub use function::ScriptedFunction;
@@ -52,6 +53,8 @@ pub(crate) struct Model {
     fault: Option<(usize, CallFault)>,
     files: BTreeMap<u64, File>,
     devices: Vec<DeviceModel>,
+    /// How many address spaces there were in iommufds.
+    spaces: u32,
     kvm: kvm::KvmModel,
     /// Whether iommufd maps files, as Linux 6.13 does.
     pub(crate) maps_files: bool,
@@ -65,6 +68,7 @@ impl ScriptedKernel {
             fault: None,
             files: BTreeMap::new(),
             devices: functions.iter().map(|function| DeviceModel::new(function.clone())).collect(),
+            spaces: 0,
             kvm: kvm::KvmModel::default(),
             maps_files: true,
         };
@@ -146,6 +150,30 @@ impl ScriptedKernel {
     /// How often the device was reset on demand.
     pub fn resets(&self, place: usize) -> u32 {
         self.model().devices.get(place).map_or(0, |device| device.resets)
+    }
+
+    /// Devices have so many interrupts of this kind.
+    #[cfg(test)]
+    pub(crate) fn offer(&self, kind: IrqKind, count: u32) {
+        for device in &mut self.model().devices {
+            device.function.irqs[kind.position()] = count;
+        }
+    }
+
+    /// Whether a device is open.
+    #[cfg(test)]
+    pub(crate) fn is_device_open(&self) -> bool {
+        let mut model = self.model();
+        model.forget_closed();
+        model.files.values().any(|file| matches!(file.kind, Kind::Grouped { .. } | Kind::Cdev { .. }))
+    }
+
+    /// The registers of all devices are gone from behind their mappings.
+    #[cfg(test)]
+    pub(crate) fn unplug(&self) {
+        let model = self.model();
+        let bars = model.devices.iter().filter_map(|device| device.bar().ok());
+        bars.for_each(|bar| rustix::fs::ftruncate(bar, 0).unwrap());
     }
 
     /// Enters a call: it is noted, and its fault, if it is to have one, comes with the model.

@@ -1,7 +1,5 @@
-//! A kernel for unit tests: it lends one device for each group, notes what it is asked for, and fails what it
-//! is told to fail.
-//!
-//! Its files are files in memory, so mappings, reads and eventfds are real ones.
+//! A kernel for unit tests: the [scripted one](crate::scripted), with a note of each call and what it was about, and
+//! answers that a test chooses by their notes.
 
 use crate::device::Device;
 use crate::errno::Errno;
@@ -11,18 +9,16 @@ use crate::kernel::{Host, Kernel, MapArea};
 use crate::manager::Vm;
 use crate::options::VmOptions;
 use crate::retry::{Clock, RetryPolicy};
+use crate::scripted::{ScriptedFunction, ScriptedKernel};
 use crate::sys::iommufd::{IovaLimits, IovaRange};
 #[cfg(feature = "kvm")]
 use crate::sys::kvm;
 use crate::sys::vfio::{IrqData, IrqSet};
-use crate::sys::{FilePart, HostRange, Mapping};
+use crate::sys::{EventFd, FilePart, HostRange, Mapping};
 use crate::sysfs::tests::FakeSysfs;
-use rustix::fs::MemfdFlags;
-use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -30,29 +26,39 @@ use std::time::Duration;
 use vfio_assign_core::Bdf;
 use vfio_bindings::bindings::vfio as v;
 
-/// Where configuration space lies in a device's file.
-const CONFIG_OFFSET: u64 = 0x1_0000;
-/// The size of BAR 0, which lies at the file's start.
-const BAR0_SIZE: u64 = 0x4000;
-/// MSI-X vectors of a device.
-const VECTORS: u32 = 8;
-
 /// The kernel. Clones are the same.
-#[derive(Clone, Default)]
-pub(crate) struct TestKernel(Arc<Mutex<Script>>);
+#[derive(Clone)]
+pub(crate) struct TestKernel(Arc<Mutex<Script>>, ScriptedKernel);
+
+impl Default for TestKernel {
+    /// Two functions of one group, and one of another; eight vectors of MSI-X each, and no MSI.
+    fn default() -> Self {
+        let function = |bdf: &str, group, name| {
+            let function = ScriptedFunction::new(bdf.parse().unwrap(), group).named(name);
+            IrqKind::ALL.into_iter().fold(function, |function, kind| {
+                function.with_irqs(
+                    kind,
+                    match kind {
+                        IrqKind::Intx => 1,
+                        IrqKind::Msix => 8,
+                        IrqKind::Msi | IrqKind::Err | IrqKind::Req => 0,
+                    },
+                )
+            })
+        };
+        let functions = [
+            function("0000:00:04.0", 7, "vfio0"),
+            function("0000:00:04.1", 7, "vfio2"),
+            function("0000:00:05.0", 8, "vfio1"),
+        ];
+        Self(Arc::default(), ScriptedKernel::new(&functions))
+    }
+}
 
 #[derive(Default)]
 struct Script {
     calls: Vec<String>,
     faults: Vec<Fault>,
-    /// The inode of the device that was lent last.
-    device: Option<u64>,
-    /// Interrupts that a device has besides its pin and MSI-X, by VFIO's number.
-    offered: BTreeMap<u32, u32>,
-    /// The inodes of the groups that were opened last, by name.
-    groups: BTreeMap<String, u64>,
-    /// How many address spaces there were in iommufds.
-    spaces: u32,
     /// What the device number of a file is said to be.
     number: Option<(u32, u32)>,
     /// The ranges that address spaces of iommufds have.
@@ -130,7 +136,7 @@ impl TestKernel {
 
     /// Devices have so many interrupts of this kind.
     pub(crate) fn offer(&self, kind: IrqKind, count: u32) {
-        self.0.lock().unwrap().offered.insert(kind.get(), count);
+        self.1.offer(kind, count);
     }
 
     /// Devices are hot reset with these functions, each with its group or, by the flags, its id.
@@ -153,10 +159,14 @@ impl TestKernel {
         std::mem::take(&mut self.0.lock().unwrap().calls)
     }
 
-    /// Whether somebody still has the device open that was lent last.
-    fn device_is_open(&self) -> bool {
-        let device = self.0.lock().unwrap().device;
-        device.is_some_and(is_open)
+    /// A file that somebody else has opened.
+    pub(crate) fn lend(&self, path: &str) -> OwnedFd {
+        self.1.open_for_another(Path::new(path)).unwrap()
+    }
+
+    /// The registers of all devices are gone from behind their mappings.
+    pub(crate) fn unplug(&self) {
+        self.1.unplug();
     }
 
     /// The device number of every file.
@@ -168,15 +178,6 @@ impl TestKernel {
     pub(crate) fn set_ranges(&self, ranges: &[(u64, u64)]) {
         let ranges = ranges.iter().map(|(start, last)| IovaRange { start: *start, last: *last });
         self.0.lock().unwrap().ranges = ranges.collect();
-    }
-
-    /// A device, whether through its group or by itself.
-    fn lend(&self) -> Result<OwnedFd, Errno> {
-        let device = file()?;
-        let msi = self.0.lock().unwrap().offered.contains_key(&IrqKind::Msi.get());
-        rustix::io::pwrite(&device, &config(msi), CONFIG_OFFSET)?;
-        self.0.lock().unwrap().device = Some(rustix::fs::fstat(&device)?.st_ino);
-        Ok(device)
     }
 
     /// Notes a call; what it is to give instead of what it would.
@@ -214,7 +215,7 @@ impl VfioFiles for TestFiles {
     }
 
     fn remove(&self, _: BorrowedFd<'_>) -> Result<(), Errno> {
-        let device = if self.0.device_is_open() { "open" } else { "closed" };
+        let device = if self.0.1.is_device_open() { "open" } else { "closed" };
         self.0.note(format!("remove_file, device {device}")).map(drop)
     }
 }
@@ -247,57 +248,14 @@ impl TestDevice {
     }
 }
 
-/// Whether this process has the file with this inode open.
-fn is_open(inode: u64) -> bool {
-    let open = std::fs::read_dir("/proc/self/fd").unwrap();
-    // A file that another thread closes meanwhile is not open.
-    open.filter_map(|file| std::fs::metadata(file.unwrap().path()).ok()).any(|file| file.ino() == inode)
-}
-
-fn file() -> Result<OwnedFd, Errno> {
-    Ok(rustix::fs::memfd_create("test-kernel", MemfdFlags::CLOEXEC)?)
-}
-
-/// The configuration space of a function with one BAR and MSI-X, its table at 0x2000 and its PBA at 0x3000; and with
-/// eight vectors of MSI, if it is to have that.
-fn config(msi: bool) -> [u8; 256] {
-    let mut config = [0; 256];
-    put(&mut config, 0, &[0x36, 0x1b, 0x10, 0]);
-    // INTA#.
-    put(&mut config, 0x3d, &[1]);
-    // Capabilities List in Status, and where the list starts.
-    put(&mut config, 6, &[0x10]);
-    put(&mut config, 0x34, &[0x40]);
-    put(&mut config, 0x40, &[0x11, 0, VECTORS as u8 - 1, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
-    if msi {
-        put(&mut config, 0x41, &[0x50]);
-        // Multiple Message Capable: 8; addresses of 64 bits.
-        put(&mut config, 0x50, &[5, 0, 0x86, 0]);
-    }
-    config
-}
-
 fn put(info: &mut [u8], offset: usize, bytes: &[u8]) {
     info[offset..][..bytes.len()].copy_from_slice(bytes);
 }
 
 impl Kernel for TestKernel {
-    /// A group opens once; a device's own file is that of a device.
     fn open(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        let name = path.file_name().unwrap().to_str().unwrap();
-        self.note(format!("open {name}"))?;
-        if path.parent().is_some_and(|folder| folder.ends_with("devices")) {
-            return self.lend();
-        }
-        let file = file()?;
-        if name.parse::<u32>().is_ok() {
-            let groups = &mut self.0.lock().unwrap().groups;
-            if groups.get(name).is_some_and(|inode| is_open(*inode)) {
-                return Err(Errno::EBUSY);
-            }
-            groups.insert(name.into(), rustix::fs::fstat(&file)?.st_ino);
-        }
-        Ok(file)
+        self.note(format!("open {}", path.file_name().unwrap().to_str().unwrap()))?;
+        self.1.open(path)
     }
 
     fn device_number(&self, _: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
@@ -305,137 +263,140 @@ impl Kernel for TestKernel {
         Ok(self.0.lock().unwrap().number.unwrap_or((511, 0)))
     }
 
-    fn bind_iommufd(&self, _: BorrowedFd<'_>, _: BorrowedFd<'_>) -> Result<u32, Errno> {
-        Ok(self.note("bind".into())?.unwrap_or(1))
+    fn bind_iommufd(&self, device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<u32, Errno> {
+        let answer = self.note("bind".into())?;
+        answer.map_or_else(|| self.1.bind_iommufd(device, iommufd), Ok)
     }
 
-    fn attach_ioas(&self, _: BorrowedFd<'_>, ioas: u32) -> Result<(), Errno> {
-        self.note(format!("attach {ioas}")).map(drop)
+    fn attach_ioas(&self, device: BorrowedFd<'_>, ioas: u32) -> Result<(), Errno> {
+        self.note(format!("attach {ioas}"))?;
+        self.1.attach_ioas(device, ioas)
     }
 
-    fn detach_ioas(&self, _: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.note("detach".into()).map(drop)
+    fn detach_ioas(&self, device: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.note("detach".into())?;
+        self.1.detach_ioas(device)
     }
 
-    fn ioas_alloc(&self, _: BorrowedFd<'_>) -> Result<u32, Errno> {
+    fn ioas_alloc(&self, iommufd: BorrowedFd<'_>) -> Result<u32, Errno> {
         self.note("ioas_alloc".into())?;
-        let spaces = &mut self.0.lock().unwrap().spaces;
-        *spaces += 1;
-        Ok(*spaces)
+        self.1.ioas_alloc(iommufd)
     }
 
     fn ioas_iova_ranges(
         &self,
-        _: BorrowedFd<'_>,
+        iommufd: BorrowedFd<'_>,
         ioas: u32,
         ranges: &mut [IovaRange],
     ) -> Result<IovaLimits, Errno> {
         self.note(format!("ioas_ranges {ioas} {}", ranges.len()))?;
-        let mut all = self.0.lock().unwrap().ranges.clone();
+        let limits = self.1.ioas_iova_ranges(iommufd, ioas, ranges)?;
+        let all = self.0.lock().unwrap().ranges.clone();
         if all.is_empty() {
-            all.push(IovaRange { start: 0, last: u64::MAX });
+            return Ok(limits);
         }
         ranges.iter_mut().zip(&all).for_each(|(place, range)| *place = *range);
-        Ok(IovaLimits { count: all.len(), alignment: 0x1000 })
+        Ok(IovaLimits { count: all.len(), ..limits })
     }
 
-    fn ioas_map(&self, _: BorrowedFd<'_>, ioas: u32, iova: u64, memory: HostRange) -> Result<(), Errno> {
-        self.note(format!("ioas_map {ioas} {iova:#x} {:#x}", memory.length())).map(drop)
+    fn ioas_map(
+        &self,
+        iommufd: BorrowedFd<'_>,
+        ioas: u32,
+        iova: u64,
+        memory: HostRange,
+    ) -> Result<(), Errno> {
+        self.note(format!("ioas_map {ioas} {iova:#x} {:#x}", memory.length()))?;
+        self.1.ioas_map(iommufd, ioas, iova, memory)
     }
 
     fn ioas_map_file(
         &self,
-        _: BorrowedFd<'_>,
+        iommufd: BorrowedFd<'_>,
         ioas: u32,
         iova: u64,
         part: FilePart<'_>,
     ) -> Result<(), Errno> {
         let (start, length) = (part.start(), part.length());
-        self.note(format!("ioas_map_file {ioas} {iova:#x} {length:#x} from {start:#x}")).map(drop)
+        self.note(format!("ioas_map_file {ioas} {iova:#x} {length:#x} from {start:#x}"))?;
+        self.1.ioas_map_file(iommufd, ioas, iova, part)
     }
 
-    fn ioas_unmap(&self, _: BorrowedFd<'_>, ioas: u32, iova: u64, size: u64) -> Result<u64, Errno> {
+    fn ioas_unmap(&self, iommufd: BorrowedFd<'_>, ioas: u32, iova: u64, size: u64) -> Result<u64, Errno> {
         let answer = self.note(format!("ioas_unmap {ioas} {iova:#x} {size:#x}"))?;
-        Ok(answer.map_or(size, u64::from))
+        answer.map_or_else(|| self.1.ioas_unmap(iommufd, ioas, iova, size), |size| Ok(size.into()))
     }
 
-    fn iommu_destroy(&self, _: BorrowedFd<'_>, id: u32) -> Result<(), Errno> {
-        self.note(format!("destroy {id}")).map(drop)
+    fn iommu_destroy(&self, iommufd: BorrowedFd<'_>, id: u32) -> Result<(), Errno> {
+        self.note(format!("destroy {id}"))?;
+        self.1.iommu_destroy(iommufd, id)
     }
 
-    fn api_version(&self, _: BorrowedFd<'_>) -> Result<u32, Errno> {
-        Ok(self.note("api_version".into())?.unwrap_or(0))
+    fn api_version(&self, container: BorrowedFd<'_>) -> Result<u32, Errno> {
+        let answer = self.note("api_version".into())?;
+        answer.map_or_else(|| self.1.api_version(container), Ok)
     }
 
-    fn check_extension(&self, _: BorrowedFd<'_>, extension: u32) -> Result<u32, Errno> {
-        Ok(self.note(format!("check_extension {extension}"))?.unwrap_or(1))
+    fn check_extension(&self, container: BorrowedFd<'_>, extension: u32) -> Result<u32, Errno> {
+        let answer = self.note(format!("check_extension {extension}"))?;
+        answer.map_or_else(|| self.1.check_extension(container, extension), Ok)
     }
 
-    fn set_iommu(&self, _: BorrowedFd<'_>, kind: u32) -> Result<(), Errno> {
-        self.note(format!("set_iommu {kind}")).map(drop)
+    fn set_iommu(&self, container: BorrowedFd<'_>, kind: u32) -> Result<(), Errno> {
+        self.note(format!("set_iommu {kind}"))?;
+        self.1.set_iommu(container, kind)
     }
 
-    fn iommu_info(&self, _: BorrowedFd<'_>, info: &mut [u8]) -> Result<(), Errno> {
-        put(info, 0, &24u32.to_ne_bytes());
-        self.note("iommu_info".into()).map(drop)
+    fn iommu_info(&self, container: BorrowedFd<'_>, info: &mut [u8]) -> Result<(), Errno> {
+        self.note("iommu_info".into())?;
+        self.1.iommu_info(container, info)
     }
 
-    fn map_dma(&self, _: BorrowedFd<'_>, iova: u64, memory: HostRange) -> Result<(), Errno> {
-        self.note(format!("map_dma {iova:#x} {:#x}", memory.length())).map(drop)
+    fn map_dma(&self, container: BorrowedFd<'_>, iova: u64, memory: HostRange) -> Result<(), Errno> {
+        self.note(format!("map_dma {iova:#x} {:#x}", memory.length()))?;
+        self.1.map_dma(container, iova, memory)
     }
 
-    fn unmap_dma(&self, _: BorrowedFd<'_>, iova: u64, size: u64) -> Result<u64, Errno> {
+    fn unmap_dma(&self, container: BorrowedFd<'_>, iova: u64, size: u64) -> Result<u64, Errno> {
         let answer = self.note(format!("unmap_dma {iova:#x} {size:#x}"))?;
-        Ok(answer.map_or(size, u64::from))
+        answer.map_or_else(|| self.1.unmap_dma(container, iova, size), |size| Ok(size.into()))
     }
 
-    fn group_status(&self, _: BorrowedFd<'_>) -> Result<u32, Errno> {
-        Ok(self.note("group_status".into())?.unwrap_or(v::VFIO_GROUP_FLAGS_VIABLE))
+    fn group_status(&self, group: BorrowedFd<'_>) -> Result<u32, Errno> {
+        let answer = self.note("group_status".into())?;
+        answer.map_or_else(|| self.1.group_status(group), Ok)
     }
 
-    fn set_container(&self, _: BorrowedFd<'_>, _: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.note("set_container".into()).map(drop)
+    fn set_container(&self, group: BorrowedFd<'_>, container: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.note("set_container".into())?;
+        self.1.set_container(group, container)
     }
 
-    fn device_fd(&self, _: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+    fn device_fd(&self, group: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
         self.note(format!("device_fd {}", name.to_str().unwrap()))?;
-        self.lend()
+        self.1.device_fd(group, name)
     }
 
-    fn device_info(&self, _: BorrowedFd<'_>, info: &mut [u8]) -> Result<(), Errno> {
+    fn device_info(&self, device: BorrowedFd<'_>, info: &mut [u8]) -> Result<(), Errno> {
         let flags = self.note("device_info".into())?;
-        let flags = flags.unwrap_or(v::VFIO_DEVICE_FLAGS_PCI | v::VFIO_DEVICE_FLAGS_RESET);
-        for (place, field) in [24, flags, 9, 5].into_iter().enumerate() {
-            put(info, 4 * place, &field.to_ne_bytes());
+        self.1.device_info(device, info)?;
+        if let Some(flags) = flags {
+            put(info, 4, &flags.to_ne_bytes());
         }
         Ok(())
     }
 
-    fn region_info(&self, _: BorrowedFd<'_>, index: u32, info: &mut [u8]) -> Result<(), Errno> {
+    fn region_info(&self, device: BorrowedFd<'_>, index: u32, info: &mut [u8]) -> Result<(), Errno> {
         self.note(format!("region_info {index}"))?;
-        let (flags, size, offset) = match index {
-            0 => (7u32, BAR0_SIZE, 0),
-            7 => (3, 256, CONFIG_OFFSET),
-            1..=6 => (0, 0, 0),
-            _ => return Err(Errno::EINVAL),
-        };
-        put(info, 4, &flags.to_ne_bytes());
-        put(info, 16, &size.to_ne_bytes());
-        put(info, 24, &offset.to_ne_bytes());
-        Ok(())
+        self.1.region_info(device, index, info)
     }
 
-    fn irq_info(&self, _: BorrowedFd<'_>, index: u32) -> Result<v::vfio_irq_info, Errno> {
+    fn irq_info(&self, device: BorrowedFd<'_>, index: u32) -> Result<v::vfio_irq_info, Errno> {
         self.note(format!("irq_info {index}"))?;
-        let count = match index {
-            0 => 1,
-            2 => VECTORS,
-            other => self.0.lock().unwrap().offered.get(&other).copied().unwrap_or(0),
-        };
-        Ok(v::vfio_irq_info { argsz: 16, flags: v::VFIO_IRQ_INFO_EVENTFD, index, count })
+        self.1.irq_info(device, index)
     }
 
-    fn set_irqs(&self, _: BorrowedFd<'_>, set: &IrqSet<'_>) -> Result<u32, Errno> {
+    fn set_irqs(&self, device: BorrowedFd<'_>, set: &IrqSet<'_>) -> Result<u32, Errno> {
         let data = match set.data {
             IrqData::None { count } => format!("none {count}"),
             IrqData::Unmask => "unmask".into(),
@@ -445,13 +406,16 @@ impl Kernel for TestKernel {
                 format!("fds {wired}")
             }
         };
-        Ok(self.note(format!("set_irqs {} {} {data}", set.index, set.start))?.unwrap_or(0))
+        let answer = self.note(format!("set_irqs {} {} {data}", set.index, set.start))?;
+        answer.map_or_else(|| self.1.set_irqs(device, set), Ok)
     }
 
-    fn reset(&self, _: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.note("reset".into()).map(drop)
+    fn reset(&self, device: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.note("reset".into())?;
+        self.1.reset(device)
     }
 
+    /// What the test has said, else that there is no such reset.
     fn hot_reset_info(&self, _: BorrowedFd<'_>, info: &mut [u8]) -> Result<(), Errno> {
         self.note("hot_reset_info".into())?;
         let (flags, functions) = self.0.lock().unwrap().hot_reset.clone().ok_or(Errno::ENODEV)?;
@@ -474,24 +438,24 @@ impl Kernel for TestKernel {
 
     fn region_read(&self, device: BorrowedFd<'_>, offset: u64, data: &mut [u8]) -> Result<usize, Errno> {
         let moved = self.note(format!("pread {offset:#x} {}", data.len()))?;
-        let read = rustix::io::pread(device, data, offset)?;
+        let read = self.1.region_read(device, offset, data)?;
         Ok(moved.map_or(read, |moved| moved as usize))
     }
 
     fn region_write(&self, device: BorrowedFd<'_>, offset: u64, data: &[u8]) -> Result<usize, Errno> {
         let moved = self.note(format!("pwrite {offset:#x} {data:02x?}"))?;
-        let written = rustix::io::pwrite(device, data, offset)?;
+        let written = self.1.region_write(device, offset, data)?;
         Ok(moved.map_or(written, |moved| moved as usize))
     }
 
     fn map_area(&self, device: BorrowedFd<'_>, area: MapArea) -> Result<Mapping, Errno> {
         self.note(format!("map_area {:#x}", area.offset))?;
-        Mapping::new(device, area.offset, area.length, area.placement, area.writable)
+        self.1.map_area(device, area)
     }
 
-    fn new_event(&self) -> Result<crate::sys::EventFd, Errno> {
+    fn new_event(&self) -> Result<EventFd, Errno> {
         self.note("new_event".into())?;
-        crate::sys::EventFd::new()
+        self.1.new_event()
     }
 
     #[cfg(feature = "kvm")]
@@ -500,52 +464,58 @@ impl Kernel for TestKernel {
     }
 
     #[cfg(feature = "kvm")]
-    fn kvm_set_memory_region(&self, _: BorrowedFd<'_>, slot: &kvm::Slot) -> Result<(), Errno> {
+    fn kvm_set_memory_region(&self, vm: BorrowedFd<'_>, slot: &kvm::Slot) -> Result<(), Errno> {
         let size = slot.memory.map_or(0, HostRange::length);
         let access = if slot.read_only { "ro" } else { "rw" };
-        self.note(format!("slot {} {:#x} {size:#x} {access}", slot.slot, slot.guest)).map(drop)
+        self.note(format!("slot {} {:#x} {size:#x} {access}", slot.slot, slot.guest))?;
+        self.1.kvm_set_memory_region(vm, slot)
     }
 
     #[cfg(feature = "kvm")]
-    fn kvm_set_gsi_routing(&self, _: BorrowedFd<'_>, routes: &[kvm::Route]) -> Result<(), Errno> {
+    fn kvm_set_gsi_routing(&self, vm: BorrowedFd<'_>, routes: &[kvm::Route]) -> Result<(), Errno> {
         let messages = routes.iter().filter_map(|route| match route.target {
             kvm::RouteTarget::Msi { address, data } => Some(format!(" {}:{address:#x}:{data:#x}", route.gsi)),
             kvm::RouteTarget::Irqchip { .. } => None,
         });
         let messages: String = messages.collect();
-        self.note(format!("routing {}{messages}", routes.len())).map(drop)
+        self.note(format!("routing {}{messages}", routes.len()))?;
+        self.1.kvm_set_gsi_routing(vm, routes)
     }
 
     #[cfg(feature = "kvm")]
     fn kvm_assign_irqfd(
         &self,
-        _: BorrowedFd<'_>,
+        vm: BorrowedFd<'_>,
         gsi: u32,
-        _: BorrowedFd<'_>,
+        event: BorrowedFd<'_>,
         resample: Option<BorrowedFd<'_>>,
     ) -> Result<(), Errno> {
-        let resample = if resample.is_some() { " resample" } else { "" };
-        self.note(format!("assign_irqfd {gsi}{resample}")).map(drop)
+        let resampled = if resample.is_some() { " resample" } else { "" };
+        self.note(format!("assign_irqfd {gsi}{resampled}"))?;
+        self.1.kvm_assign_irqfd(vm, gsi, event, resample)
     }
 
     #[cfg(feature = "kvm")]
-    fn kvm_deassign_irqfd(&self, _: BorrowedFd<'_>, gsi: u32, _: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.note(format!("deassign_irqfd {gsi}")).map(drop)
+    fn kvm_deassign_irqfd(&self, vm: BorrowedFd<'_>, gsi: u32, event: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.note(format!("deassign_irqfd {gsi}"))?;
+        self.1.kvm_deassign_irqfd(vm, gsi, event)
     }
 
     #[cfg(feature = "kvm")]
-    fn kvm_create_vfio_device(&self, _: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    fn kvm_create_vfio_device(&self, vm: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
         self.note("create_vfio_device".into())?;
-        file()
+        self.1.kvm_create_vfio_device(vm)
     }
 
     #[cfg(feature = "kvm")]
-    fn kvm_add_vfio_file(&self, _: BorrowedFd<'_>, _: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.note("add_vfio_file".into()).map(drop)
+    fn kvm_add_vfio_file(&self, device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.note("add_vfio_file".into())?;
+        self.1.kvm_add_vfio_file(device, file)
     }
 
     #[cfg(feature = "kvm")]
-    fn kvm_remove_vfio_file(&self, _: BorrowedFd<'_>, _: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.note("remove_vfio_file".into()).map(drop)
+    fn kvm_remove_vfio_file(&self, device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.note("remove_vfio_file".into())?;
+        self.1.kvm_remove_vfio_file(device, file)
     }
 }

@@ -10,7 +10,6 @@ use crate::retry::RetryPolicy;
 use crate::sys::{GuestMemory, MemoryBacking};
 use crate::sysfs::tests::FakeSysfs;
 use crate::testing::{TestFiles, TestKernel};
-use std::os::fd::OwnedFd;
 use vfio_assign_core::Iova;
 
 /// A host whose devices have files of their own, and what its VMs are made with.
@@ -47,11 +46,6 @@ impl TestHost {
         let options = VmOptions { backend: Some(backend), ..self.options.clone() };
         Vm::new(self.kernel.host(), options)
     }
-}
-
-/// Some file, as somebody else may have opened it.
-fn file() -> OwnedFd {
-    tempfile::tempfile().unwrap().into()
 }
 
 /// Memory that has a file.
@@ -140,7 +134,7 @@ fn two_vms_have_an_address_space_each() {
 #[test]
 fn iommufd_that_two_vms_were_lent_has_an_address_space_for_each() {
     let mut host = TestHost::new();
-    host.options.iommufd = Some(Arc::new(file()));
+    host.options.iommufd = Some(Arc::new(host.kernel.lend("/dev/iommu")));
     let (one, other) = (host.vm(), host.vm());
     let _first = one.open(at("0000:00:04.0")).unwrap();
     let _second = other.open(at("0000:00:05.0")).unwrap();
@@ -347,9 +341,10 @@ fn token_needs_the_group_interface() {
 #[test]
 fn files_that_were_handed_in_are_not_opened_again() {
     let mut host = TestHost::new();
-    host.options.iommufd = Some(Arc::new(file()));
+    host.options.iommufd = Some(Arc::new(host.kernel.lend("/dev/iommu")));
     let vm = host.vm();
-    let options = DeviceOptions { file: Some(VfioFile::Cdev(file())), ..DeviceOptions::default() };
+    let cdev = host.kernel.lend("/dev/vfio/devices/vfio0");
+    let options = DeviceOptions { file: Some(VfioFile::Cdev(cdev)), ..DeviceOptions::default() };
     let _reservation = vm.reserve_with(bdf(), options).unwrap();
     assert_eq!(host.kernel.calls(), ["ioas_alloc", "device_number", "add_file"]);
 }
@@ -358,7 +353,8 @@ fn files_that_were_handed_in_are_not_opened_again() {
 fn file_of_another_device_is_refused() {
     let host = TestHost::new();
     host.kernel.set_number((511, 9));
-    let options = DeviceOptions { file: Some(VfioFile::Cdev(file())), ..DeviceOptions::default() };
+    let cdev = host.kernel.lend("/dev/vfio/devices/vfio0");
+    let options = DeviceOptions { file: Some(VfioFile::Cdev(cdev)), ..DeviceOptions::default() };
     let error = host.vm().reserve_with(bdf(), options).unwrap_err();
     let text = "the file that was handed in for 0000:00:04.0 has the device number 511:9, not 511:0; \
         hand in /dev/vfio/devices/vfio0";
@@ -368,9 +364,10 @@ fn file_of_another_device_is_refused() {
 #[test]
 fn group_and_container_that_were_handed_in_are_not_opened_again() {
     let mut host = TestHost::new();
-    host.options.container = Some(Arc::new(file()));
+    host.options.container = Some(Arc::new(host.kernel.lend("/dev/vfio/vfio")));
     let vm = host.vm();
-    let options = DeviceOptions { file: Some(VfioFile::Group(file())), ..DeviceOptions::default() };
+    let group = host.kernel.lend("/dev/vfio/7");
+    let options = DeviceOptions { file: Some(VfioFile::Group(group)), ..DeviceOptions::default() };
     let device = vm.reserve_with(bdf(), options).unwrap().open().unwrap();
     assert_eq!(starting(&host.kernel.calls(), "open"), [""; 0]);
     assert_eq!(device.backend(), Backend::Group);
@@ -380,7 +377,8 @@ fn group_and_container_that_were_handed_in_are_not_opened_again() {
 fn group_that_was_handed_in_with_a_container_is_refused() {
     let host = TestHost::new();
     host.kernel.answer("group_status", 3);
-    let options = DeviceOptions { file: Some(VfioFile::Group(file())), ..DeviceOptions::default() };
+    let group = host.kernel.lend("/dev/vfio/7");
+    let options = DeviceOptions { file: Some(VfioFile::Group(group)), ..DeviceOptions::default() };
     let error = host.vm().reserve_with(bdf(), options).unwrap_err();
     assert_eq!(error, OpenError::Group(GroupError::HasContainer { group: 7 }));
 }

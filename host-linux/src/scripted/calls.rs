@@ -8,6 +8,7 @@ use super::{CallFault, ScriptedKernel};
 use crate::errno::Errno;
 use crate::kernel::{Call, Kernel, MapArea};
 use crate::sys::iommufd::{IovaLimits, IovaRange};
+#[cfg(feature = "kvm")]
 use crate::sys::kvm;
 use crate::sys::vfio::IrqSet;
 use crate::sys::{EventFd, FilePart, HostRange, Mapping};
@@ -17,6 +18,7 @@ use std::path::Path;
 use vfio_bindings::bindings::vfio as v;
 
 /// The most messages that the routing table has room for, and the most memory slots.
+#[cfg(feature = "kvm")]
 const KVM_LIMIT: u32 = 4096;
 
 fn put(info: &mut [u8], offset: usize, bytes: &[u8]) {
@@ -274,15 +276,18 @@ impl Kernel for ScriptedKernel {
         self.call(Call::PollEvent, |_| event.is_signalled())
     }
 
+    #[cfg(feature = "kvm")]
     fn kvm_check_extension(&self, _: BorrowedFd<'_>, _: u32) -> Result<u32, Errno> {
         self.number(Call::KvmCheckExtension, |_| Ok(KVM_LIMIT))
     }
 
+    #[cfg(feature = "kvm")]
     fn kvm_set_memory_region(&self, _: BorrowedFd<'_>, slot: &kvm::Slot) -> Result<(), Errno> {
         let size = slot.memory.map(|memory| memory.length() as u64);
         self.call(Call::KvmSetMemoryRegion, |model| model.kvm.set_slot(slot.slot, slot.guest, size))
     }
 
+    #[cfg(feature = "kvm")]
     fn kvm_set_gsi_routing(&self, _: BorrowedFd<'_>, routes: &[kvm::Route]) -> Result<(), Errno> {
         let messages = routes.iter().filter_map(|route| match route.target {
             kvm::RouteTarget::Msi { address, data } => Some((route.gsi, (address, data))),
@@ -297,6 +302,7 @@ impl Kernel for ScriptedKernel {
         })
     }
 
+    #[cfg(feature = "kvm")]
     fn kvm_assign_irqfd(
         &self,
         _: BorrowedFd<'_>,
@@ -307,14 +313,17 @@ impl Kernel for ScriptedKernel {
         self.call(Call::KvmAssignIrqfd, |model| model.kvm.assign(gsi, event, resample))
     }
 
+    #[cfg(feature = "kvm")]
     fn kvm_deassign_irqfd(&self, _: BorrowedFd<'_>, gsi: u32, event: BorrowedFd<'_>) -> Result<(), Errno> {
         self.call(Call::KvmDeassignIrqfd, |model| model.kvm.deassign(gsi, event))
     }
 
+    #[cfg(feature = "kvm")]
     fn kvm_create_vfio_device(&self, _: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
         self.call(Call::KvmCreateVfioDevice, |model| model.lend(Kind::KvmVfio { files: Default::default() }))
     }
 
+    #[cfg(feature = "kvm")]
     fn kvm_add_vfio_file(&self, device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<(), Errno> {
         self.call(Call::KvmAddVfioFile, |model| {
             let (added, _) = model.file(file)?;
@@ -325,6 +334,7 @@ impl Kernel for ScriptedKernel {
         })
     }
 
+    #[cfg(feature = "kvm")]
     fn kvm_remove_vfio_file(&self, device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<(), Errno> {
         self.call(Call::KvmRemoveVfioFile, |model| {
             let (removed, _) = model.file(file)?;

@@ -18,7 +18,7 @@ impl Model {
         }
         match name {
             "vfio" => self.lend(Kind::Container { iommu: false, mapped: BTreeMap::new() }),
-            "iommu" => self.lend(Kind::Iommufd { spaces: BTreeMap::new(), next: 1 }),
+            "iommu" => self.lend(Kind::Iommufd { spaces: BTreeMap::new() }),
             number => {
                 let number = number.parse().map_err(|_| Errno::ENOENT)?;
                 if !self.devices.iter().any(|device| device.function.group == number) {
@@ -73,22 +73,22 @@ impl Model {
         }
     }
 
-    /// A device of the group, which must be in a container that has its IOMMU.
+    /// A device of the group, which must be in a container that has its IOMMU. A token behind its name is not looked at.
     pub(super) fn device_fd(&mut self, group: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
         let (inode, Kind::Group { number, container }) = self.file(group)? else {
             return Err(Errno::ENOTTY);
         };
         let (number, container) = (*number, container.ok_or(Errno::EINVAL)?);
+        let name = name.split(' ').next();
         if !matches!(
             self.files.get(&container).map(|file| &file.kind),
             Some(Kind::Container { iommu: true, .. })
         ) {
             return Err(Errno::EINVAL);
         }
-        let place = self
-            .devices
-            .iter()
-            .position(|device| device.function.group == number && device.function.bdf.to_string() == name);
+        let place = self.devices.iter().position(|device| {
+            device.function.group == number && Some(&*device.function.bdf.to_string()) == name
+        });
         let place = place.ok_or(Errno::ENODEV)?;
         self.devices[place].open();
         self.lend(Kind::Grouped { place, group: inode })
@@ -130,7 +130,7 @@ impl Model {
             *bound = Some(inode);
         }
         self.devices[place].open();
-        Ok(100 + place as u32)
+        Ok(device_number(place))
     }
 
     pub(super) fn attach(&mut self, device: BorrowedFd<'_>, space: u32) -> Result<(), Errno> {
@@ -159,14 +159,15 @@ impl Model {
     }
 
     pub(super) fn ioas_alloc(&mut self, iommufd: BorrowedFd<'_>) -> Result<u32, Errno> {
+        let number = self.spaces + 1;
         match self.file(iommufd)?.1 {
-            Kind::Iommufd { spaces, next } => {
-                spaces.insert(*next, BTreeMap::new());
-                *next += 1;
-                Ok(*next - 1)
+            Kind::Iommufd { spaces } => {
+                spaces.insert(number, BTreeMap::new());
             }
-            _ => Err(Errno::ENOTTY),
+            _ => return Err(Errno::ENOTTY),
         }
+        self.spaces = number;
+        Ok(number)
     }
 
     pub(super) fn ioas_destroy(&mut self, iommufd: BorrowedFd<'_>, space: u32) -> Result<(), Errno> {
@@ -193,6 +194,11 @@ impl Model {
             _ => Err(Errno::ENOTTY),
         }
     }
+}
+
+/// The number of a device in its iommufd.
+pub(super) fn device_number(place: usize) -> u32 {
+    1 + place as u32
 }
 
 /// Maps, unless something is mapped there.

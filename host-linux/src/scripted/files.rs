@@ -26,7 +26,6 @@ pub(super) enum Kind {
     },
     Iommufd {
         spaces: BTreeMap<u32, BTreeMap<u64, u64>>,
-        next: u32,
     },
     /// A device that was opened through this group.
     Grouped {
@@ -39,6 +38,7 @@ pub(super) enum Kind {
         attached: Option<u32>,
     },
     KvmVm,
+    #[cfg_attr(not(feature = "kvm"), expect(dead_code, reason = "only KVM has it"))]
     KvmVfio {
         files: BTreeSet<u64>,
     },
@@ -60,7 +60,7 @@ impl File {
                 [String::from("container")].into_iter().chain(mapped).collect()
             }
             Kind::Group { number, .. } => vec![format!("group {number}")],
-            Kind::Iommufd { spaces, .. } => {
+            Kind::Iommufd { spaces } => {
                 let mapped = spaces.values().flatten();
                 let mapped = mapped.map(|(iova, size)| format!("address space: DMA {iova:#x} {size:#x}"));
                 let iommufd = format!("iommufd: address spaces {}", spaces.len());

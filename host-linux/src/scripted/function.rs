@@ -1,5 +1,6 @@
 //! A function of the scripted host: what its configuration space says, and what its driver can do with it.
 
+use crate::irq::IrqKind;
 use vfio_assign_core::Bdf;
 
 /// A function that is bound to VFIO: one BAR, a pin, MSI, MSI-X with its table at 0x2000 of the BAR and its Pending Bit
@@ -8,8 +9,9 @@ use vfio_assign_core::Bdf;
 pub struct ScriptedFunction {
     pub(super) bdf: Bdf,
     pub(super) group: u32,
-    pub(super) msi: u32,
-    pub(super) msix: u32,
+    name: String,
+    /// How many interrupts of each kind there are, by VFIO's number of the kind.
+    pub(super) irqs: [u32; 5],
     pub(super) noresize: bool,
     pub(super) resettable: bool,
 }
@@ -27,7 +29,22 @@ impl ScriptedFunction {
     /// A function with eight vectors of MSI, 64 of MSI-X which can be added to while they are on, and a reset of its
     /// own.
     pub fn new(bdf: Bdf, group: u32) -> Self {
-        Self { bdf, group, msi: 8, msix: 64, noresize: false, resettable: true }
+        let name = format!("vfio{:x}{:x}", bdf.device(), bdf.function());
+        Self { bdf, group, name, irqs: [1, 8, 64, 1, 1], noresize: false, resettable: true }
+    }
+
+    /// The device's own file has this name.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// There are so many interrupts of this kind; of MSI, a power of two or none.
+    #[must_use]
+    pub fn with_irqs(mut self, kind: IrqKind, count: u32) -> Self {
+        self.irqs[kind.position()] = count;
+        self
     }
 
     /// The number of MSI-X vectors can only be changed by switching all off first, as before Linux 6.5.
@@ -55,18 +72,13 @@ impl ScriptedFunction {
     }
 
     /// The device's name in VFIO's folder of device files.
-    pub fn cdev_name(&self) -> String {
-        format!("vfio{:x}{:x}", self.bdf.device(), self.bdf.function())
+    pub fn cdev_name(&self) -> &str {
+        &self.name
     }
 
     /// How many interrupts of a kind there are, by VFIO's number of the kind.
     pub(super) fn irqs(&self, index: u32) -> u32 {
-        match index {
-            0 | 3 | 4 => 1,
-            1 => self.msi,
-            2 => self.msix,
-            _ => 0,
-        }
+        self.irqs.get(index as usize).copied().unwrap_or(0)
     }
 
     /// Configuration space as it is when the device has been opened.
@@ -74,15 +86,21 @@ impl ScriptedFunction {
         let mut config = vec![0; CONFIG_SIZE as usize];
         let mut put = |at: usize, bytes: &[u8]| config[at..][..bytes.len()].copy_from_slice(bytes);
         put(0, &[0x36, 0x1b, 0x10, 0]);
+        // The kernel has switched memory decoding on.
+        put(0x04, &[2]);
         // Capabilities List in Status; a storage controller; INTA#.
         put(0x06, &[0x10]);
         put(0x0b, &[1]);
         put(0x3d, &[1]);
         put(0x34, &[0x40]);
-        let [size, _, _, _] = (self.msix - 1).to_le_bytes();
-        put(0x40, &[0x11, 0x50, size, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
-        // Multiple Message Capable; addresses of 64 bits.
-        put(0x50, &[5, 0, 0x80 | (self.msi.trailing_zeros() as u8) << 1, 0]);
+        let [_, msi, msix, _, _] = self.irqs;
+        let next = if msi > 0 { 0x50 } else { 0 };
+        let [size, _, _, _] = msix.saturating_sub(1).to_le_bytes();
+        put(0x40, &[0x11, next, size, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
+        if msi > 0 {
+            // Multiple Message Capable; addresses of 64 bits.
+            put(0x50, &[5, 0, 0x80 | (msi.trailing_zeros() as u8) << 1, 0]);
+        }
         config
     }
 }

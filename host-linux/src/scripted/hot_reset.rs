@@ -2,6 +2,7 @@
 
 use super::Model;
 use super::device::DeviceModel;
+use super::dma::device_number;
 use super::files::Kind;
 use crate::errno::Errno;
 use std::os::fd::BorrowedFd;
@@ -48,7 +49,7 @@ impl Model {
         for (entry, other) in info[12..].chunks_exact_mut(8).zip(slot) {
             let function = &self.devices[other].function;
             let owner = match iommufd {
-                Some(iommufd) if self.is_in(iommufd, other) => 100 + other as u32,
+                Some(iommufd) if self.is_in(iommufd, other) => device_number(other),
                 Some(_) => v::VFIO_PCI_DEVID_NOT_OWNED.cast_unsigned(),
                 None => function.group,
             };

@@ -109,6 +109,7 @@ const SCRIPTS: &[Script] = &[
             (ReadBar, Done),
         ],
     ),
+    ("a device that was opened decodes", &[(ReadBar, Done)]),
     ("a reset leaves decoding on", &[(Decode(true), Done), (Reset, Done), (ReadBar, Done)]),
     ("a reset leaves decoding off", &[(Decode(false), Done), (Reset, Done), (ReadBar, Refused(Errno::EIO))]),
     (

@@ -8,7 +8,7 @@ use crate::told::Told;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use vfio_assign_linux::Assigned;
-use vfio_assign_linux::scripted::CallFault;
+use vfio_assign_linux::scripted::{CallFault, ScriptedFunction};
 
 pub(crate) struct Report {
     pub(crate) name: &'static str,
@@ -43,7 +43,7 @@ struct Run {
 pub(crate) fn enumerate(scenario: &Scenario) -> Report {
     let functions = (scenario.functions)();
     let places: Vec<_> = functions.iter().map(|function| (function.bdf(), function.group())).collect();
-    let names: Vec<_> = functions.iter().map(|function| function.cdev_name()).collect();
+    let names: Vec<_> = functions.iter().map(ScriptedFunction::cdev_name).collect();
     let folder = sysfs(&places, &names);
     let clean = run(scenario, &folder, None, None);
     let mut report =

@@ -26,7 +26,7 @@ pub(crate) fn bdf(function: u8) -> Bdf {
 }
 
 /// A sysfs that shows these functions, bound to VFIO: address, group, the name of the device's own file.
-pub(crate) fn sysfs(functions: &[(Bdf, u32)], names: &[String]) -> Arc<tempfile::TempDir> {
+pub(crate) fn sysfs(functions: &[(Bdf, u32)], names: &[&str]) -> Arc<tempfile::TempDir> {
     let folder = tempfile::tempdir().unwrap();
     let driver = folder.path().join("bus/pci/drivers/vfio-pci");
     fs::create_dir_all(&driver).unwrap();
