@@ -45,7 +45,7 @@ impl KvmModel {
         self.routes = routes;
     }
 
-    /// `KVM_IRQFD`. A signal that the event holds is injected at once.
+    /// `KVM_IRQFD`. A signal that the event holds is injected at once, and stays in it until it is disarmed.
     pub(super) fn assign(
         &mut self,
         gsi: u32,
@@ -61,15 +61,20 @@ impl KvmModel {
             return Err(Errno::EBUSY);
         }
         self.irqfds.insert(event.id(), Irqfd { gsi, resample });
+        let injected = self.injections.len();
         self.inject(&event);
+        if self.injections.len() > injected {
+            event.signal();
+        }
         Ok(())
     }
 
-    /// `KVM_IRQFD` the other way. What is not assigned is no error.
+    /// `KVM_IRQFD` the other way, which takes what the event holds. What is not assigned is no error.
     pub(super) fn deassign(&mut self, gsi: u32, event: BorrowedFd<'_>) -> Result<(), Errno> {
         let id = event_id(event.as_raw_fd()).ok_or(Errno::EINVAL)?;
         if self.irqfds.get(&id).is_some_and(|irqfd| irqfd.gsi == gsi) {
             self.irqfds.remove(&id);
+            KernelEvent::new(event)?.take();
         }
         Ok(())
     }

@@ -61,16 +61,26 @@ struct Machine {
     _vm: VmFd,
 }
 
+/// A machine with its interrupt controllers, and a descriptor of it.
+pub(crate) fn machine() -> (VmFd, OwnedFd) {
+    machine_of(&Kvm::new().expect("/dev/kvm opens"))
+}
+
+fn machine_of(kvm: &Kvm) -> (VmFd, OwnedFd) {
+    let vm = kvm.create_vm().expect("KVM makes a machine");
+    vm.set_tss_address(0xfffb_d000).expect("KVM takes its task state's place");
+    vm.create_irq_chip().expect("KVM makes interrupt controllers");
+    let this = pidfd_open(getpid(), PidfdFlags::empty()).expect("this process exists");
+    let own = pidfd_getfd(this, vm.as_raw_fd(), PidfdGetfdFlags::empty()).expect("the machine's file");
+    (vm, own)
+}
+
 impl Machine {
     fn new(bdf: Bdf) -> Self {
         let kvm = Kvm::new().expect("/dev/kvm opens");
-        let vm_fd = kvm.create_vm().expect("KVM makes a machine");
-        vm_fd.set_tss_address(0xfffb_d000).expect("KVM takes its task state's place");
-        vm_fd.create_irq_chip().expect("KVM makes interrupt controllers");
+        let (vm_fd, own) = machine_of(&kvm);
         let processor = processor(&kvm, &vm_fd);
         let host = Host::linux();
-        let this = pidfd_open(getpid(), PidfdFlags::empty()).expect("this process exists");
-        let own = pidfd_getfd(this, vm_fd.as_raw_fd(), PidfdGetfdFlags::empty()).expect("the machine's file");
         let kvm_vm = KvmVm::new(host.clone(), own.as_fd()).expect("there is a descriptor left");
         let numbers = SlotNumbers::new(&kvm_vm, 0).expect("KVM tells its limit");
         let slots = MemorySlots::new(kvm_vm.clone(), Arc::new(numbers));

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 use vfio_assign_core::{BarIndex, VectorIndex};
-use vfio_assign_linux::{Device, Errno, IrqError, IrqKind, IrqVectors, RegionError, RegionIndex};
+use vfio_assign_linux::{Device, Errno, IrqError, IrqKind, IrqVectors, RegionError, RegionIndex, ResetError};
 
 /// Somebody who changes interrupts of the device: each knows only of what they have done themselves.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,8 @@ enum Do {
     WriteBar,
     ReadConfig,
     Reset,
+    /// Resets the bus or slot.
+    ResetTogether,
 }
 
 /// What the kernel says to it.
@@ -45,7 +47,7 @@ enum Says {
     DoneUnlessNoresize,
 }
 
-use Do::{Decode, Enable, Off, ReadBar, ReadConfig, Reset, Unwire, Wire, WriteBar};
+use Do::{Decode, Enable, Off, ReadBar, ReadConfig, Reset, ResetTogether, Unwire, Wire, WriteBar};
 use Says::{Done, DoneUnlessNoresize, Refused};
 use Who::{One, Other, Pin};
 
@@ -124,11 +126,46 @@ const SCRIPTS: &[Script] = &[
     ),
 ];
 
+/// Each starts with two devices of one bus that were just opened, and makes its requests of the first. Here the pin is
+/// what both have.
+const RESETS_TOGETHER: &[Script] = &[
+    (
+        "a reset of the bus leaves decoding on",
+        &[(Decode(true), Done), (ResetTogether, Done), (ReadBar, Done)],
+    ),
+    (
+        "a reset of the bus leaves decoding off",
+        &[(Decode(false), Done), (ResetTogether, Done), (ReadBar, Refused(Errno::EIO)), (ReadConfig, Done)],
+    ),
+    (
+        "a reset of the bus leaves the pin on",
+        &[(Wire(Pin, 0, 0), Done), (ResetTogether, Done), (Off(Pin), Done)],
+    ),
+];
+
+/// Runs every script of [`RESETS_TOGETHER`], as [`run`] does.
+pub(crate) fn run_reset_together(open: &dyn Fn() -> [Arc<Device>; 2]) -> (Vec<String>, usize) {
+    let mut others = Vec::new();
+    let result = run_scripts(RESETS_TOGETHER, &mut || {
+        // The last script's are closed before they are opened again.
+        others.clear();
+        let [first, other] = open();
+        others.push(other);
+        first
+    });
+    drop(others);
+    result
+}
+
 /// Runs every script on a device that `open` opens; where it went otherwise, and how many requests were made.
 pub(crate) fn run(open: &dyn Fn() -> Arc<Device>) -> (Vec<String>, usize) {
+    run_scripts(SCRIPTS, &mut || open())
+}
+
+fn run_scripts(scripts: &[Script], open: &mut dyn FnMut() -> Arc<Device>) -> (Vec<String>, usize) {
     let mut wrong = Vec::new();
     let mut requests = 0;
-    for (name, steps) in SCRIPTS {
+    for (name, steps) in scripts {
         let mut actors = Actors::new(open());
         for (place, (request, expected)) in steps.iter().enumerate() {
             requests += 1;
@@ -199,11 +236,8 @@ impl Actors {
             ReadBar => of_region(self.device.read(bar, 0, &mut [0; 4])),
             WriteBar => of_region(self.device.write(bar, 0, &[0; 4])),
             ReadConfig => of_region(self.device.read(RegionIndex::CONFIG, 0, &mut [0; 4])),
-            Reset => match self.device.reset() {
-                Ok(()) => Done,
-                Err(vfio_assign_linux::ResetError::Failed { errno, .. }) => Refused(errno),
-                Err(error) => panic!("{error}"),
-            },
+            Reset => of_reset(self.device.reset()),
+            ResetTogether => of_reset(self.device.hot_reset()),
         }
     }
 }
@@ -212,6 +246,14 @@ fn of_irq(result: Result<(), IrqError>) -> Says {
     match result {
         Ok(()) => Done,
         Err(IrqError::Refused { errno, .. }) => Refused(errno),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn of_reset(result: Result<(), ResetError>) -> Says {
+    match result {
+        Ok(()) => Done,
+        Err(ResetError::Failed { errno, .. }) => Refused(errno),
         Err(error) => panic!("{error}"),
     }
 }
