@@ -268,3 +268,6 @@ impl fmt::Debug for ScriptedKernel {
         f.debug_struct("ScriptedKernel").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

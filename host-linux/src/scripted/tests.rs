@@ -1,0 +1,100 @@
+//! What the scripted kernel sees of what is not given back, and how its calls fail.
+
+use super::*;
+use crate::kernel::Kernel;
+use crate::manager::Vm;
+use crate::options::{Backend, VmOptions};
+#[cfg(feature = "kvm")]
+use crate::sys::EventFd;
+use crate::sys::{GuestMemory, MemoryBacking};
+use crate::sysfs::tests::FakeSysfs;
+use crate::{Device, GuestRegion, IrqVectors, MappedBars, RegisterPath};
+use std::os::fd::AsFd;
+use vfio_assign_core::{GuestAddr, Span, VectorIndex};
+
+/// A device of a VM on this interface, with a page of memory.
+fn open(kernel: &ScriptedKernel, sysfs: &FakeSysfs, backend: Backend) -> Arc<Device> {
+    let options = VmOptions { sysfs: sysfs.sysfs(), backend: Some(backend), ..VmOptions::default() };
+    let vm = Vm::new(kernel.host(), options);
+    let guest = Span::from_size(GuestAddr::new(0), 0x1000).unwrap();
+    let memory = GuestMemory::new(0x1000, MemoryBacking::Anonymous).unwrap();
+    vm.add_memory(&[GuestRegion { guest, memory, offset: 0 }]).unwrap();
+    Arc::new(vm.open("0000:00:04.0".parse().unwrap()).unwrap())
+}
+
+fn host() -> (ScriptedKernel, FakeSysfs) {
+    let function = ScriptedFunction::new("0000:00:04.0".parse().unwrap(), 7);
+    let sysfs = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(7));
+    let sysfs = sysfs.add_cdev("0000:00:04.0", function.cdev_name(), 0);
+    (ScriptedKernel::new(&[function]), sysfs)
+}
+
+fn stands(kernel: &ScriptedKernel, what: &str) -> bool {
+    kernel.standing().iter().any(|line| line.contains(what))
+}
+
+#[test]
+fn all_that_an_open_device_has_stands_until_it_is_closed() {
+    for (backend, own) in [(Backend::Group, "group 7"), (Backend::Cdev, "iommufd")] {
+        let (kernel, sysfs) = host();
+        let device = open(&kernel, &sysfs, backend);
+        let expected = [own, "device 0", "DMA 0x0 0x1000", "Command 0x2"].map(|what| stands(&kernel, what));
+        drop(device);
+        assert_eq!((expected, kernel.standing()), ([true; 4], vec![]));
+    }
+}
+
+#[test]
+fn a_mapping_that_outlives_its_device_stands() {
+    let (kernel, sysfs) = host();
+    let bars = MappedBars::map(open(&kernel, &sysfs, Backend::Group), RegisterPath::Kernel, &[]);
+    let part = Span::from_size(vfio_assign_core::PhysBarOffset::new(0), 0x1000).unwrap();
+    let window = bars.window(vfio_assign_core::BarIndex::BARS[0], part).unwrap();
+    drop(bars);
+    assert_eq!(kernel.standing(), ["0000:00:04.0: BAR mapped"]);
+    drop(window);
+    assert_eq!(kernel.standing(), [""; 0]);
+}
+
+#[test]
+fn a_wired_vector_stands_until_it_is_off() {
+    let (kernel, sysfs) = host();
+    let mut vectors = IrqVectors::new(open(&kernel, &sysfs, Backend::Group), IrqKind::Msix);
+    let vector = VectorIndex::new(5).unwrap();
+    vectors.wire(vector, vector, &|_| true).unwrap();
+    let wired = stands(&kernel, "kind 2 vector 5 wired");
+    vectors.disable().unwrap();
+    assert_eq!((wired, stands(&kernel, "kind 2")), (true, false));
+}
+
+#[cfg(feature = "kvm")]
+#[test]
+fn an_irqfd_stands_until_it_is_taken_away() {
+    let (kernel, _) = host();
+    let vm = kernel.create_vm().unwrap();
+    let event = EventFd::new().unwrap();
+    kernel.kvm_assign_irqfd(vm.as_fd(), 24, event.as_fd(), None).unwrap();
+    let armed = kernel.standing();
+    kernel.kvm_deassign_irqfd(vm.as_fd(), 24, event.as_fd()).unwrap();
+    assert_eq!((armed, kernel.standing()), (vec!["KVM: irqfd to line 24".to_owned()], vec![]));
+}
+
+#[test]
+fn a_call_that_fails_does_nothing_and_one_that_fails_late_does_all() {
+    let (kernel, _) = host();
+    let iommufd = kernel.open_for_another(Path::new("/dev/iommu")).unwrap();
+    kernel.fail(0, CallFault::Errno(Errno::ENOMEM));
+    assert_eq!(kernel.ioas_alloc(iommufd.as_fd()), Err(Errno::ENOMEM));
+    assert_eq!(kernel.standing(), ["iommufd: address spaces 0"]);
+    kernel.fail(0, CallFault::Late(Errno::EFAULT));
+    assert_eq!(kernel.ioas_alloc(iommufd.as_fd()), Err(Errno::EFAULT));
+    assert_eq!(kernel.standing(), ["iommufd: address spaces 1"]);
+}
+
+#[test]
+fn the_call_that_is_to_fail_is_counted_to() {
+    let (kernel, _) = host();
+    kernel.fail(1, CallFault::Errno(Errno::EMFILE));
+    let made = [(); 3].map(|()| kernel.new_event().is_ok());
+    assert_eq!((made, kernel.is_fault_pending()), ([true, false, true], false));
+}
