@@ -142,6 +142,10 @@ fn life(
             guest.told.wrong.push(format!("a second attempt ends otherwise: {still}, after: {complaints:?}"));
         }
     }
+    guest.functions.clear();
+    // The last device takes all with it, though the machine goes on.
+    let left = machine.kernel.standing();
+    guest.told.wrong.extend(left.iter().map(|line| format!("left over in a machine that goes on: {line}")));
     drop(guest);
     (first, state, complaints)
 }
