@@ -77,6 +77,7 @@ mod bars;
 mod caps;
 mod config;
 mod decoder;
+mod description;
 mod drive;
 mod events;
 mod explain;
@@ -117,11 +118,12 @@ pub use caps::{
 };
 pub use config::{ConfigMap, ConfigMapError, Policy, Register};
 pub use decoder::{Decoded, Decoder};
+pub use description::{Description, DescriptionError, Finding, Region};
 pub use events::Counters;
 pub use explain::{
     BarPiece, ConfigPiece, Explanation, InterruptPlan, InterruptReason, Reason, Source, Treatment, Writes,
 };
-pub use function::{AssignedFunction, Description, DescriptionError, Finding, Region, ResetOutcome};
+pub use function::{AssignedFunction, ResetOutcome};
 pub use interrupts::{
     InterruptPin, Intx, IntxFinding, Msi, MsiFinding, Msix, MsixFinding, MsixLayout, PendingQuery,
     RelocationError, TablePlace, Vector,

@@ -11,6 +11,13 @@
 //! Numbers are little-endian. What is reserved is zero. There is one way to write a state: bytes that are accepted
 //! are the bytes that saving would give again.
 
+mod record;
+
+use record::{
+    BarRecord, CHECKSUM_SIZE, FunctionRecord, Header, MAGIC, MsiRecord, MsixRecord, SectionHeader, VERSION,
+    VectorRecord, Writer, checksum, contents, take_section,
+};
+
 use crate::addr::BarIndex;
 use crate::function::AssignedFunction;
 use crate::interrupts::{Msi, MsiState, Msix, Vector, VectorState};
@@ -21,8 +28,8 @@ use crate::regs::power::PowerState;
 use crate::text::{count, say};
 use crate::windows::Window;
 use core::fmt;
-use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// What a section is about.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -152,151 +159,6 @@ impl fmt::Display for RestoreError {
             },
         )
     }
-}
-
-const MAGIC: [u8; 8] = *b"vfio-asg";
-const VERSION: u16 = 1;
-
-/// The first bytes of a saved state.
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
-#[repr(C)]
-struct Header {
-    magic: [u8; 8],
-    version: U16,
-    reserved: U16,
-    /// Of all, in bytes.
-    length: U32,
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
-#[repr(C)]
-struct SectionHeader {
-    kind: U16,
-    reserved: U16,
-    /// Of the body, in bytes.
-    length: U32,
-}
-
-/// One register of the six and the ROM's; an upper half has nothing of its own.
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, PartialEq)]
-#[repr(C)]
-struct BarRecord {
-    kind: U64,
-    size: U64,
-    /// What the guest has written.
-    value: U64,
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
-#[repr(C)]
-struct FunctionRecord {
-    /// What the guest knows the device by: `ConfigMap::identity`.
-    identity: [U32; 3],
-    config_size: U16,
-    command: U16,
-    /// PowerState, as in a PMCSR.
-    power: U32,
-    bars: [BarRecord; 7],
-}
-
-/// What MSI-X is, before its table.
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, PartialEq)]
-#[repr(C)]
-struct MsixRecord {
-    /// Message Control.
-    control: U16,
-    /// Where the capability is.
-    capability: U16,
-    /// Table Offset and Table BIR.
-    table: U32,
-    /// PBA Offset and PBA BIR.
-    pba: U32,
-    reserved: U32,
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
-#[repr(C)]
-struct VectorRecord {
-    address: U64,
-    data: U32,
-    /// Bit 0: the Mask Bit. Bit 1: an interrupt waits. Bit 8: the vector is in use, masked now or not.
-    state: U16,
-    reserved: U16,
-}
-
-/// What MSI is.
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
-#[repr(C)]
-struct MsiRecord {
-    /// Where the capability is.
-    capability: U16,
-    /// Message Control.
-    control: U16,
-    /// Message Data.
-    data: U16,
-    reserved: U16,
-    /// Message Address.
-    address: U64,
-    /// Mask Bits.
-    masked: U32,
-    /// The vectors of which an interrupt waits.
-    waits: U32,
-}
-
-const _: () = {
-    assert!(size_of::<MsiRecord>() == 24);
-    assert!(size_of::<Header>() == 16);
-    assert!(size_of::<SectionHeader>() == 8);
-    assert!(size_of::<BarRecord>() == 24);
-    assert!(size_of::<FunctionRecord>() == 188);
-    assert!(size_of::<MsixRecord>() == 16);
-    assert!(size_of::<VectorRecord>() == 16);
-};
-
-const CHECKSUM_SIZE: usize = 8;
-
-/// FNV-1a: each step maps sums one to one, so that a single changed byte always changes the result.
-fn checksum(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// Puts records one behind the other; what has no room is left out.
-struct Writer<'a>(&'a mut [u8]);
-
-impl Writer<'_> {
-    // One copy of it: the core is to be small.
-    #[inline(never)]
-    fn put(&mut self, bytes: &[u8]) {
-        let buffer = core::mem::take(&mut self.0);
-        if let Some((to, rest)) = buffer.split_at_mut_checked(bytes.len()) {
-            for (to, from) in to.iter_mut().zip(bytes) {
-                *to = *from;
-            }
-            self.0 = rest;
-        }
-    }
-
-    #[inline(never)]
-    fn section(&mut self, section: SavedSection, length: usize) {
-        let length = U32::new(u32::try_from(length).unwrap_or(u32::MAX));
-        self.put(SectionHeader { kind: section.number().into(), reserved: U16::ZERO, length }.as_bytes());
-    }
-}
-
-/// The body of the next section, which must be this one.
-#[inline(never)]
-fn take_section<'a>(rest: &mut &'a [u8], section: SavedSection) -> Result<&'a [u8], RestoreError> {
-    let wrong = RestoreError::Section(section);
-    let (header, behind) = SectionHeader::ref_from_prefix(rest).map_err(|_| wrong)?;
-    if header.kind.get() != section.number() || header.reserved != U16::ZERO {
-        return Err(wrong);
-    }
-    let length = usize::try_from(header.length.get()).unwrap_or(usize::MAX);
-    let (body, behind) = behind.split_at_checked(length).ok_or(wrong)?;
-    *rest = behind;
-    Ok(body)
 }
 
 impl<V, W> AssignedFunction<V, W>
@@ -496,26 +358,6 @@ fn fitting_msi(msi: &Msi, body: &[u8]) -> Result<MsiState, RestoreError> {
         waits: record.waits.get(),
     };
     if record.reserved == U16::ZERO && msi.can_be(state) { Ok(state) } else { Err(wrong) }
-}
-
-/// The sections, if version, length and checksum are right.
-fn contents(bytes: &[u8]) -> Result<&[u8], RestoreError> {
-    let (header, _) = Header::ref_from_prefix(bytes).map_err(|_| RestoreError::NotSavedState)?;
-    if header.magic != MAGIC || header.reserved != U16::ZERO {
-        return Err(RestoreError::NotSavedState);
-    }
-    if header.version.get() != VERSION {
-        return Err(RestoreError::Version(header.version.get()));
-    }
-    let (needed, given) = (usize::try_from(header.length.get()).unwrap_or(usize::MAX), bytes.len());
-    if needed != given {
-        return Err(RestoreError::Length { needed, given });
-    }
-    let (summed, sum) = bytes.split_last_chunk::<CHECKSUM_SIZE>().ok_or(RestoreError::NotSavedState)?;
-    if checksum(summed) != u64::from_le_bytes(*sum) {
-        return Err(RestoreError::Checksum);
-    }
-    Ok(summed.get(size_of::<Header>()..).unwrap_or(&[]))
 }
 
 /// Message Control and the table of a section, if they are those of a function with this record.

@@ -5,8 +5,8 @@
 
 use crate::addr::{Address, BarIndex, GuestAddr, PageSize, PhysBarOffset};
 use crate::bars::{BarKind, Bars};
+use crate::description::{Description, Finding};
 use crate::explain::Reason;
-use crate::function::{Description, Finding};
 use crate::host::MappedWindow;
 use crate::interrupts::MsixLayout;
 use crate::options::Exclusion;

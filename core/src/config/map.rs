@@ -4,7 +4,7 @@ use super::capabilities::{CapabilityRule, capabilities, last_dword, port_type};
 use super::rules::Register;
 use crate::addr::{BarIndex, ConfigOffset};
 use crate::caps::{CapabilityFinding, ConfigImage};
-use crate::function::Finding;
+use crate::description::Finding;
 use crate::options::{CapabilityId, Ids, Options, Placement};
 use crate::regs::{express, header, power};
 use crate::text::{count, say};

@@ -245,7 +245,7 @@ fn largest_page(span: Span<GuestBarOffset>, page: PageSize) -> PageSize {
 mod tests {
     use super::*;
     use crate::addr::PageSize;
-    use crate::function::{Description, Region};
+    use crate::description::{Description, Region};
     use crate::windows::MmapArea;
     use std::format;
     use std::string::String;

@@ -9,7 +9,8 @@ pub use config::{ConfigPiece, Source, Writes};
 
 use crate::addr::BarIndex;
 use crate::caps::ConfigImage;
-use crate::function::{AssignedFunction, Description};
+use crate::description::Description;
+use crate::function::AssignedFunction;
 use crate::host::InterruptKind;
 use crate::interrupts::Vector;
 use crate::options::CapabilityId;
@@ -159,7 +160,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::function::Region;
+    use crate::description::Region;
     use crate::options::{CapabilityChoice, Options};
     use crate::windows::MmapArea;
     use std::string::{String, ToString};

@@ -1,7 +1,7 @@
 //! What a fake device looks like: its configuration space, its regions, and what its kernel can do.
 
 use crate::addr::{BarIndex, PageSize};
-use crate::function::{Description, Region};
+use crate::description::{Description, Region};
 use crate::host::HostInterrupts;
 use crate::regs::{capability, header, msi, msix, power};
 use crate::windows::MmapArea;

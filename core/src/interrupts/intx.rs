@@ -7,7 +7,7 @@
 use super::settle::Settle;
 use super::vector::{Vector, VectorState};
 use crate::caps::ConfigImage;
-use crate::function::Finding;
+use crate::description::Finding;
 use crate::host::InterruptKind;
 use crate::regs::header;
 use crate::text::say;

@@ -3,7 +3,7 @@
 use crate::addr::{BarIndex, ConfigOffset, GuestBarOffset, PhysBarOffset};
 use crate::bars::{BarKind, Bars};
 use crate::caps::ConfigImage;
-use crate::function::Finding;
+use crate::description::Finding;
 use crate::regs::capability::MSIX;
 use crate::regs::msix::{self, MsixCapability};
 use crate::span::Span;
@@ -291,13 +291,19 @@ mod tests {
 
     /// A function with a 16 KiB BAR0 and this MSI-X capability.
     fn layout(control: u16, table: u32, pba: u32) -> (Option<MsixLayout>, Option<MsixFinding>) {
+        layout_at(0x40, control, table, pba)
+    }
+
+    /// The same with the capability at `at`.
+    fn layout_at(at: u8, control: u16, table: u32, pba: u32) -> (Option<MsixLayout>, Option<MsixFinding>) {
         let mut bytes = [0; 256];
         bytes[6] = 0x10;
-        bytes[0x34] = 0x40;
-        bytes[0x40] = 0x11;
-        bytes[0x42..0x44].copy_from_slice(&control.to_le_bytes());
-        bytes[0x44..0x48].copy_from_slice(&table.to_le_bytes());
-        bytes[0x48..0x4c].copy_from_slice(&pba.to_le_bytes());
+        bytes[0x34] = at;
+        let capability = &mut bytes[usize::from(at)..][..12];
+        capability[0] = 0x11;
+        capability[2..4].copy_from_slice(&control.to_le_bytes());
+        capability[4..8].copy_from_slice(&table.to_le_bytes());
+        capability[8..12].copy_from_slice(&pba.to_le_bytes());
         let image = ConfigImage::new(&bytes);
         let bars = Bars::new(image, &[0x4000, 0, 0, 0, 0, 0, 0]).unwrap();
         let mut found = None;
@@ -317,6 +323,12 @@ mod tests {
     #[test]
     fn pba_of_65_vectors_has_two_qwords() {
         assert_eq!(layout(0x40, 0x2000, 0x3000).0.unwrap().pba, place(0x3000, 16));
+    }
+
+    #[test]
+    fn capability_may_end_where_the_area_does() {
+        let (layout, finding) = layout_at(0xf4, 0x40, 0x2000, 0x3000);
+        assert_eq!((layout.map(|layout| layout.capability.get()), finding), (Some(0xf4), None));
     }
 
     #[test]

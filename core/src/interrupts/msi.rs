@@ -8,7 +8,7 @@ use super::vector::{PendingQuery, Vector, VectorState};
 use crate::addr::{ConfigOffset, VectorIndex};
 use crate::caps::ConfigImage;
 use crate::config::Register;
-use crate::function::Finding;
+use crate::description::Finding;
 use crate::host::{InterruptKind, Message};
 use crate::regs::capability;
 use crate::regs::msi as regs;
