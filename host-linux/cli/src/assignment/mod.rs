@@ -12,14 +12,15 @@ use std::thread::{Builder, JoinHandle};
 
 use device::AssignedDevice;
 use vfio_assign_core::{Bdf, BdfError, GuestAddr, Span};
-use vfio_assign_linux::kvm::{IrqchipRoutes, KvmGuest, KvmVfio, Routes};
+use vfio_assign_linux::kvm::{Gsi, IrqchipRoutes, KvmGuest, KvmVfio, Routes};
 use vfio_assign_linux::{
-    AssignError, AssignOptions, Assigned, Backend, DmaError, Errno, MappingThread, MappingThreadError,
-    OpenError, Reservation, Vm, VmOptions,
+    AssignError, AssignOptions, Assigned, Backend, Device, DmaError, Errno, LineEnd, MappingThread,
+    MappingThreadError, OpenError, RegionIndex, Reservation, Vm, VmOptions,
 };
 
 use crate::help::Help;
-use crate::machine::pci::{Attachment, PciFunction};
+use crate::machine::layout::intx_gsi;
+use crate::machine::pci::{Attachment, FIRST_SLOT, PciFunction};
 use crate::machine::power::Stop;
 use crate::machine::vm::ForDevices;
 
@@ -184,8 +185,8 @@ struct Reserved {
 impl Reserved {
     fn open(self, place: Attachment) -> Result<(), AssignmentError> {
         let Self { devices, routes, machine, stops } = self;
-        let open = |device| open(device, &routes, &machine);
-        let opened = devices.into_iter().map(open).collect::<Result<_, _>>();
+        let open = |(slot, device)| open(device, slot, &routes, &machine);
+        let opened = (FIRST_SLOT..).zip(devices).map(open).collect::<Result<_, _>>();
         let result = opened.map(|functions| place.attach(functions));
         if result.is_err() {
             // Nobody listens only when the machine is already gone.
@@ -195,15 +196,33 @@ impl Reserved {
     }
 }
 
+/// Opens a device and connects it to the machine, in this slot of the bus.
 fn open(
     device: Reservation,
+    slot: u8,
     routes: &Arc<Routes>,
     machine: &ForDevices,
 ) -> Result<Box<dyn PciFunction>, AssignmentError> {
     let ForDevices { host, kvm, slots, .. } = machine;
-    let guest = KvmGuest::new(kvm.clone(), slots.clone(), routes.clone());
-    let assigned = Assigned::new(device.open()?, guest, &AssignOptions::default())?;
+    let device = device.open()?;
+    let mut guest = KvmGuest::new(kvm.clone(), slots.clone(), routes.clone());
+    if let Some(pin) = interrupt_pin(&device)? {
+        guest = guest.with_line(Gsi(intx_gsi(slot, pin)), LineEnd::Resampled);
+    }
+    let assigned = Assigned::new(device, guest, &AssignOptions::default())?;
     Ok(Box::new(AssignedDevice::new(assigned, host.clone())))
+}
+
+/// Interrupt Pin: PCI Local Bus 3.0, 6.2.4.
+const INTERRUPT_PIN: u64 = 0x3d;
+
+/// The device's interrupt pin, 0 for INTA; none if it has none.
+fn interrupt_pin(device: &Device) -> Result<Option<u8>, AssignmentError> {
+    let mut pin = [0];
+    let read = device.read(RegionIndex::CONFIG, INTERRUPT_PIN, &mut pin);
+    read.map_err(|error| AssignError::Config { bdf: device.bdf(), error })?;
+    let [pin] = pin;
+    Ok((1..=4).contains(&pin).then(|| pin - 1))
 }
 
 #[cfg(test)]

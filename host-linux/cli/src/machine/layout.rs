@@ -70,7 +70,8 @@ const INTX_GSI: u32 = 16;
 /// How many lines the INTx pins are spread over.
 const INTX_LINES: u32 = 8;
 
-/// The interrupt line of an INTx pin (0 is INTA) of the function in `slot`.
+/// The interrupt line of an INTx pin (0 is INTA) of the function in `slot`. Where there are more pins than lines,
+/// some share one.
 pub(crate) fn intx_gsi(slot: u8, pin: u8) -> u32 {
     INTX_GSI + (u32::from(slot) + u32::from(pin)) % INTX_LINES
 }

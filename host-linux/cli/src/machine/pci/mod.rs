@@ -17,6 +17,8 @@ pub(crate) use function::{PciFunction, Quarantine};
 
 /// Slots of the bus.
 const SLOTS: usize = 32;
+/// The slot of the first device; the others follow.
+pub(crate) const FIRST_SLOT: u8 = 1;
 /// Bytes of a function's configuration space.
 const CONFIG_SIZE: u16 = 4096;
 
