@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vfio_assign_linux::Backend;
 
+use crate::exit::EXIT_STATUS;
+use crate::list::ListArguments;
+
 /// Give a Linux guest a real PCI device.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXIT_STATUS)]
@@ -13,14 +16,11 @@ pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
-}
 
-const EXIT_STATUS: &str = "\
-Exit status:
-  0      the guest powered off, or you left with Ctrl-A x
-  1      the run failed; standard error says why and what to do
-  2      the command line is wrong
-  128+N  signal N ended the command";
+    /// Look for sysfs, proc and device files below this folder; for tests
+    #[arg(long, global = true, hide = true, value_name = "FOLDER", default_value = "/")]
+    pub(crate) root: PathBuf,
+}
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -30,6 +30,14 @@ pub(crate) enum Command {
     /// The guest's first serial port is this terminal. Ctrl-A x leaves; Ctrl-A Ctrl-A sends one Ctrl-A.
     #[command(after_help = EXIT_STATUS)]
     Run(RunArguments),
+
+    /// List the PCI functions of this host, and which of them a guest could have
+    #[command(after_help = "\
+Examples:
+  vfio-assign list
+  vfio-assign list --groups --class 01
+  vfio-assign list --json | jq '.functions[] | select(.readiness == \"ready\").address'")]
+    List(ListArguments),
 }
 
 /// What to run.
@@ -133,8 +141,10 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<RunArguments, clap::Error> {
-        let Command::Run(run) = Arguments::try_parse_from(line.split(' '))?.command;
-        Ok(run)
+        match Arguments::try_parse_from(line.split(' '))?.command {
+            Command::Run(run) => Ok(run),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -16,3 +16,10 @@ impl<E: Help + 'static> From<E> for Problem {
         Box::new(error)
     }
 }
+
+impl Help for vfio_assign_linux::SysfsError {
+    fn help(&self) -> Option<String> {
+        // The message says it.
+        None
+    }
+}

@@ -1,13 +1,18 @@
 //! The command: gives a Linux guest a real PCI device.
 //!
 //! A user of the libraries, with nothing in it that they should hold: `arguments` is what it is told, `run` puts
-//! a machine together, `machine` is the small KVM monitor, `assignment` puts devices into it.
+//! a machine together, `machine` is the small KVM monitor, `assignment` puts devices into it. The other commands have
+//! a folder each; `host` is what they see of this host, `display` how they talk to a person.
 
 #![forbid(unsafe_code)]
 
 mod arguments;
 mod assignment;
+mod display;
+mod exit;
 mod help;
+mod host;
+mod list;
 mod machine;
 mod report;
 mod run;
@@ -18,6 +23,9 @@ use std::time::Instant;
 use clap::Parser as _;
 
 use arguments::{Arguments, Command};
+use exit::Exit;
+use help::Problem;
+use host::HostFiles;
 use run::Ending;
 
 fn main() -> ExitCode {
@@ -25,10 +33,8 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
         .format_timestamp(None)
         .init();
-    let Command::Run(arguments) = Arguments::parse().command;
-    match run::run(&arguments, start) {
-        Ok(Ending::PoweredOff | Ending::Left) => ExitCode::SUCCESS,
-        Ok(Ending::Signal(signal)) => ExitCode::from(128_u8.saturating_add(signal.try_into().unwrap_or(0))),
+    match command(&Arguments::parse(), start) {
+        Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("vfio-assign: {error}");
             if let Some(help) = error.help() {
@@ -36,5 +42,16 @@ fn main() -> ExitCode {
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+fn command(arguments: &Arguments, start: Instant) -> Result<Exit, Problem> {
+    let host = HostFiles::at(&arguments.root);
+    match &arguments.command {
+        Command::Run(arguments) => Ok(match run::run(arguments, start)? {
+            Ending::PoweredOff | Ending::Left => Exit::Done,
+            Ending::Signal(signal) => Exit::Signal(signal),
+        }),
+        Command::List(arguments) => list::list(&host, arguments),
     }
 }

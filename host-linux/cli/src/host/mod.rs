@@ -1,0 +1,106 @@
+//! This host as its files show it: sysfs, proc and device files, below a folder that is normally `/`.
+//!
+//! Everything here only reads, and needs no root where the kernel asks for none. A test points it at a folder of its own.
+
+mod ids;
+mod pci;
+mod uses;
+
+pub(crate) use ids::{class_name, device_name};
+pub(crate) use pci::{PciFunction, functions};
+pub(crate) use uses::{Use, uses};
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use vfio_assign_core::Bdf;
+use vfio_assign_linux::{Errno, Sysfs};
+
+use crate::help::Help;
+
+/// The files of a host.
+#[derive(Clone, Debug)]
+pub(crate) struct HostFiles {
+    root: PathBuf,
+}
+
+/// A file that is there and cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot read {}: {errno}", path.display())]
+pub(crate) struct Unreadable {
+    pub(crate) path: PathBuf,
+    pub(crate) errno: Errno,
+}
+
+impl Help for Unreadable {
+    fn help(&self) -> Option<String> {
+        match self.errno {
+            Errno::EACCES | Errno::EPERM => Some("be root for this".into()),
+            Errno::ENOENT => Some("is sysfs mounted at /sys and proc at /proc?".into()),
+            _ => None,
+        }
+    }
+}
+
+impl HostFiles {
+    /// The host whose files are below `root`.
+    pub(crate) fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Where a file of the host is. `path` is as the host has it, with a leading slash.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// The part of it that the library knows.
+    pub(crate) fn sysfs(&self) -> Sysfs {
+        Sysfs::at(self.path("/sys"))
+    }
+
+    /// What a file says, without white space around it; none where there is no such file.
+    pub(crate) fn text(&self, path: &str) -> Result<Option<String>, Unreadable> {
+        let text = present(&self.path(path), |path| fs::read(path))?;
+        Ok(text.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
+    }
+
+    /// What is in a folder, in order; none where there is no such folder.
+    pub(crate) fn names(&self, path: &str) -> Result<Option<Vec<String>>, Unreadable> {
+        present(&self.path(path), |path| {
+            let entries = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into()));
+            let mut names = entries.collect::<io::Result<Vec<String>>>()?;
+            names.sort();
+            Ok(names)
+        })
+    }
+
+    /// Where a link leads to; none where there is no link.
+    pub(crate) fn link(&self, path: &str) -> Result<Option<PathBuf>, Unreadable> {
+        present(&self.path(path), |path| fs::read_link(path))
+    }
+
+    /// A device or block device in sysfs, with all links followed; none where there is none.
+    fn real(&self, path: &str) -> Result<Option<PathBuf>, Unreadable> {
+        present(&self.path(path), |path| fs::canonicalize(path))
+    }
+}
+
+/// `None` where the file is absent.
+fn present<T>(path: &Path, read: impl FnOnce(&Path) -> io::Result<T>) -> Result<Option<T>, Unreadable> {
+    match read(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => {
+            let errno = Errno::of(&error).unwrap_or(Errno::EIO);
+            Err(Unreadable { path: path.into(), errno })
+        }
+    }
+}
+
+/// The folder of a function.
+pub(crate) fn folder(bdf: Bdf) -> String {
+    format!("/sys/bus/pci/devices/{bdf}")
+}
