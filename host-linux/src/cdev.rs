@@ -74,7 +74,7 @@ pub enum CdevError {
         expected: (u32, u32),
     },
     /// A VF token was given, which iommufd does not take.
-    #[error("{bdf}: a VF token can be given on the group interface only")]
+    #[error("{bdf}: a VF token can be given on the group interface only; choose that one")]
     Token {
         /// The device.
         bdf: Bdf,

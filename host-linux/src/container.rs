@@ -1,4 +1,4 @@
-//! A VFIO container of kind Type1v2: one IOMMU address space, on the legacy interface.
+//! A VFIO container: one IOMMU address space, on the legacy interface.
 
 use crate::errno::Errno;
 use crate::error::ContainerError;
@@ -11,11 +11,38 @@ use std::path::Path;
 use std::sync::Arc;
 use vfio_bindings::bindings::vfio as v;
 
+/// What stands between a container's devices and the host's memory, by VFIO's number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Guard {
+    /// An IOMMU, as Type1v2.
+    Iommu,
+    /// Nothing: VFIO's no-IOMMU mode. Nothing can be mapped for its devices.
+    None,
+}
+
+impl Guard {
+    fn kind(self) -> u32 {
+        match self {
+            Self::Iommu => v::VFIO_TYPE1v2_IOMMU,
+            Self::None => v::VFIO_NOIOMMU_IOMMU,
+        }
+    }
+
+    /// The name of a group's file.
+    pub(crate) fn group_file(self, number: u32) -> String {
+        match self {
+            Self::Iommu => number.to_string(),
+            Self::None => format!("noiommu-{number}"),
+        }
+    }
+}
+
 /// An open container. Closing it, after its groups, unmaps everything in it.
 #[derive(Debug)]
 pub(crate) struct Container {
     host: Host,
     fd: Arc<OwnedFd>,
+    guard: Guard,
 }
 
 impl Container {
@@ -25,6 +52,7 @@ impl Container {
         host: &Host,
         folder: &Path,
         given: Option<&Arc<OwnedFd>>,
+        guard: Guard,
     ) -> Result<Self, ContainerError> {
         let path = folder.join("vfio");
         let fd = match given {
@@ -39,15 +67,18 @@ impl Container {
         if version != v::VFIO_API_VERSION {
             return Err(ContainerError::Version { found: version });
         }
-        if host.check_extension(fd.as_fd(), v::VFIO_TYPE1v2_IOMMU).map_err(stranger)? == 0 {
-            return Err(ContainerError::NoType1v2);
+        if host.check_extension(fd.as_fd(), guard.kind()).map_err(stranger)? == 0 {
+            return Err(match guard {
+                Guard::Iommu => ContainerError::NoType1v2,
+                Guard::None => ContainerError::NoUnguarded,
+            });
         }
-        Ok(Self { host: host.clone(), fd })
+        Ok(Self { host: host.clone(), fd, guard })
     }
 
-    /// Gives the container its IOMMU; it must have a group by now.
+    /// Gives the container its IOMMU, or none; it must have a group by now.
     pub(crate) fn set_iommu(&self) -> Result<(), Errno> {
-        self.host.set_iommu(self.fd(), v::VFIO_TYPE1v2_IOMMU)
+        self.host.set_iommu(self.fd(), self.guard.kind())
     }
 
     pub(crate) fn info(&self) -> Result<IommuInfo, InfoError> {

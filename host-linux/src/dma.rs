@@ -40,7 +40,7 @@ pub enum DmaError {
         page: u64,
     },
     /// Devices cannot reach the region: it is beyond the IOMMU's address width, or the host reserves it.
-    #[error("the IOMMU does not reach all of {span}; it reaches {}", List(ranges))]
+    #[error("the IOMMU does not reach all of {span}; memory can lie in {}", List(ranges))]
     Unreachable {
         /// The region.
         span: Span<Iova>,
@@ -48,7 +48,9 @@ pub enum DmaError {
         ranges: Vec<Span<Iova>>,
     },
     /// The region overlaps another (`EEXIST`).
-    #[error("region {span} overlaps one that is mapped already")]
+    #[error(
+        "region {span} overlaps one that is mapped already; remove that one first, or place this one elsewhere"
+    )]
     Overlap {
         /// The region.
         span: Span<Iova>,
@@ -250,7 +252,7 @@ mod tests {
     fn region_over_the_reserved_range_is_named() {
         let error = check(&info(), &region(0xfedf_f000, 0x4000)).unwrap_err();
         let text = "the IOMMU does not reach all of 0xfedff000..=0xfee02fff; \
-            it reaches 0x0..=0xfedfffff, 0xfef00000..=0x7fffffffff";
+            memory can lie in 0x0..=0xfedfffff, 0xfef00000..=0x7fffffffff";
         assert_eq!(error.to_string(), text);
     }
 

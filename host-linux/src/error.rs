@@ -3,6 +3,7 @@
 //! Errors of single operations stand beside those; here are the ones of opening, which puts them together.
 
 use crate::cdev::CdevError;
+use crate::device::RegionError;
 use crate::dma::DmaError;
 use crate::errno::Errno;
 use crate::info::InfoError;
@@ -42,7 +43,8 @@ pub enum OpenError {
     /// Its group was made up by VFIO for a host without an IOMMU.
     #[error(
         "{bdf} is bound in VFIO's no-IOMMU mode: nothing would keep the guest's device out of the \
-        host's memory, so it is not assigned"
+        host's memory, so it is not assigned; switch the IOMMU on in the firmware and on the kernel's \
+        command line"
     )]
     NoIommuMode {
         /// The device.
@@ -81,6 +83,14 @@ pub enum OpenError {
         bdf: Bdf,
         /// What the kernel said.
         errno: Errno,
+    },
+    /// Whether it may start DMA could not be seen to.
+    #[error("{bdf}: whether it may start DMA cannot be seen to, so it is closed again: {error}")]
+    Command {
+        /// The device.
+        bdf: Bdf,
+        /// Why.
+        error: RegionError,
     },
     /// It could not be asked for what it is.
     #[error("{bdf}: no device information: {error}")]
@@ -134,7 +144,9 @@ fn device_remedy(errno: Errno) -> &'static str {
     match errno {
         Errno::EAGAIN => "; its reset was held up each time it was tried",
         Errno::EBUSY => "; another process has it open",
-        Errno::EACCES => "; its VF token is missing or wrong",
+        Errno::EACCES => {
+            "; its VF token is missing or wrong: give the one that its physical function was opened with"
+        }
         Errno::EINVAL => "; it takes no VF token, if one was given",
         Errno::EIO => "; the device does not answer",
         Errno::ENODEV => "; it is not bound to a VFIO driver any more, or gone",
@@ -155,7 +167,7 @@ pub enum ContainerError {
         errno: Errno,
     },
     /// The file does not answer as VFIO does.
-    #[error("{} is no VFIO container: {errno}", path.display())]
+    #[error("{} is no VFIO container: {errno}; the file there must be VFIO's own, which `modprobe vfio` makes", path.display())]
     NotVfio {
         /// The file.
         path: PathBuf,
@@ -171,6 +183,12 @@ pub enum ContainerError {
     /// The kernel has no Type1v2.
     #[error("VFIO has no Type1v2 IOMMU; load it with `modprobe vfio_iommu_type1`")]
     NoType1v2,
+    /// The kernel does not open devices without an IOMMU, or not for this user.
+    #[error(
+        "VFIO opens no device without an IOMMU: as root, set its parameter enable_unsafe_noiommu_mode \
+        (/sys/module/vfio/parameters)"
+    )]
+    NoUnguarded,
 }
 
 fn container_remedy(errno: Errno) -> &'static str {

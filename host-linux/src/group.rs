@@ -1,6 +1,6 @@
 //! A VFIO group: the devices that an IOMMU cannot tell apart, and so go to one VM together.
 
-use crate::container::Container;
+use crate::container::{Container, Guard};
 use crate::errno::Errno;
 use crate::error::{GroupAction, GroupError};
 use crate::kernel::Host;
@@ -56,11 +56,12 @@ impl LooseGroup {
         host: &Host,
         sysfs: &Sysfs,
         folder: &Path,
+        guard: Guard,
         number: u32,
         retry: &RetryPolicy,
         given: Option<OwnedFd>,
     ) -> Result<Self, GroupError> {
-        let path = folder.join(number.to_string());
+        let path = folder.join(guard.group_file(number));
         let fd = match given {
             Some(fd) => fd,
             None => {

@@ -222,6 +222,10 @@ impl Shared {
     }
 
     fn map_into(&self, space: &AddressSpace, regions: &[GuestRegion]) -> Result<(), DmaError> {
+        if regions.is_empty() {
+            // Nothing is asked of the kernel: without an IOMMU it would not know the answer.
+            return Ok(());
+        }
         space.map(regions, &Progress::with_pages(self.options.observer.as_deref(), regions))
     }
 }

@@ -20,9 +20,13 @@ use crate::irq::IrqKind;
 use crate::kernel::{Call, Host};
 use crate::retry::Clock;
 use device::DeviceModel;
+use event::KernelEvent;
 use files::{File, Kind};
+use kvm::KvmModel;
 use std::collections::BTreeMap;
 use std::fmt;
+#[cfg(feature = "kvm")]
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,13 +59,14 @@ pub(crate) struct Model {
     devices: Vec<DeviceModel>,
     /// How many address spaces there were in iommufds.
     spaces: u32,
-    kvm: kvm::KvmModel,
+    /// What has reached guests since it was last asked for.
+    injections: Vec<Injection>,
     /// Whether iommufd maps files, as Linux 6.13 does.
     pub(crate) maps_files: bool,
 }
 
 impl ScriptedKernel {
-    /// The kernel of a host with these functions, all bound to VFIO.
+    /// The kernel of a host with these functions, all bound to VFIO until [told otherwise](Self::set_host_driver).
     pub fn new(functions: &[ScriptedFunction]) -> Self {
         let model = Model {
             calls: Vec::new(),
@@ -69,7 +74,7 @@ impl ScriptedKernel {
             files: BTreeMap::new(),
             devices: functions.iter().map(|function| DeviceModel::new(function.clone())).collect(),
             spaces: 0,
-            kvm: kvm::KvmModel::default(),
+            injections: Vec::new(),
             maps_files: true,
         };
         Self(Arc::new(Mutex::new(model)))
@@ -93,7 +98,7 @@ impl ScriptedKernel {
     ///
     /// This process has no descriptor left.
     pub fn create_vm(&self) -> Result<OwnedFd, Errno> {
-        self.model().lend(Kind::KvmVm)
+        self.model().lend(Kind::KvmVm(KvmModel::default()))
     }
 
     /// The names of all calls that there are.
@@ -128,9 +133,16 @@ impl ScriptedKernel {
         self.model().interrupt(place, kind, vector);
     }
 
-    /// What has reached the guest since it was last asked for, in order.
+    /// A driver of the host's has the function, or VFIO has it again. sysfs is not told.
+    pub fn set_host_driver(&self, place: usize, has_it: bool) {
+        if let Some(device) = self.model().devices.get_mut(place) {
+            device.has_host_driver = has_it;
+        }
+    }
+
+    /// What has reached guests since it was last asked for, in order.
     pub fn injections(&self) -> Vec<Injection> {
-        std::mem::take(&mut self.model().kvm.injections)
+        std::mem::take(&mut self.model().injections)
     }
 
     /// Opens a file as somebody else does who hands it in.
@@ -157,6 +169,22 @@ impl ScriptedKernel {
     pub(crate) fn offer(&self, kind: IrqKind, count: u32) {
         for device in &mut self.model().devices {
             device.function.irqs[kind.position()] = count;
+        }
+    }
+
+    /// Command of all devices is this when they are opened.
+    #[cfg(test)]
+    pub(crate) fn set_command(&self, command: u16) {
+        for device in &mut self.model().devices {
+            device.function.command = command;
+        }
+    }
+
+    /// All devices are virtual functions that want this token.
+    #[cfg(test)]
+    pub(crate) fn want_token(&self, token: &str) {
+        for device in &mut self.model().devices {
+            device.function.vf_token = Some(token.into());
         }
     }
 
@@ -239,11 +267,39 @@ pub enum Injection {
 impl Model {
     fn standing(&mut self) -> Vec<String> {
         self.forget_closed();
-        self.kvm.forget_closed(&self.devices);
+        for file in self.files.values_mut() {
+            if let Kind::KvmVm(kvm) = &mut file.kind {
+                kvm.forget_closed(&self.devices);
+            }
+        }
         let mut standing: Vec<_> = self.files.values().flat_map(File::standing).collect();
         standing.extend(self.devices.iter().flat_map(DeviceModel::standing));
-        standing.extend(self.kvm.standing());
         standing
+    }
+
+    /// The virtual machines.
+    fn kvms(&mut self) -> impl Iterator<Item = &mut KvmModel> {
+        self.files.values_mut().filter_map(|file| match &mut file.kind {
+            Kind::KvmVm(kvm) => Some(kvm),
+            _ => None,
+        })
+    }
+
+    /// The virtual machine that this descriptor names.
+    #[cfg(feature = "kvm")]
+    fn kvm(&mut self, vm: BorrowedFd<'_>) -> Result<&mut KvmModel, Errno> {
+        match self.file(vm)?.1 {
+            Kind::KvmVm(kvm) => Ok(kvm),
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    /// What an event holds reaches the guest whose virtual machine has it armed; the event that says so when the guest
+    /// has ended it.
+    fn inject(&mut self, event: &KernelEvent) -> Option<u64> {
+        let (injection, ended) = self.kvms().find_map(|kvm| kvm.inject(event))?;
+        self.injections.push(injection);
+        ended
     }
 
     fn interrupt(&mut self, place: usize, kind: IrqKind, vector: u32) {
@@ -252,7 +308,8 @@ impl Model {
             return;
         };
         event.signal();
-        if let Some(ended) = self.kvm.inject(event) {
+        let event = event.clone();
+        if let Some(ended) = self.inject(&event) {
             self.devices.iter_mut().for_each(|device| device.unmask_by(ended));
         }
     }

@@ -14,8 +14,7 @@ use vfio_assign_core::{GuestAddr, Span, VectorIndex};
 
 fn kvm() -> (TestKernel, KvmVm) {
     let kernel = TestKernel::default();
-    let file = tempfile::tempfile().unwrap();
-    let vm = KvmVm::new(kernel.host(), file.as_fd()).unwrap();
+    let vm = KvmVm::new(kernel.host(), kernel.create_vm().as_fd()).unwrap();
     (kernel, vm)
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Shared, State, Vm};
 use crate::cdev::{self, Cdev, CdevError, CdevFile};
-use crate::container::Container;
+use crate::container::{Container, Guard};
 use crate::device::Device;
 use crate::dma::DmaError;
 use crate::errno::Errno;
@@ -48,13 +48,8 @@ impl Vm {
     ///
     /// See [`OpenError`]; what was done on the way is undone.
     pub fn reserve_with(&self, bdf: Bdf, options: DeviceOptions) -> Result<Reservation, OpenError> {
-        let sysfs = &self.0.options.sysfs;
-        let function = sysfs.function(bdf)?;
-        if !function.vfio {
-            return Err(OpenError::NotVfio { bdf, driver: function.driver });
-        }
-        let group = function.group.ok_or(OpenError::NoIommu { bdf })?;
-        if sysfs.is_no_iommu(group)? {
+        let wanted = self.look_up(bdf)?;
+        if wanted.guard == Guard::None {
             return Err(OpenError::NoIommuMode { bdf });
         }
         let DeviceOptions { vf_token, file } = options;
@@ -67,7 +62,6 @@ impl Vm {
             return Err(CdevError::Token { bdf }.into());
         }
         let claim = Claim::new(&self.0, bdf)?;
-        let wanted = Wanted { bdf, group };
         let retry = &self.0.options.retry;
         let file = file.map(|file| match file {
             VfioFile::Group(fd) | VfioFile::Cdev(fd) => fd,
@@ -79,6 +73,29 @@ impl Vm {
             None => self.by_either(wanted),
         }?;
         Ok(Reservation { way, claim, vf_token, vm: self.clone() })
+    }
+
+    /// Reserves a device that no guest is going to have. In VFIO's no-IOMMU mode there are groups only.
+    pub(crate) fn reserve_to_inspect(&self, bdf: Bdf) -> Result<Reservation, OpenError> {
+        let wanted = self.look_up(bdf)?;
+        if wanted.guard == Guard::Iommu {
+            return self.reserve(bdf);
+        }
+        let claim = Claim::new(&self.0, bdf)?;
+        let way = self.by_group(wanted, None)?;
+        Ok(Reservation { way, claim, vf_token: None, vm: self.clone() })
+    }
+
+    /// The device's group, and what is behind it.
+    fn look_up(&self, bdf: Bdf) -> Result<Wanted, OpenError> {
+        let sysfs = &self.0.options.sysfs;
+        let function = sysfs.function(bdf)?;
+        if !function.vfio {
+            return Err(OpenError::NotVfio { bdf, driver: function.driver });
+        }
+        let group = function.group.ok_or(OpenError::NoIommu { bdf })?;
+        let guard = if sysfs.is_no_iommu(group)? { Guard::None } else { Guard::Iommu };
+        Ok(Wanted { bdf, group, guard })
     }
 
     /// By its own file, where all that needs is there; else by its group.
@@ -114,9 +131,9 @@ impl Vm {
         // The container first: a host without VFIO says so at once.
         let spare = match state.live_spaces().iter().any(|space| space.container().is_some()) {
             true => None,
-            false => Some(Container::open(host, dev_vfio, container.as_ref())?),
+            false => Some(Container::open(host, dev_vfio, container.as_ref(), wanted.guard)?),
         };
-        let loose = LooseGroup::open(host, sysfs, dev_vfio, wanted.group, retry, given)?;
+        let loose = LooseGroup::open(host, sysfs, dev_vfio, wanted.guard, wanted.group, retry, given)?;
         for space in state.live_spaces() {
             if let Some(container) = space.container()
                 && loose.join(container)?
@@ -126,7 +143,7 @@ impl Vm {
         }
         let container = match spare {
             Some(container) => container,
-            None => Container::open(host, dev_vfio, None)?,
+            None => Container::open(host, dev_vfio, None, wanted.guard)?,
         };
         let space = Arc::new(self.new_space(wanted.bdf, &state, &loose, container)?);
         state.spaces.push(Arc::downgrade(&space));
@@ -153,7 +170,7 @@ impl Vm {
 
     /// The device's own file, and the VM's address space in iommufd, made if there is none.
     fn by_cdev(&self, wanted: Wanted, given: Option<OwnedFd>, retry: &RetryPolicy) -> Result<Way, OpenError> {
-        let Wanted { bdf, group } = wanted;
+        let Wanted { bdf, group, .. } = wanted;
         let mut state = self.0.lock();
         state.forget_what_is_closed();
         let VmOptions { sysfs, dev_vfio, dev_iommu, files, iommufd, .. } = &self.0.options;
@@ -183,6 +200,7 @@ impl Vm {
 struct Wanted {
     bdf: Bdf,
     group: u32,
+    guard: Guard,
 }
 
 /// By what a device will be opened.

@@ -88,7 +88,7 @@ fn mistakes_about_the_device_are_told() {
     reads(
         no_iommu,
         "0000:00:04.0 is bound in VFIO's no-IOMMU mode: nothing would keep the guest's device out of the host's \
-        memory, so it is not assigned",
+        memory, so it is not assigned; switch the IOMMU on in the firmware and on the kernel's command line",
     );
 }
 
@@ -104,7 +104,8 @@ fn mistakes_about_vfio_are_told() {
     );
     reads(
         Mistake::call(Backend::Group, "api_version", Errno::ENOTTY),
-        "/dev/vfio/vfio is no VFIO container: ENOTTY, Inappropriate ioctl for device",
+        "/dev/vfio/vfio is no VFIO container: ENOTTY, Inappropriate ioctl for device; the file there must be VFIO's \
+        own, which `modprobe vfio` makes",
     );
     reads(
         Mistake::answer("check_extension", 0),
@@ -141,7 +142,8 @@ fn mistakes_about_the_group_are_told() {
     );
     reads(
         Mistake::call(Backend::Group, "device_fd", Errno::EACCES),
-        "VFIO does not open 0000:00:04.0: EACCES, Permission denied; its VF token is missing or wrong",
+        "VFIO does not open 0000:00:04.0: EACCES, Permission denied; its VF token is missing or wrong: give \
+        the one that its physical function was opened with",
     );
 }
 
@@ -167,14 +169,14 @@ fn mistakes_about_memory_are_told() {
     reads(
         Mistake::call(Backend::Group, "map_dma", Errno::EEXIST),
         "guest memory cannot be mapped for 0000:00:04.0: region 0xfee00000..=0xfee01fff overlaps one that is mapped \
-        already",
+        already; remove that one first, or place this one elsewhere",
     );
     let reserved = Mistake { backend: Some(Backend::Cdev), ..Mistake::none() };
     reserved.kernel.set_ranges(&[(0, 0xfedf_ffff), (0xfef0_0000, 0x7f_ffff_ffff)]);
     reads(
         reserved,
-        "guest memory cannot be mapped for 0000:00:04.0: the IOMMU does not reach all of 0xfee00000..=0xfee01fff; it \
-        reaches 0x0..=0xfedfffff, 0xfef00000..=0x7fffffffff",
+        "guest memory cannot be mapped for 0000:00:04.0: the IOMMU does not reach all of 0xfee00000..=0xfee01fff; \
+        memory can lie in 0x0..=0xfedfffff, 0xfef00000..=0x7fffffffff",
     );
 }
 
@@ -213,6 +215,6 @@ fn mistakes_about_iommufd_are_told() {
     let token = Some("00112233-4455-6677-8899-aabbccddeeff");
     reads(
         Mistake { backend: Some(Backend::Cdev), token, ..Mistake::none() },
-        "0000:00:04.0: a VF token can be given on the group interface only",
+        "0000:00:04.0: a VF token can be given on the group interface only; choose that one",
     );
 }

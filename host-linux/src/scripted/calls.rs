@@ -40,11 +40,14 @@ impl Kernel for ScriptedKernel {
     }
 
     fn check_extension(&self, _: BorrowedFd<'_>, extension: u32) -> Result<u32, Errno> {
-        self.number(Call::CheckExtension, |_| Ok(u32::from(extension == v::VFIO_TYPE1v2_IOMMU)))
+        self.number(Call::CheckExtension, |_| {
+            let known = [v::VFIO_TYPE1v2_IOMMU, v::VFIO_NOIOMMU_IOMMU];
+            Ok(u32::from(known.contains(&extension)))
+        })
     }
 
-    fn set_iommu(&self, container: BorrowedFd<'_>, _: u32) -> Result<(), Errno> {
-        self.call(Call::SetIommu, |model| model.set_iommu(container))
+    fn set_iommu(&self, container: BorrowedFd<'_>, kind: u32) -> Result<(), Errno> {
+        self.call(Call::SetIommu, |model| model.set_iommu(container, kind))
     }
 
     fn iommu_info(&self, container: BorrowedFd<'_>, info: &mut [u8]) -> Result<(), Errno> {
@@ -67,9 +70,9 @@ impl Kernel for ScriptedKernel {
 
     fn group_status(&self, group: BorrowedFd<'_>) -> Result<u32, Errno> {
         self.number(Call::GroupStatus, |model| {
-            let joined = model.group_has_container(group)?;
-            let joined = if joined { v::VFIO_GROUP_FLAGS_CONTAINER_SET } else { 0 };
-            Ok(v::VFIO_GROUP_FLAGS_VIABLE | joined)
+            let (number, joined) = model.group(group)?;
+            let viable = if model.is_viable(number) { v::VFIO_GROUP_FLAGS_VIABLE } else { 0 };
+            Ok(viable | if joined { v::VFIO_GROUP_FLAGS_CONTAINER_SET } else { 0 })
         })
     }
 
@@ -255,7 +258,7 @@ impl Kernel for ScriptedKernel {
     fn new_event(&self) -> Result<EventFd, Errno> {
         self.call(Call::NewEvent, |model| {
             let event = EventFd::new()?;
-            model.kvm.forget_number(event.as_fd());
+            model.kvms().for_each(|kvm| kvm.forget_number(event.as_fd()));
             Ok(event)
         })
     }
@@ -263,7 +266,7 @@ impl Kernel for ScriptedKernel {
     fn signal_event(&self, event: &EventFd) -> Result<(), Errno> {
         self.call(Call::SignalEvent, |model| {
             event.signal()?;
-            model.kvm.inject(&KernelEvent::new(event.as_fd())?);
+            model.inject(&KernelEvent::new(event.as_fd())?);
             Ok(())
         })
     }
@@ -282,13 +285,13 @@ impl Kernel for ScriptedKernel {
     }
 
     #[cfg(feature = "kvm")]
-    fn kvm_set_memory_region(&self, _: BorrowedFd<'_>, slot: &kvm::Slot) -> Result<(), Errno> {
+    fn kvm_set_memory_region(&self, vm: BorrowedFd<'_>, slot: &kvm::Slot) -> Result<(), Errno> {
         let size = slot.memory.map(|memory| memory.length() as u64);
-        self.call(Call::KvmSetMemoryRegion, |model| model.kvm.set_slot(slot.slot, slot.guest, size))
+        self.call(Call::KvmSetMemoryRegion, |model| model.kvm(vm)?.set_slot(slot.slot, slot.guest, size))
     }
 
     #[cfg(feature = "kvm")]
-    fn kvm_set_gsi_routing(&self, _: BorrowedFd<'_>, routes: &[kvm::Route]) -> Result<(), Errno> {
+    fn kvm_set_gsi_routing(&self, vm: BorrowedFd<'_>, routes: &[kvm::Route]) -> Result<(), Errno> {
         let messages = routes.iter().filter_map(|route| match route.target {
             kvm::RouteTarget::Msi { address, data } => Some((route.gsi, (address, data))),
             kvm::RouteTarget::Irqchip { .. } => None,
@@ -296,7 +299,7 @@ impl Kernel for ScriptedKernel {
         self.call(Call::KvmSetGsiRouting, |model| match routes.len() > KVM_LIMIT as usize {
             true => Err(Errno::EINVAL),
             false => {
-                model.kvm.set_routes(messages.collect());
+                model.kvm(vm)?.set_routes(messages.collect());
                 Ok(())
             }
         })
@@ -305,17 +308,21 @@ impl Kernel for ScriptedKernel {
     #[cfg(feature = "kvm")]
     fn kvm_assign_irqfd(
         &self,
-        _: BorrowedFd<'_>,
+        vm: BorrowedFd<'_>,
         gsi: u32,
         event: BorrowedFd<'_>,
         resample: Option<BorrowedFd<'_>>,
     ) -> Result<(), Errno> {
-        self.call(Call::KvmAssignIrqfd, |model| model.kvm.assign(gsi, event, resample))
+        self.call(Call::KvmAssignIrqfd, |model| {
+            let injected = model.kvm(vm)?.assign(gsi, event, resample)?;
+            model.injections.extend(injected);
+            Ok(())
+        })
     }
 
     #[cfg(feature = "kvm")]
-    fn kvm_deassign_irqfd(&self, _: BorrowedFd<'_>, gsi: u32, event: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.call(Call::KvmDeassignIrqfd, |model| model.kvm.deassign(gsi, event))
+    fn kvm_deassign_irqfd(&self, vm: BorrowedFd<'_>, gsi: u32, event: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.call(Call::KvmDeassignIrqfd, |model| model.kvm(vm)?.deassign(gsi, event))
     }
 
     #[cfg(feature = "kvm")]

@@ -1,7 +1,7 @@
 //! A device of the scripted host: its registers, and its interrupts by the rules of `VFIO_DEVICE_SET_IRQS`.
 
 use super::event::KernelEvent;
-use super::function::{BAR_OFFSET, BAR_SIZE, CONFIG_OFFSET, CONFIG_SIZE, ScriptedFunction};
+use super::function::{BAR_OFFSET, BAR_SIZE, CONFIG_OFFSET, CONFIG_SIZE, MEMORY_SPACE, ScriptedFunction};
 use crate::errno::Errno;
 use crate::sys::vfio::{IrqData, IrqSet};
 use rustix::fs::MemfdFlags;
@@ -14,8 +14,6 @@ const INTX: u32 = 0;
 const ERR: u32 = 3;
 /// Where Command lies in configuration space.
 const COMMAND: usize = 4;
-/// Memory Space Enable, in Command.
-const MEMORY_SPACE: u16 = 2;
 /// The name of a BAR's file, by which its mappings are found.
 const BAR_NAME: &str = "scripted-bar";
 
@@ -33,6 +31,8 @@ pub(super) struct DeviceModel {
     unmask: Option<KernelEvent>,
     masked: bool,
     pub(super) resets: u32,
+    /// Whether a driver of the host's has it.
+    pub(super) has_host_driver: bool,
 }
 
 impl DeviceModel {
@@ -49,7 +49,13 @@ impl DeviceModel {
             unmask: None,
             masked: false,
             resets: 0,
+            has_host_driver: false,
         }
+    }
+
+    /// Whether VFIO has it.
+    pub(super) fn is_lent(&self) -> bool {
+        !self.has_host_driver
     }
 
     /// The device is opened, and reset.

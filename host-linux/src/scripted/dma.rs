@@ -1,27 +1,39 @@
 //! How the kernel leads devices into address spaces: groups in containers, device files in iommufds, mappings in both.
 
 use super::Model;
+use super::device::DeviceModel;
 use super::files::Kind;
 use crate::errno::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
+use vfio_bindings::bindings::vfio as v;
 
 impl Model {
     /// Opens a device file by its name: `vfio`, a group's number, `vfioN` in `devices`, `iommu`.
     pub(super) fn open(&mut self, path: &Path) -> Result<OwnedFd, Errno> {
         let name = path.file_name().and_then(|name| name.to_str()).ok_or(Errno::ENOENT)?;
         if path.parent().is_some_and(|folder| folder.ends_with("devices")) {
-            let place = self.devices.iter().position(|device| device.function.cdev_name() == name);
+            let named = |device: &DeviceModel| {
+                device.is_lent() && device.function.guarded && device.function.cdev_name() == name
+            };
+            let place = self.devices.iter().position(named);
             let place = place.ok_or(Errno::ENOENT)?;
             return self.lend(Kind::Cdev { place, bound: None, attached: None });
         }
         match name {
-            "vfio" => self.lend(Kind::Container { iommu: false, mapped: BTreeMap::new() }),
+            "vfio" => self.lend(Kind::Container { iommu: None, mapped: BTreeMap::new() }),
             "iommu" => self.lend(Kind::Iommufd { spaces: BTreeMap::new() }),
-            number => {
+            name => {
+                let (number, guarded) = match name.strip_prefix("noiommu-") {
+                    Some(number) => (number, false),
+                    None => (name, true),
+                };
                 let number = number.parse().map_err(|_| Errno::ENOENT)?;
-                if !self.devices.iter().any(|device| device.function.group == number) {
+                let of_group = |device: &DeviceModel| {
+                    device.is_lent() && device.function.group == number && device.function.guarded == guarded
+                };
+                if !self.devices.iter().any(of_group) {
                     return Err(Errno::ENOENT);
                 }
                 // A group opens once, and not beside its devices' own files.
@@ -33,10 +45,10 @@ impl Model {
         }
     }
 
-    /// Whether the group has a container.
-    pub(super) fn group_has_container(&mut self, group: BorrowedFd<'_>) -> Result<bool, Errno> {
+    /// The group's number, and whether it has a container.
+    pub(super) fn group(&mut self, group: BorrowedFd<'_>) -> Result<(u32, bool), Errno> {
         match self.file(group)?.1 {
-            Kind::Group { container, .. } => Ok(container.is_some()),
+            Kind::Group { number, container } => Ok((*number, container.is_some())),
             _ => Err(Errno::ENOTTY),
         }
     }
@@ -49,47 +61,86 @@ impl Model {
         let (joined, Kind::Container { .. }) = self.file(container)? else {
             return Err(Errno::EINVAL);
         };
-        match self.file(group)?.1 {
-            Kind::Group { container: container @ None, .. } => {
-                *container = Some(joined);
-                Ok(())
-            }
-            _ => Err(Errno::EINVAL),
+        let Kind::Group { number, container: None } = self.file(group)?.1 else {
+            return Err(Errno::EINVAL);
+        };
+        let number = *number;
+        if !self.is_viable(number) {
+            return Err(Errno::EBUSY);
         }
+        let guarded = self.is_guarded(number);
+        let others = self.files.values().filter_map(|file| match file.kind {
+            Kind::Group { number, container: Some(container) } if container == joined => Some(number),
+            _ => None,
+        });
+        // Groups with and without an IOMMU do not go together.
+        if others.into_iter().any(|other| self.is_guarded(other) != guarded) {
+            return Err(Errno::EPERM);
+        }
+        if let Kind::Group { container, .. } = self.file(group)?.1 {
+            *container = Some(joined);
+        }
+        Ok(())
     }
 
-    pub(super) fn set_iommu(&mut self, container: BorrowedFd<'_>) -> Result<(), Errno> {
+    /// Whether an IOMMU stands behind the group.
+    fn is_guarded(&self, number: u32) -> bool {
+        self.devices.iter().any(|device| device.function.group == number && device.function.guarded)
+    }
+
+    /// Whether no driver of the host's has a device of the group.
+    pub(super) fn is_viable(&self, number: u32) -> bool {
+        self.devices.iter().all(|device| device.function.group != number || device.is_lent())
+    }
+
+    pub(super) fn set_iommu(&mut self, container: BorrowedFd<'_>, kind: u32) -> Result<(), Errno> {
         let (inode, _) = self.file(container)?;
-        let has_group = self.files.values().any(
-            |file| matches!(file.kind, Kind::Group { container: Some(container), .. } if container == inode),
-        );
+        let group = self.files.values().find_map(|file| match file.kind {
+            Kind::Group { number, container: Some(container) } if container == inode => Some(number),
+            _ => None,
+        });
+        let fits = group.is_some_and(|group| kind == self.iommu_of(group));
         match self.file(container)?.1 {
             // Not without a group, and not twice.
-            Kind::Container { iommu: iommu @ false, .. } if has_group => {
-                *iommu = true;
+            Kind::Container { iommu: iommu @ None, .. } if fits => {
+                *iommu = Some(kind);
                 Ok(())
             }
             _ => Err(Errno::EINVAL),
         }
     }
 
-    /// A device of the group, which must be in a container that has its IOMMU. A token behind its name is not looked at.
+    /// VFIO's number of what a container of this group can be given.
+    fn iommu_of(&self, group: u32) -> u32 {
+        if self.is_guarded(group) { v::VFIO_TYPE1v2_IOMMU } else { v::VFIO_NOIOMMU_IOMMU }
+    }
+
+    /// A device of the group, which must be in a container that has its IOMMU. A token may stand behind its name.
     pub(super) fn device_fd(&mut self, group: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
         let (inode, Kind::Group { number, container }) = self.file(group)? else {
             return Err(Errno::ENOTTY);
         };
         let (number, container) = (*number, container.ok_or(Errno::EINVAL)?);
-        let name = name.split(' ').next();
+        let (name, token) = match name.split_once(" vf_token=") {
+            Some((name, token)) => (name, Some(token)),
+            None => (name, None),
+        };
         if !matches!(
             self.files.get(&container).map(|file| &file.kind),
-            Some(Kind::Container { iommu: true, .. })
+            Some(Kind::Container { iommu: Some(_), .. })
         ) {
             return Err(Errno::EINVAL);
         }
         let place = self.devices.iter().position(|device| {
-            device.function.group == number && Some(&*device.function.bdf.to_string()) == name
+            device.is_lent() && device.function.group == number && device.function.bdf.to_string() == name
         });
         let place = place.ok_or(Errno::ENODEV)?;
+        match (&self.devices[place].function.vf_token, token) {
+            (None, None) => {}
+            (Some(expected), Some(given)) if **expected == *given => {}
+            (Some(_), _) => return Err(Errno::EACCES),
+            (None, Some(_)) => return Err(Errno::EINVAL),
+        }
         self.devices[place].open();
         self.lend(Kind::Grouped { place, group: inode })
     }
@@ -97,8 +148,9 @@ impl Model {
     /// What is mapped in a container that has its IOMMU.
     pub(super) fn container(&mut self, container: BorrowedFd<'_>) -> Result<&mut BTreeMap<u64, u64>, Errno> {
         match self.file(container)?.1 {
-            Kind::Container { iommu: true, mapped } => Ok(mapped),
-            Kind::Container { .. } => Err(Errno::EINVAL),
+            Kind::Container { iommu: Some(v::VFIO_TYPE1v2_IOMMU), mapped } => Ok(mapped),
+            Kind::Container { iommu: None, .. } => Err(Errno::EINVAL),
+            // Nothing can be mapped without an IOMMU.
             _ => Err(Errno::ENOTTY),
         }
     }
@@ -120,7 +172,7 @@ impl Model {
             *other != own
                 && matches!(file.kind, Kind::Cdev { place: same, bound: Some(_), .. } if same == place)
         });
-        if by_group {
+        if by_group || !self.is_viable(number) {
             return Err(Errno::EBUSY);
         }
         if elsewhere {

@@ -4,11 +4,12 @@ use crate::errno::Errno;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 /// An eventfd that the kernel keeps.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct KernelEvent {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     id: u64,
 }
 
@@ -16,7 +17,7 @@ impl KernelEvent {
     pub(super) fn new(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
         let id = event_id(fd.as_raw_fd()).ok_or(Errno::EINVAL)?;
         let fd = fd.try_clone_to_owned().map_err(|error| Errno::of(&error).unwrap_or(Errno::EBADF))?;
-        Ok(Self { fd, id })
+        Ok(Self { fd: Arc::new(fd), id })
     }
 
     pub(super) fn id(&self) -> u64 {

@@ -3,6 +3,7 @@
 //! Each is the writing end of a pipe whose reading end the kernel keeps: it hangs up with the last descriptor.
 
 use super::Model;
+use super::kvm::KvmModel;
 use crate::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,8 @@ pub(super) struct File {
 /// What a file is, and what it has become. Other files are named by their inodes.
 pub(super) enum Kind {
     Container {
-        iommu: bool,
+        /// VFIO's number of what it has been given.
+        iommu: Option<u32>,
         mapped: BTreeMap<u64, u64>,
     },
     Group {
@@ -37,7 +39,7 @@ pub(super) enum Kind {
         bound: Option<u64>,
         attached: Option<u32>,
     },
-    KvmVm,
+    KvmVm(KvmModel),
     #[cfg_attr(not(feature = "kvm"), expect(dead_code, reason = "only KVM has it"))]
     KvmVfio {
         files: BTreeSet<u64>,
@@ -71,7 +73,7 @@ impl File {
                 let (bound, attached) = (bound.is_some(), attached.is_some());
                 vec![format!("device {place} by its own file: bound {bound}, attached {attached}")]
             }
-            Kind::KvmVm => Vec::new(),
+            Kind::KvmVm(kvm) => kvm.standing(),
             Kind::KvmVfio { files } => files.iter().map(|_| "KVM: a VFIO file".to_owned()).collect(),
         }
     }

@@ -14,8 +14,15 @@ pub struct ScriptedFunction {
     pub(super) irqs: [u32; 5],
     pub(super) noresize: bool,
     pub(super) resettable: bool,
+    /// Whether an IOMMU stands behind it.
+    pub(super) guarded: bool,
+    pub(super) vf_token: Option<Box<str>>,
+    /// What Command is when it has been opened.
+    pub(super) command: u16,
 }
 
+/// Memory Space Enable, in Command.
+pub(super) const MEMORY_SPACE: u16 = 2;
 /// Where the BAR lies in the device's file.
 pub(super) const BAR_OFFSET: u64 = 0;
 /// Where configuration space lies in the device's file.
@@ -30,7 +37,17 @@ impl ScriptedFunction {
     /// own.
     pub fn new(bdf: Bdf, group: u32) -> Self {
         let name = format!("vfio{:x}{:x}", bdf.device(), bdf.function());
-        Self { bdf, group, name, irqs: [1, 8, 64, 1, 1], noresize: false, resettable: true }
+        Self {
+            bdf,
+            group,
+            name,
+            irqs: [1, 8, 64, 1, 1],
+            noresize: false,
+            resettable: true,
+            guarded: true,
+            vf_token: None,
+            command: MEMORY_SPACE,
+        }
     }
 
     /// The device's own file has this name.
@@ -61,6 +78,25 @@ impl ScriptedFunction {
         self
     }
 
+    /// There is no IOMMU for it: VFIO has made up its group, in its no-IOMMU mode.
+    #[must_use]
+    pub fn without_iommu(mut self) -> Self {
+        self.guarded = false;
+        self
+    }
+
+    /// It is a virtual function whose physical function's user has set this token.
+    #[must_use]
+    pub fn with_vf_token(mut self, token: &str) -> Self {
+        self.vf_token = Some(token.into());
+        self
+    }
+
+    /// Whether an IOMMU stands behind it.
+    pub fn has_iommu(&self) -> bool {
+        self.guarded
+    }
+
     /// Its address.
     pub fn bdf(&self) -> Bdf {
         self.bdf
@@ -86,8 +122,7 @@ impl ScriptedFunction {
         let mut config = vec![0; CONFIG_SIZE as usize];
         let mut put = |at: usize, bytes: &[u8]| config[at..][..bytes.len()].copy_from_slice(bytes);
         put(0, &[0x36, 0x1b, 0x10, 0]);
-        // The kernel has switched memory decoding on.
-        put(0x04, &[2]);
+        put(0x04, &self.command.to_le_bytes());
         // Capabilities List in Status; a storage controller; INTA#.
         put(0x06, &[0x10]);
         put(0x0b, &[1]);

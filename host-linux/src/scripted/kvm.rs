@@ -1,4 +1,4 @@
-//! KVM of the scripted host: memory slots, one routing table, irqfds. Of one virtual machine at a time.
+//! A virtual machine of the scripted host's KVM: its memory slots, its one routing table, its irqfds.
 
 use super::Injection;
 use super::device::DeviceModel;
@@ -15,8 +15,6 @@ pub(super) struct KvmModel {
     routes: BTreeMap<u32, (u64, u32)>,
     /// What eventfds inject, by their numbers.
     irqfds: BTreeMap<u64, Irqfd>,
-    /// What has reached the guest since it was last asked for.
-    pub(super) injections: Vec<Injection>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,13 +43,14 @@ impl KvmModel {
         self.routes = routes;
     }
 
-    /// `KVM_IRQFD`. A signal that the event holds is injected at once, and stays in it until it is disarmed.
+    /// `KVM_IRQFD`. A signal that the event holds is injected at once, and stays in it until it is disarmed. What
+    /// was injected.
     pub(super) fn assign(
         &mut self,
         gsi: u32,
         event: BorrowedFd<'_>,
         resample: Option<BorrowedFd<'_>>,
-    ) -> Result<(), Errno> {
+    ) -> Result<Option<Injection>, Errno> {
         let event = KernelEvent::new(event)?;
         let resample = match resample {
             Some(resample) => Some(event_id(resample.as_raw_fd()).ok_or(Errno::EINVAL)?),
@@ -61,12 +60,11 @@ impl KvmModel {
             return Err(Errno::EBUSY);
         }
         self.irqfds.insert(event.id(), Irqfd { gsi, resample });
-        let injected = self.injections.len();
-        self.inject(&event);
-        if self.injections.len() > injected {
+        let injected = self.inject(&event).map(|(injection, _)| injection);
+        if injected.is_some() {
             event.signal();
         }
-        Ok(())
+        Ok(injected)
     }
 
     /// `KVM_IRQFD` the other way, which takes what the event holds. What is not assigned is no error.
@@ -79,17 +77,17 @@ impl KvmModel {
         Ok(())
     }
 
-    /// What an event holds reaches the guest, if it is armed; then the event that says so when the guest has ended it.
-    pub(super) fn inject(&mut self, event: &KernelEvent) -> Option<u64> {
+    /// What an event holds reaches the guest, if it is armed; and the event that says so when the guest has ended it.
+    pub(super) fn inject(&self, event: &KernelEvent) -> Option<(Injection, Option<u64>)> {
         let irqfd = self.irqfds.get(&event.id())?;
         if !event.take() {
             return None;
         }
-        self.injections.push(match self.routes.get(&irqfd.gsi) {
+        let injection = match self.routes.get(&irqfd.gsi) {
             Some((address, data)) => Injection::Message { address: *address, data: *data },
             None => Injection::Line(irqfd.gsi),
-        });
-        irqfd.resample
+        };
+        Some((injection, irqfd.resample))
     }
 
     /// An eventfd is new: whichever had its number was closed, and its irqfd went with it.

@@ -8,7 +8,10 @@ use crate::options::{Backend, VmOptions};
 use crate::sys::EventFd;
 use crate::sys::{GuestMemory, MemoryBacking};
 use crate::sysfs::tests::FakeSysfs;
-use crate::{Device, GuestRegion, IrqVectors, MappedBars, RegisterPath};
+use crate::{
+    Device, DeviceOptions, GroupError, GuestRegion, IrqVectors, MappedBars, OpenError, RegisterPath,
+    Reservation,
+};
 use std::os::fd::AsFd;
 use vfio_assign_core::{GuestAddr, Span, VectorIndex};
 
@@ -97,4 +100,79 @@ fn the_call_that_is_to_fail_is_counted_to() {
     kernel.fail(1, CallFault::Errno(Errno::EMFILE));
     let made = [(); 3].map(|()| kernel.new_event().is_ok());
     assert_eq!((made, kernel.is_fault_pending()), ([true, false, true], false));
+}
+
+#[test]
+fn a_group_is_viable_while_no_driver_of_the_hosts_has_a_device_of_it() {
+    for backend in [Backend::Group, Backend::Cdev] {
+        let functions = [0, 1].map(|function| {
+            let bdf = format!("0000:00:04.{function}");
+            ScriptedFunction::new(bdf.parse().unwrap(), 7)
+        });
+        let sysfs = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(7));
+        let sysfs = sysfs.add_cdev("0000:00:04.0", functions[0].cdev_name(), 0);
+        let sysfs = sysfs.add("0000:00:04.1", Some("nvme"), Some(7));
+        let kernel = ScriptedKernel::new(&functions);
+        kernel.set_host_driver(1, true);
+        let options = VmOptions { sysfs: sysfs.sysfs(), backend: Some(backend), ..VmOptions::default() };
+        let vm = Vm::new(kernel.host(), options);
+        let first = || vm.open("0000:00:04.0".parse().unwrap());
+        let refused = first().map(drop);
+        assert!(
+            matches!(refused, Err(OpenError::Group(GroupError::NotViable { group: 7, .. }))),
+            "{backend}: {refused:?}"
+        );
+        assert_eq!(kernel.standing(), [""; 0]);
+        kernel.set_host_driver(1, false);
+        assert_eq!(first().map(|device| device.group()), Ok(7));
+    }
+}
+
+#[test]
+fn a_virtual_function_is_opened_with_its_token_only() {
+    const TOKEN: &str = "00112233-4455-6677-8899-aabbccddeeff";
+    let (_, sysfs) = host();
+    let bdf = "0000:00:04.0".parse().unwrap();
+    let kernel = ScriptedKernel::new(&[ScriptedFunction::new(bdf, 7).with_vf_token(TOKEN)]);
+    let options = VmOptions { sysfs: sysfs.sysfs(), backend: Some(Backend::Group), ..VmOptions::default() };
+    let vm = Vm::new(kernel.host(), options);
+    let open = |token: Option<&str>| {
+        let vf_token = token.map(|token| token.parse().unwrap());
+        let reserved = vm.reserve_with(bdf, DeviceOptions { vf_token, ..DeviceOptions::default() });
+        reserved.and_then(Reservation::open).map(drop)
+    };
+    let refused = Err(OpenError::Device { bdf, errno: Errno::EACCES });
+    assert_eq!(open(None), refused);
+    assert_eq!(open(Some("ffffffff-4455-6677-8899-aabbccddeeff")), refused);
+    assert_eq!(open(Some(TOKEN)), Ok(()));
+}
+
+#[test]
+fn a_token_is_no_business_of_another_function() {
+    let (kernel, sysfs) = host();
+    let bdf = "0000:00:04.0".parse().unwrap();
+    let options = VmOptions { sysfs: sysfs.sysfs(), backend: Some(Backend::Group), ..VmOptions::default() };
+    let vf_token = Some("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap());
+    let vm = Vm::new(kernel.host(), options);
+    let reserved = vm.reserve_with(bdf, DeviceOptions { vf_token, ..DeviceOptions::default() });
+    let refused = reserved.and_then(Reservation::open).map(drop);
+    assert_eq!(refused, Err(OpenError::Device { bdf, errno: Errno::EINVAL }));
+}
+
+#[cfg(feature = "kvm")]
+#[test]
+fn each_virtual_machine_has_its_own_routes() {
+    use crate::sys::kvm::{Route, RouteTarget};
+
+    let (kernel, _) = host();
+    let [one, other] = [(); 2].map(|()| kernel.create_vm().unwrap());
+    let to = |data| Route { gsi: 24, target: RouteTarget::Msi { address: 0xfee0_0000, data } };
+    kernel.kvm_set_gsi_routing(one.as_fd(), &[to(1)]).unwrap();
+    kernel.kvm_set_gsi_routing(other.as_fd(), &[to(2)]).unwrap();
+    let event = EventFd::new().unwrap();
+    kernel.kvm_assign_irqfd(other.as_fd(), 24, event.as_fd(), None).unwrap();
+    kernel.signal_event(&event).unwrap();
+    assert_eq!(kernel.injections(), [Injection::Message { address: 0xfee0_0000, data: 2 }]);
+    drop(other);
+    assert_eq!(kernel.standing(), ["KVM: route 0xfee00000 0x1"]);
 }

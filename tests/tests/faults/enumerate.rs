@@ -6,12 +6,14 @@ use crate::machine::{Machine, sysfs};
 use crate::scenarios::Scenario;
 use crate::told::Told;
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use vfio_assign_linux::Assigned;
-use vfio_assign_linux::scripted::{CallFault, ScriptedFunction};
+use vfio_assign_linux::scripted::CallFault;
+use vfio_assign_linux::{Assigned, Backend};
 
 pub(crate) struct Report {
-    pub(crate) name: &'static str,
+    /// The scenario's, and the interface.
+    pub(crate) name: String,
     /// The names of the scenario's calls, in order.
     pub(crate) calls: Vec<&'static str>,
     /// Which call failed, and how.
@@ -40,22 +42,20 @@ struct Run {
     struck: bool,
 }
 
-pub(crate) fn enumerate(scenario: &Scenario) -> Report {
-    let functions = (scenario.functions)();
-    let places: Vec<_> = functions.iter().map(|function| (function.bdf(), function.group())).collect();
-    let names: Vec<_> = functions.iter().map(ScriptedFunction::cdev_name).collect();
-    let folder = sysfs(&places, &names);
-    let clean = run(scenario, &folder, None, None);
-    let mut report =
-        Report { name: scenario.name, calls: clean.calls, injected: Vec::new(), failures: clean.wrong };
+pub(crate) fn enumerate(scenario: &Scenario, backend: Backend) -> Report {
+    let folder = sysfs(&(scenario.functions)());
+    let name = format!("{}, {backend}", scenario.name);
+    let run = |fault, clean| run(scenario, backend, &folder, fault, clean);
+    let clean = run(None, None);
+    let failures = clean.wrong.iter().map(|wrong| format!("{name}: without a fault: {wrong}")).collect();
+    let mut report = Report { name, calls: clean.calls, injected: Vec::new(), failures };
     for (place, call) in report.calls.iter().enumerate() {
         for fault in faults(call) {
-            let run = run(scenario, &folder, Some((place, *fault)), Some(&clean.state));
+            let run = run(Some((place, *fault)), Some(&clean.state));
             if run.struck {
                 report.injected.push((place, *fault));
             }
-            let told =
-                |wrong: &String| format!("{}: call {place}, {call}, {fault:?}: {wrong}", scenario.name);
+            let told = |wrong: &String| format!("{}: call {place}, {call}, {fault:?}: {wrong}", report.name);
             report.failures.extend(run.wrong.iter().map(told));
         }
     }
@@ -65,6 +65,7 @@ pub(crate) fn enumerate(scenario: &Scenario) -> Report {
 /// The scenario with at most one fault; its end is compared with that of a run without.
 fn run(
     scenario: &Scenario,
+    backend: Backend,
     folder: &Arc<tempfile::TempDir>,
     fault: Option<(usize, CallFault)>,
     clean: Option<&Vec<String>>,
@@ -72,7 +73,15 @@ fn run(
     let machine = Machine::new(&(scenario.functions)(), folder);
     let files = open_files();
     let mut told = Told::new();
-    let (first, state, complaints) = life(scenario, &machine, &mut told, fault, clean);
+    let life = |told: &mut Told, fault| {
+        // A scenario that panics is a failure with a name, like any other.
+        let lived = catch_unwind(AssertUnwindSafe(|| life(scenario, backend, &machine, told, fault, clean)));
+        lived.unwrap_or_else(|_| {
+            told.wrong.push("the scenario panics, as is printed above".into());
+            Life::default()
+        })
+    };
+    let Life { first, state, complaints } = life(&mut told, fault);
     let calls = machine.kernel.calls();
     let last = calls.len();
     let struck = !machine.kernel.is_fault_pending();
@@ -84,7 +93,7 @@ fn run(
         Some(_) => {
             // The same machine again: whatever has happened, nothing of it is in the way.
             let mut again = Told::new();
-            let (_, state, _) = life(scenario, &machine, &mut again, None, clean);
+            let Life { state, .. } = life(&mut again, None);
             if Some(&state) != clean {
                 wrong.push(format!("another guest ends otherwise: {}", difference(&state, clean)));
             }
@@ -96,15 +105,25 @@ fn run(
     Run { calls: calls[first..last].to_vec(), state, wrong, struck }
 }
 
-/// A guest from its start to its end. How many calls came before the scenario, the state it ended in, what its
-/// functions complained of.
+/// What a guest's life came to.
+#[derive(Default)]
+struct Life {
+    /// How many calls came before the scenario.
+    first: usize,
+    state: Vec<String>,
+    /// What its functions complained of.
+    complaints: Vec<String>,
+}
+
+/// A guest from its start to its end.
 fn life(
     scenario: &Scenario,
+    backend: Backend,
     machine: &Machine,
     told: &mut Told,
     fault: Option<(usize, CallFault)>,
     clean: Option<&Vec<String>>,
-) -> (usize, Vec<String>, Vec<String>) {
+) -> Life {
     let arm = || {
         if let Some((before, fault)) = fault {
             machine.kernel.fail(before, fault);
@@ -114,8 +133,8 @@ fn life(
     if scenario.before.is_none() {
         arm();
     }
-    let Some(mut guest) = Guest::new(machine, scenario.backend, told) else {
-        return (first, Vec::new(), Vec::new());
+    let Some(mut guest) = Guest::new(machine, backend, told) else {
+        return Life { first, ..Life::default() };
     };
     if let Some(before) = scenario.before {
         before(&mut guest);
@@ -147,7 +166,7 @@ fn life(
     let left = machine.kernel.standing();
     guest.told.wrong.extend(left.iter().map(|line| format!("left over in a machine that goes on: {line}")));
     drop(guest);
-    (first, state, complaints)
+    Life { first, state, complaints }
 }
 
 /// What stands in the kernel although all is dropped.

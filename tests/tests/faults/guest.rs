@@ -8,7 +8,9 @@ use vfio_assign_core::host::InterruptKind;
 use vfio_assign_core::{GuestAddr, VectorIndex};
 use vfio_assign_linux::kvm::{Gsi, IrqchipRoutes, KvmGuest, KvmVm, MemorySlots, Routes, SlotNumbers};
 use vfio_assign_linux::scripted::{Injection, ScriptedKernel};
-use vfio_assign_linux::{AssignOptions, Assigned, Backend, DeviceOptions, IrqKind, LineEnd, VfioFile, Vm};
+use vfio_assign_linux::{
+    AssignOptions, Assigned, Backend, Device, DeviceOptions, Inspection, IrqKind, LineEnd, VfioFile, Vm,
+};
 
 /// Where the guest places the BAR first.
 pub(crate) const BAR: u64 = 0xd000_0000;
@@ -28,6 +30,7 @@ pub(crate) type Function = Assigned<KvmGuest>;
 
 pub(crate) struct Guest<'a> {
     machine: &'a Machine,
+    backend: Backend,
     pub(crate) told: &'a mut Told,
     kvm: KvmVm,
     slots: MemorySlots,
@@ -46,7 +49,17 @@ impl<'a> Guest<'a> {
         let routes = Arc::new(told.attempt(|| Routes::new(kvm.clone(), IrqchipRoutes::X86Full))?);
         let slots = MemorySlots::new(kvm.clone(), numbers);
         let vm = machine.vm(backend, &kvm);
-        Some(Self { machine, told, kvm, slots, routes, vm, functions: Vec::new(), seen: String::new() })
+        Some(Self {
+            machine,
+            backend,
+            told,
+            kvm,
+            slots,
+            routes,
+            vm,
+            functions: Vec::new(),
+            seen: String::new(),
+        })
     }
 
     /// Opens the next function and assigns it, its pin to a line that KVM resamples.
@@ -60,6 +73,37 @@ impl<'a> Guest<'a> {
             let file = kernel.open_for_another(Path::new("/dev/vfio/devices/vfio40")).unwrap();
             DeviceOptions { file: Some(VfioFile::Cdev(file)), ..DeviceOptions::default() }
         });
+    }
+
+    /// The same, with the token that it wants.
+    pub(crate) fn open_with_token(&mut self, token: &str) {
+        self.open_by(|_| DeviceOptions {
+            vf_token: Some(token.parse().unwrap()),
+            ..DeviceOptions::default()
+        });
+    }
+
+    /// Opens the first function and assigns it to nobody.
+    pub(crate) fn open_bare(&mut self) -> Option<Arc<Device>> {
+        let Self { told, vm, .. } = self;
+        told.attempt(|| vm.open(bdf(0))).map(Arc::new)
+    }
+
+    /// Looks at the first function, as what no guest has.
+    pub(crate) fn inspect(&mut self) {
+        let Self { machine, told, backend, .. } = self;
+        let looked = told.attempt(|| -> Result<_, Box<Failed>> {
+            let options = machine.options(*backend);
+            let device = Inspection::open(machine.host.clone(), options, bdf(0)).map_err(Failed::new)?;
+            device.read_config().map_err(Failed::new)
+        });
+        self.seen = format!("inspected: {looked:02x?}");
+    }
+
+    /// How many vectors of MSI-X of the first function lead to events.
+    pub(crate) fn wired_vectors(&self) -> usize {
+        let wired = format!("{}: kind {} vector ", bdf(0), IrqKind::Msix.get());
+        self.machine.kernel.standing().iter().filter(|line| line.starts_with(&wired)).count()
     }
 
     fn open_by(&mut self, options: impl Fn(&ScriptedKernel) -> DeviceOptions) {

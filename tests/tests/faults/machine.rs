@@ -25,19 +25,24 @@ pub(crate) fn bdf(function: u8) -> Bdf {
     Bdf::new(0, 0, 4, function).unwrap()
 }
 
-/// A sysfs that shows these functions, bound to VFIO: address, group, the name of the device's own file.
-pub(crate) fn sysfs(functions: &[(Bdf, u32)], names: &[&str]) -> Arc<tempfile::TempDir> {
+/// A sysfs that shows these functions, bound to VFIO.
+pub(crate) fn sysfs(functions: &[ScriptedFunction]) -> Arc<tempfile::TempDir> {
     let folder = tempfile::tempdir().unwrap();
     let driver = folder.path().join("bus/pci/drivers/vfio-pci");
     fs::create_dir_all(&driver).unwrap();
-    for (place, ((bdf, group), name)) in functions.iter().zip(names).enumerate() {
+    for (place, function) in functions.iter().enumerate() {
+        let bdf = function.bdf();
         let device = folder.path().join("bus/pci/devices").join(bdf.to_string());
-        let own = device.join("vfio-dev").join(name);
+        let own = device.join("vfio-dev").join(function.cdev_name());
         fs::create_dir_all(&own).unwrap();
-        fs::write(own.join("dev"), format!("511:{place}\n")).unwrap();
         symlink(&driver, device.join("driver")).unwrap();
-        let group = folder.path().join("kernel/iommu_groups").join(group.to_string());
+        let group = folder.path().join("kernel/iommu_groups").join(function.group().to_string());
         fs::create_dir_all(group.join("devices")).unwrap();
+        if function.has_iommu() {
+            fs::write(own.join("dev"), format!("511:{place}\n")).unwrap();
+        } else {
+            fs::write(group.join("name"), "vfio-noiommu\n").unwrap();
+        }
         symlink(&device, group.join("devices").join(bdf.to_string())).unwrap();
         symlink(&group, device.join("iommu_group")).unwrap();
     }
@@ -59,16 +64,21 @@ impl Machine {
         KvmVm::new(self.host.clone(), self.vm.as_fd())
     }
 
-    /// A VM with two regions of memory, on this interface.
-    pub(crate) fn vm(&self, backend: Backend, kvm: &KvmVm) -> Vm {
+    /// What is opened on this interface, without KVM.
+    pub(crate) fn options(&self, backend: Backend) -> VmOptions {
         let interval = Duration::from_secs(1);
-        let options = VmOptions {
+        VmOptions {
             sysfs: Sysfs::at(self.root()),
             backend: Some(backend),
-            files: Some(Arc::new(KvmVfio::new(kvm.clone()))),
             retry: RetryPolicy { interval, tries: 2, clock: Arc::new(self.kernel.clone()) },
             ..VmOptions::default()
-        };
+        }
+    }
+
+    /// A VM with two regions of memory, on this interface.
+    pub(crate) fn vm(&self, backend: Backend, kvm: &KvmVm) -> Vm {
+        let files = Some(Arc::new(KvmVfio::new(kvm.clone())) as Arc<_>);
+        let options = VmOptions { files, ..self.options(backend) };
         let vm = Vm::new(self.host.clone(), options);
         vm.add_memory(&[region(0, 2), region(0x10_0000, 1)]).unwrap();
         vm

@@ -24,11 +24,12 @@ fn reports() -> &'static [Report] {
             "{:<42} {:>5} {:>5} {:>6} {:>7} {:>8}",
             "scenario", "calls", "kinds", "errnos", "faults", "failures"
         );
-        for scenario in SCENARIOS {
-            let report = enumerate(scenario);
+        let rows = SCENARIOS.iter().flat_map(|scenario| scenario.on.iter().map(move |on| (scenario, *on)));
+        for (scenario, backend) in rows {
+            let report = enumerate(scenario, backend);
             println!(
                 "{:<42} {:>5} {:>5} {:>6} {:>7} {:>8}",
-                scenario.name,
+                report.name,
                 report.calls.len(),
                 report.kinds().len(),
                 report.errnos(),

@@ -3,12 +3,14 @@
 use crate::guest::{BAR, Guest, OTHER_BAR, decode, end_msi, end_msix, set_vector, use_msi, use_msix};
 use crate::machine::{bdf, region};
 use vfio_assign_core::{BusMastering, GuestAddr, VectorIndex};
+use vfio_assign_linux::Backend::{self, Cdev, Group};
 use vfio_assign_linux::scripted::ScriptedFunction;
-use vfio_assign_linux::{Assigned, Backend};
+use vfio_assign_linux::{Assigned, IrqKind, IrqVectors};
 
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
-    pub(crate) backend: Backend,
+    /// The interfaces that it is run on.
+    pub(crate) on: &'static [Backend],
     /// The functions of the host.
     pub(crate) functions: fn() -> Vec<ScriptedFunction>,
     /// What has happened before; none: all that the VM does from its start on is part of the scenario.
@@ -19,50 +21,46 @@ pub(crate) struct Scenario {
     pub(crate) again: fn(&mut Guest<'_>),
 }
 
+const BOTH: &[Backend] = &[Group, Cdev];
+
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "open by group",
-        backend: Backend::Group,
-        functions: one,
-        before: None,
-        work: open,
-        again: reopen,
-    },
-    Scenario {
-        name: "open by cdev",
-        backend: Backend::Cdev,
-        functions: one,
-        before: None,
-        work: open,
-        again: reopen,
-    },
+    Scenario { name: "open", on: BOTH, functions: one, before: None, work: open, again: reopen },
     Scenario {
         name: "open by a file handed in",
-        backend: Backend::Cdev,
+        on: &[Cdev],
         functions: one,
         before: None,
         work: handed_in,
         again: reopen,
     },
     Scenario {
+        name: "open with a VF token",
+        on: &[Group],
+        functions: virtual_function,
+        before: None,
+        work: with_token,
+        again: with_token_anew,
+    },
+    Scenario {
         name: "second device in a group",
-        backend: Backend::Group,
+        on: BOTH,
         functions: two_in_a_group,
         before: Some(open),
         work: open,
         again: reopen,
     },
+    Scenario { name: "inspection", on: BOTH, functions: one, before: None, work: inspect, again: nothing },
     Scenario {
-        name: "second device in a group, cdev",
-        backend: Backend::Cdev,
-        functions: two_in_a_group,
-        before: Some(open),
-        work: open,
-        again: reopen,
+        name: "inspection without an IOMMU",
+        on: &[Group],
+        functions: without_iommu,
+        before: None,
+        work: inspect,
+        again: nothing,
     },
     Scenario {
         name: "MSI-X bring-up of 64 vectors",
-        backend: Backend::Group,
+        on: BOTH,
         functions: one,
         before: Some(decoding),
         work: bring_up,
@@ -70,7 +68,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "growth under NORESIZE",
-        backend: Backend::Group,
+        on: BOTH,
         functions: noresize,
         before: Some(decoding),
         work: grow,
@@ -78,15 +76,23 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "growth where vectors can be added",
-        backend: Backend::Group,
+        on: BOTH,
         functions: one,
         before: Some(decoding),
         work: grow,
         again: grow,
     },
     Scenario {
+        name: "vectors led elsewhere",
+        on: BOTH,
+        functions: one,
+        before: None,
+        work: rewire,
+        again: nothing,
+    },
+    Scenario {
         name: "INTx, MSI, MSI-X",
-        backend: Backend::Group,
+        on: BOTH,
         functions: one,
         before: Some(decoding),
         work: all_kinds,
@@ -94,7 +100,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "BAR moves",
-        backend: Backend::Group,
+        on: BOTH,
         functions: one,
         before: Some(decoding),
         work: move_bar,
@@ -102,15 +108,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "memory added and removed",
-        backend: Backend::Group,
-        functions: one,
-        before: Some(open),
-        work: change_memory,
-        again: nothing,
-    },
-    Scenario {
-        name: "memory added and removed, cdev",
-        backend: Backend::Cdev,
+        on: BOTH,
         functions: one,
         before: Some(open),
         work: change_memory,
@@ -118,7 +116,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "reset",
-        backend: Backend::Group,
+        on: BOTH,
         functions: one,
         before: Some(interrupting),
         work: reset,
@@ -126,15 +124,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "hot reset",
-        backend: Backend::Group,
-        functions: two_without_reset,
-        before: Some(two_interrupting),
-        work: reset,
-        again: nothing,
-    },
-    Scenario {
-        name: "hot reset, cdev",
-        backend: Backend::Cdev,
+        on: BOTH,
         functions: two_without_reset,
         before: Some(two_interrupting),
         work: reset,
@@ -142,7 +132,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "save and restore",
-        backend: Backend::Group,
+        on: BOTH,
         functions: one,
         before: Some(interrupting),
         work: save_and_restore,
@@ -150,15 +140,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "drop",
-        backend: Backend::Group,
-        functions: one,
-        before: Some(interrupting),
-        work: nothing,
-        again: interrupt,
-    },
-    Scenario {
-        name: "drop, cdev",
-        backend: Backend::Cdev,
+        on: BOTH,
         functions: one,
         before: Some(interrupting),
         work: nothing,
@@ -183,6 +165,17 @@ fn two_without_reset() -> Vec<ScriptedFunction> {
     vec![function(0, 7), function(1, 8)]
 }
 
+/// What the user of its physical function has set.
+const TOKEN: &str = "00112233-4455-6677-8899-aabbccddeeff";
+
+fn virtual_function() -> Vec<ScriptedFunction> {
+    vec![ScriptedFunction::new(bdf(0), 7).with_vf_token(TOKEN)]
+}
+
+fn without_iommu() -> Vec<ScriptedFunction> {
+    vec![ScriptedFunction::new(bdf(0), 7).without_iommu()]
+}
+
 fn nothing(_: &mut Guest<'_>) {}
 
 fn open(guest: &mut Guest<'_>) {
@@ -202,6 +195,40 @@ fn anew(guest: &mut Guest<'_>) {
 
 fn handed_in(guest: &mut Guest<'_>) {
     guest.open_handed_in();
+}
+
+fn with_token(guest: &mut Guest<'_>) {
+    guest.open_with_token(TOKEN);
+}
+
+fn with_token_anew(guest: &mut Guest<'_>) {
+    guest.functions.pop();
+    with_token(guest);
+}
+
+fn inspect(guest: &mut Guest<'_>) {
+    guest.inspect();
+}
+
+/// Somebody who is no guest wires vectors, and then more of them, those that are wired among them: where that fails none
+/// of them may signal anything.
+fn rewire(guest: &mut Guest<'_>) {
+    let Some(device) = guest.open_bare() else { return };
+    let mut vectors = IrqVectors::new(device, IrqKind::Msix);
+    for count in [4, 6] {
+        let mut wire =
+            || vectors.wire(VectorIndex::default(), VectorIndex::new(count - 1).unwrap(), &|_| true);
+        let wired = guest.told.once(wire()).is_some();
+        let expected = if wired { usize::from(count) } else { 0 };
+        let standing = guest.wired_vectors();
+        if standing != expected {
+            guest.told.wrong.push(format!("{standing} of {count} vectors are wired, and not {expected}"));
+        }
+        if !wired {
+            guest.told.attempt(wire);
+        }
+    }
+    guest.told.attempt(|| vectors.disable());
 }
 
 fn decoding(guest: &mut Guest<'_>) {

@@ -39,10 +39,7 @@ fn so_it_does_where_vectors_cannot_be_added() {
 
 /// Does something with a scripted machine that has these functions.
 fn with_machine<T>(functions: &[ScriptedFunction], work: impl FnOnce(&Machine) -> T) -> T {
-    let places: Vec<_> = functions.iter().map(|function| (function.bdf(), function.group())).collect();
-    let names: Vec<_> = functions.iter().map(ScriptedFunction::cdev_name).collect();
-    let folder = sysfs(&places, &names);
-    work(&Machine::new(functions, &folder))
+    work(&Machine::new(functions, &sysfs(functions)))
 }
 
 #[test]
