@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vfio_assign_linux::Backend;
 
+use crate::doctor::DoctorArguments;
 use crate::exit::EXIT_STATUS;
 use crate::list::ListArguments;
 
@@ -38,6 +39,18 @@ Examples:
   vfio-assign list --groups --class 01
   vfio-assign list --json | jq '.functions[] | select(.readiness == \"ready\").address'")]
     List(ListArguments),
+
+    /// Look at all that a working assignment needs, and say what to do where something is missing
+    #[command(after_help = "\
+Lines that begin with # are for a shell, as root. Nothing is changed: the doctor only looks.
+
+Examples:
+  vfio-assign doctor
+  vfio-assign doctor 04:00.0
+  vfio-assign doctor 04:00.0 --memory 16G && vfio-assign run --device 04:00.0 ...
+
+Exit status: 0 it would work, 3 it would not, 4 it cannot be told.")]
+    Doctor(DoctorArguments),
 }
 
 /// What to run.
@@ -122,7 +135,7 @@ pub(crate) enum MemoryArgument {
 }
 
 /// A size with a unit, in bytes.
-fn memory(text: &str) -> Result<u64, MemoryArgument> {
+pub(crate) fn memory(text: &str) -> Result<u64, MemoryArgument> {
     let split = text.find(|character: char| !character.is_ascii_digit()).ok_or(MemoryArgument::Unit)?;
     let (number, unit) = text.split_at(split);
     let shift = match unit {

@@ -9,6 +9,7 @@
 mod arguments;
 mod assignment;
 mod display;
+mod doctor;
 mod exit;
 mod help;
 mod host;
@@ -53,5 +54,6 @@ fn command(arguments: &Arguments, start: Instant) -> Result<Exit, Problem> {
             Ending::Signal(signal) => Exit::Signal(signal),
         }),
         Command::List(arguments) => list::list(&host, arguments),
+        Command::Doctor(arguments) => doctor::doctor(&host, arguments),
     }
 }

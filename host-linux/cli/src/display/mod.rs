@@ -18,6 +18,8 @@ pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 /// Something is not known, or needs a look.
 pub(crate) const UNSURE: Style = AnsiColor::Yellow.on_default();
+/// What a person may type.
+pub(crate) const COMMAND: Style = AnsiColor::Cyan.on_default();
 /// Headings.
 pub(crate) const HEADING: Style = Style::new().bold();
 /// What can be skipped.
@@ -35,6 +37,11 @@ pub(crate) fn columns() -> Option<usize> {
     let told = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
     let told = told.filter(|columns| *columns > 0);
     told.or_else(|| terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0)))
+}
+
+/// How wide running text is: a line that is as long as a wide terminal is hard to read.
+pub(crate) fn text_width() -> usize {
+    columns().unwrap_or(100).clamp(40, 120)
 }
 
 /// Standard output does not take what is to be said.

@@ -3,15 +3,18 @@
 //! Everything here only reads, and needs no root where the kernel asks for none. A test points it at a folder of its own.
 
 mod ids;
+mod named;
 mod pci;
 mod uses;
 
 pub(crate) use ids::{class_name, device_name};
+pub(crate) use named::named;
 pub(crate) use pci::{PciFunction, functions};
 pub(crate) use uses::{Use, uses};
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use vfio_assign_core::Bdf;
@@ -65,6 +68,11 @@ impl HostFiles {
         Ok(text.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
     }
 
+    /// The bytes of a file; none where there is no such file.
+    pub(crate) fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>, Unreadable> {
+        present(&self.path(path), |path| fs::read(path))
+    }
+
     /// What is in a folder, in order; none where there is no such folder.
     pub(crate) fn names(&self, path: &str) -> Result<Option<Vec<String>>, Unreadable> {
         present(&self.path(path), |path| {
@@ -80,8 +88,19 @@ impl HostFiles {
         present(&self.path(path), |path| fs::read_link(path))
     }
 
+    /// Whether there is such a file or folder.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.path(path).exists()
+    }
+
+    /// Who owns a file, which group, and who may do what with it; none where there is no such file.
+    pub(crate) fn owner(&self, path: &str) -> Result<Option<(u32, u32, u32)>, Unreadable> {
+        let found = present(&self.path(path), |path| fs::metadata(path))?;
+        Ok(found.map(|file| (file.uid(), file.gid(), file.mode())))
+    }
+
     /// A device or block device in sysfs, with all links followed; none where there is none.
-    fn real(&self, path: &str) -> Result<Option<PathBuf>, Unreadable> {
+    pub(crate) fn real(&self, path: &str) -> Result<Option<PathBuf>, Unreadable> {
         present(&self.path(path), |path| fs::canonicalize(path))
     }
 }

@@ -44,6 +44,11 @@ impl Bar {
         self.flags & 0x100 != 0
     }
 
+    /// The kernel found no place for it.
+    pub(crate) fn has_no_place(self) -> bool {
+        self.flags & 0x2000_0000 != 0
+    }
+
     /// 64 bits wide.
     pub(crate) fn is_wide(self) -> bool {
         self.flags & 0x10_0000 != 0

@@ -4,7 +4,8 @@
 //!
 //! | line | what it makes |
 //! |---|---|
-//! | `file PATH TEXT` | a file; `\n` in the text begins a new line |
+//! | `file PATH TEXT` | a file; `\n` in the text begins a new line, `\t` is a tab |
+//! | `ones PATH COUNT` | a file of bytes whose bits are all ones |
 //! | `mode PATH OCTAL` | who may use a file |
 //! | `link PATH TARGET` | a link to another path of the host |
 //! | `folder PATH` | an empty folder |
@@ -59,7 +60,8 @@ impl Tree {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let (first, more) = rest.split_once(' ').unwrap_or((rest, ""));
         match word {
-            "file" => self.file(first, &more.replace("\\n", "\n")),
+            "file" => self.file(first, &more.replace("\\n", "\n").replace("\\t", "\t")),
+            "ones" => fs::write(self.at(first), vec![0xff; more.parse().unwrap()]).unwrap(),
             "mode" => {
                 let mode = u32::from_str_radix(more, 8).unwrap();
                 fs::set_permissions(self.at(first), fs::Permissions::from_mode(mode)).unwrap();

@@ -1,0 +1,170 @@
+//! The device itself: whether it is one that can be given away, whether the host needs it, who drives it.
+
+use super::check::Check;
+use super::facts::{Device, Facts};
+use super::platform::layout;
+use crate::display::size;
+use crate::host::{Unreadable, Use, folder};
+use crate::machine::layout::WINDOW_32;
+
+type Found = Result<Check, Unreadable>;
+
+pub(super) fn kind(_: &Facts<'_>, device: &Device) -> Found {
+    let function = &device.function;
+    if function.is_bridge() {
+        let check = Check::problem(
+            format!("{}: a bridge", function.class_name()),
+            "Bridges forward what others do, and are never given away.",
+        );
+        return Ok(check.act("Name a device below it: `vfio-assign list` shows those there are."));
+    }
+    Ok(Check::ok(function.class_name()))
+}
+
+pub(super) fn power(facts: &Facts<'_>, device: &Device) -> Found {
+    let at = folder(device.function.bdf);
+    let state = facts.host.text(&format!("{at}/power_state"))?;
+    let awake = |check: Check| {
+        check.run(format!("echo 0 > {at}/d3cold_allowed")).run(format!("echo on > {at}/power/control"))
+    };
+    if state.as_deref() == Some("D3cold") {
+        let meaning = "Without power it does not answer, and what it shows of itself is not true.";
+        return Ok(awake(Check::problem("it has no power (D3cold)", meaning)));
+    }
+    if device.config.first_chunk() == Some(&[0xff; 4]) || device.config.is_empty() {
+        let meaning = "It is gone, or hangs.";
+        let check = Check::problem("it does not answer: its configuration space reads all ones", meaning);
+        return Ok(check.run(format!("echo 1 > {at}/remove")).run("echo 1 > /sys/bus/pci/rescan"));
+    }
+    let colder = facts.host.text(&format!("{at}/d3cold_allowed"))?.as_deref() == Some("1");
+    let note = if colder { "; D3cold is allowed, from which VFIO wakes it" } else { "" };
+    Ok(Check::ok(format!("{}{note}", state.as_deref().unwrap_or("awake"))))
+}
+
+pub(super) fn bars(facts: &Facts<'_>, device: &Device) -> Found {
+    let bars = || device.function.bars.iter().filter(|bar| bar.index < 6);
+    let homeless: Vec<String> = bars()
+        .filter(|bar| bar.has_no_place())
+        .map(|bar| format!("BAR {} ({})", bar.index, size(bar.size)))
+        .collect();
+    if !homeless.is_empty() {
+        let check = Check::problem(
+            format!("the host has no place for {}", homeless.join(", ")),
+            "A BAR that is nowhere cannot be mapped for anybody.",
+        );
+        return Ok(check.act(
+            "Switch \"Above 4G decoding\" on in the firmware's settings; else add `pci=realloc` to the kernel's command line.",
+        ));
+    }
+    let total = |wide: bool| {
+        bars().filter(|bar| !bar.is_io() && bar.is_wide() == wide).map(|bar| bar.size).sum::<u64>()
+    };
+    let (narrow, wide) = (total(false), total(true));
+    let Ok(layout) = layout(facts) else {
+        return Ok(Check::cannot_tell("the guest's memory has no place", "BARs stand beside it."));
+    };
+    let room =
+        (WINDOW_32.end() - WINDOW_32.start() + 1, layout.window_64.end() - layout.window_64.start() + 1);
+    for (need, room, bits) in [(narrow, room.0, "32"), (wide, room.1, "64")] {
+        if need > room {
+            let found = format!(
+                "{} of {bits}-bit BARs; a guest on this processor has {} for them",
+                size(need),
+                size(room)
+            );
+            let check = Check::problem(found, "The guest could not reach all of the device.");
+            return Ok(check.act(if bits == "64" {
+                "Give the guest less with --memory, or use a host whose processor has more address bits."
+            } else {
+                "Use a device with 64-bit BARs."
+            }));
+        }
+    }
+    Ok(Check::ok(format!("{} fit into the guest's addresses", size(narrow + wide))))
+}
+
+pub(super) fn virtual_functions(facts: &Facts<'_>, device: &Device) -> Found {
+    let function = &device.function;
+    if let Some((active, total)) = function.virtual_functions {
+        if active > 0 {
+            let check = Check::problem(
+                format!("{active} of its {total} virtual functions are in use"),
+                "They are its own, and go when it is given away.",
+            );
+            return Ok(check
+                .run(format!("echo 0 > {}/sriov_numvfs", folder(function.bdf)))
+                .act("Or give the guest one of the virtual functions instead."));
+        }
+        return Ok(Check::ok(format!("it can have {total} virtual functions, and has none")));
+    }
+    let Some(physical) = function.physical else { return Ok(Check::ok("not there")) };
+    let driver = facts.host.link(&format!("{}/driver", folder(physical)))?;
+    if driver.as_deref().and_then(|path| path.file_name()).is_some_and(|name| name == "vfio-pci") {
+        let check = Check::problem(
+            format!("its physical function {physical} is with vfio-pci"),
+            "It could then be opened with a token only, which `run` does not take.",
+        );
+        return Ok(check.run(format!("vfio-assign unbind {physical}")));
+    }
+    Ok(Check::ok(format!("a virtual function of {physical}")))
+}
+
+pub(super) fn uses(_: &Facts<'_>, device: &Device) -> Found {
+    let own = device.function.bdf;
+    let mut found = Vec::new();
+    let mut steps = Vec::new();
+    let members = device.members.iter().filter_map(|member| member.name.parse().ok());
+    let mut members: Vec<_> = members.filter(|bdf| *bdf != own).collect();
+    members.insert(0, own);
+    for bdf in members {
+        for one in device.uses.get(&bdf).into_iter().flatten() {
+            found.push(if bdf == own { one.to_string() } else { format!("{one} ({bdf}, of its group)") });
+            steps.push(one);
+        }
+    }
+    if found.is_empty() {
+        return Ok(Check::ok("none that is seen: no mounted disk, default route, boot display"));
+    }
+    let mut check = Check::problem(found.join("; "), "The host would lose it.");
+    for one in steps {
+        check = match one {
+            Use::Mounted { at, .. } if at != "/" => check.run(format!("umount {at}")),
+            Use::Mounted { .. } => check.act("The host runs from it: use another device."),
+            Use::Swap { device } => check.run(format!("swapoff /dev/{device}")),
+            Use::DefaultRoute { .. } => check.act(
+                "Give the host another way to the network first; if you are not connected over it, `bind --force` takes it.",
+            ),
+            Use::BootDisplay => check.act(
+                "Let the host boot with another display, or without; `bind --force` takes this one, and the console with it.",
+            ),
+        };
+    }
+    Ok(check)
+}
+
+pub(super) fn driver(_: &Facts<'_>, device: &Device) -> Found {
+    let function = &device.function;
+    match &function.driver {
+        Some(driver) if function.vfio => Ok(Check::ok(driver.as_str())),
+        driver => {
+            let found =
+                driver.as_ref().map_or_else(|| "none".into(), |driver| format!("{driver}, the host's"));
+            let check = Check::problem(found, "VFIO has to have a device before it can give it away.");
+            Ok(check.run(format!("vfio-assign bind {}", function.bdf)))
+        }
+    }
+}
+
+pub(super) fn reset(facts: &Facts<'_>, device: &Device) -> Found {
+    let at = folder(device.function.bdf);
+    let methods = facts.host.text(&format!("{at}/reset_method"))?;
+    let can = facts.host.has(&format!("{at}/reset"));
+    let meaning = "A guest that restarts, and the next guest, find the device as the last one left it.";
+    match methods.as_deref() {
+        Some("") => Ok(Check::unsure("all ways to reset it are switched off", meaning)
+            .run(format!("echo default > {at}/reset_method"))),
+        Some(methods) => Ok(Check::ok(methods.replace(' ', ", "))),
+        None if can => Ok(Check::ok("there is a way; the kernel does not say which (since Linux 5.15)")),
+        None => Ok(Check::unsure("the kernel knows no way to reset it alone", meaning)),
+    }
+}

@@ -1,0 +1,156 @@
+//! VFIO: its modules, its files, and who has them open.
+
+use super::check::Check;
+use super::facts::{Device, Facts};
+use crate::host::Unreadable;
+
+type Found = Result<Check, Unreadable>;
+
+/// The modules that open devices, by the name of their file and of their folder in sysfs.
+const NEEDED: [(&str, &str); 2] = [("vfio-pci", "vfio_pci"), ("vfio_iommu_type1", "vfio_iommu_type1")];
+
+pub(super) fn modules(facts: &Facts<'_>) -> Found {
+    let host = facts.host;
+    let loaded = |(file, folder): &(&str, &str)| {
+        host.has(&format!("/sys/module/{folder}")) || host.has(&format!("/sys/bus/pci/drivers/{file}"))
+    };
+    // Type1 is not needed where iommufd stands in for it.
+    let missing: Vec<&str> = NEEDED
+        .iter()
+        .filter(|module| !loaded(module))
+        .filter(|(file, _)| *file == "vfio-pci" || !host.has("/dev/iommu"))
+        .map(|(file, _)| *file)
+        .collect();
+    if missing.is_empty() {
+        return Ok(Check::ok("loaded"));
+    }
+    let found = format!("{} not loaded", missing.join(" and "));
+    let meaning = "Nothing can give a device to a guest.";
+    if !host.has("/proc/modules") {
+        let check = Check::problem(format!("{found}, and this kernel loads no modules"), meaning);
+        return Ok(check.act("Boot a kernel that loads modules, or has VFIO built in."));
+    }
+    let folder = format!("/lib/modules/{}", facts.release.as_deref().unwrap_or_default());
+    let mut known = String::new();
+    for list in ["modules.dep", "modules.builtin"] {
+        known.push_str(&host.text(&format!("{folder}/{list}"))?.unwrap_or_default());
+    }
+    let there = |module: &&&str| {
+        let name = module.replace('-', "_");
+        let mut words = known.split([':', ' ', '\n']);
+        words.any(|word| {
+            let file = word.rsplit('/').next().unwrap_or(word);
+            file.split(".ko").next().is_some_and(|stem| stem.replace('-', "_") == name)
+        })
+    };
+    if !known.is_empty()
+        && let Some(absent) = missing.iter().find(|module| !there(module))
+    {
+        let found = format!("this kernel has no {absent}: {folder} does not list it");
+        let option = if **absent == *"vfio-pci" { "CONFIG_VFIO_PCI" } else { "CONFIG_VFIO_IOMMU_TYPE1" };
+        let check = Check::problem(found, meaning);
+        return Ok(check.act(format!(
+            "Boot a kernel that was built with {option}, such as the distribution's general one in place of one for clouds."
+        )));
+    }
+    Ok(Check::problem(found, meaning).run(format!("modprobe -a {}", missing.join(" "))))
+}
+
+pub(super) fn container(facts: &Facts<'_>) -> Found {
+    const FILE: &str = "/dev/vfio/vfio";
+    let Some(owner) = facts.host.owner(FILE)? else {
+        if facts.host.has("/dev/iommu") {
+            return Ok(Check::ok("there is no /dev/vfio/vfio; iommufd is used"));
+        }
+        let check = Check::problem("there is no /dev/vfio/vfio", "No device can be opened.");
+        return Ok(check
+            .run("modprobe vfio")
+            .act("In a container: hand in /dev/vfio/vfio and the group's file when it is started."));
+    };
+    if facts.process.may_use(owner) {
+        return Ok(Check::ok("/dev/vfio/vfio is there and may be used"));
+    }
+    let check = Check::problem("/dev/vfio/vfio may not be used by this user", "No device can be opened.");
+    Ok(check
+        .run(format!("chmod 666 {FILE}"))
+        .act("Or go on as root. It gives nobody a device: groups have files of their own."))
+}
+
+/// The files by which a device is opened, of which one is enough.
+fn files(facts: &Facts<'_>, device: &Device) -> Result<Vec<String>, Unreadable> {
+    let mut files = Vec::new();
+    let own = facts.host.names(&format!("{}/vfio-dev", crate::host::folder(device.function.bdf)))?;
+    for name in own.unwrap_or_default() {
+        files.push(format!("/dev/vfio/devices/{name}"));
+    }
+    files.extend(device.function.group.map(|group| format!("/dev/vfio/{group}")));
+    Ok(files)
+}
+
+pub(super) fn device_file(facts: &Facts<'_>, device: &Device) -> Found {
+    let mut there = Vec::new();
+    for file in files(facts, device)? {
+        let Some(owner) = facts.host.owner(&file)? else { continue };
+        if facts.process.may_use(owner) {
+            return Ok(Check::ok(format!("{file} is there and may be used")));
+        }
+        there.push(file);
+    }
+    if there.is_empty() {
+        let check = Check::problem(
+            format!("there is no {}", files(facts, device)?.join(" and no ")),
+            "The device cannot be opened.",
+        );
+        return Ok(
+            check.act("In a container: hand the file in when it is started. Else see whether udev runs.")
+        );
+    }
+    let check = Check::problem(
+        format!("{} may not be used by this user", there.join(" and ")),
+        "The device cannot be opened.",
+    );
+    let user = facts.process.user;
+    Ok(check.run(format!("chown {user} {}", there.join(" "))).act("Or go on as root."))
+}
+
+pub(super) fn holder(facts: &Facts<'_>, device: &Device) -> Found {
+    let files = files(facts, device)?;
+    let mut hidden = false;
+    for process in facts.host.names("/proc")?.unwrap_or_default() {
+        if !process.bytes().all(|digit| digit.is_ascii_digit()) {
+            continue;
+        }
+        let folder = format!("/proc/{process}/fd");
+        // Processes come and go while we look; those of others are not ours to look into.
+        let Ok(descriptors) = facts.host.names(&folder) else {
+            hidden = true;
+            continue;
+        };
+        for descriptor in descriptors.unwrap_or_default() {
+            let Ok(Some(target)) = facts.host.link(&format!("{folder}/{descriptor}")) else { continue };
+            if files.iter().any(|file| target == facts.host.path(file)) {
+                let name = facts.host.text(&format!("/proc/{process}/comm")).ok().flatten();
+                let found = format!(
+                    "process {process} ({}) has {} open",
+                    name.unwrap_or_else(|| "unknown".into()),
+                    target
+                        .strip_prefix(facts.host.path("/"))
+                        .map_or_else(|_| target.clone(), |path| { std::path::Path::new("/").join(path) })
+                        .display()
+                );
+                let check = Check::problem(found, "A group has one user at a time (EBUSY).");
+                return Ok(check.act(format!(
+                    "End that process: if it is a virtual machine, shut it down. Process id: {process}."
+                )));
+            }
+        }
+    }
+    Ok(if hidden {
+        Check::unsure(
+            "this user does not see who has files open",
+            "Another process may have the device: as root it can be told.",
+        )
+    } else {
+        Check::ok("no process has it open")
+    })
+}
