@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vfio_assign_linux::Backend;
 
+use crate::capture::CaptureArguments;
 use crate::doctor::DoctorArguments;
 use crate::exit::EXIT_STATUS;
+use crate::explain::ExplainArguments;
 use crate::list::ListArguments;
 
 /// Give a Linux guest a real PCI device.
@@ -51,6 +53,26 @@ Examples:
 
 Exit status: 0 it would work, 3 it would not, 4 it cannot be told.")]
     Doctor(DoctorArguments),
+
+    /// Show what a guest would be given of a device, and why, before anything starts
+    ///
+    /// A device that VFIO has is opened for this, which resets most devices; of others sysfs tells.
+    #[command(after_help = "\
+Examples:
+  vfio-assign explain 04:00.0
+  vfio-assign explain 04:00.0 --svg bars.svg
+  vfio-assign explain tests/captures/nvme.capture --json")]
+    Explain(ExplainArguments),
+
+    /// Write the shape of a device to standard output: what it looks like, never what is in it
+    ///
+    /// What comes out can be explained, and tests can make a device from it, without the hardware. A device that VFIO
+    /// has is opened for this, which resets most devices; of others sysfs tells, and all of it only to root.
+    #[command(after_help = "\
+Examples:
+  vfio-assign capture 04:00.0 > disk.capture
+  vfio-assign capture 04:00.0 --no-ids > anonymous.capture")]
+    Capture(CaptureArguments),
 }
 
 /// What to run.

@@ -8,15 +8,18 @@
 
 mod arguments;
 mod assignment;
+mod capture;
 mod display;
 mod doctor;
 mod exit;
+mod explain;
 mod help;
 mod host;
 mod list;
 mod machine;
 mod report;
 mod run;
+mod shape;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -55,5 +58,7 @@ fn command(arguments: &Arguments, start: Instant) -> Result<Exit, Problem> {
         }),
         Command::List(arguments) => list::list(&host, arguments),
         Command::Doctor(arguments) => doctor::doctor(&host, arguments),
+        Command::Explain(arguments) => explain::explain(&host, arguments),
+        Command::Capture(arguments) => capture::capture(&host, arguments),
     }
 }

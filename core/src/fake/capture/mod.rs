@@ -103,6 +103,12 @@ pub enum CaptureProblem {
     /// The text ends without a byte of configuration space.
     #[error("there is no configuration space")]
     NoConfig,
+    /// The text ends before its end.
+    #[error("the line `end` is missing: this is not all of the capture")]
+    NoEnd,
+    /// Something stands behind the end.
+    #[error("nothing belongs behind the line `end`")]
+    AfterEnd,
 }
 
 /// Why a text is no capture.
@@ -179,7 +185,7 @@ impl fmt::Display for Capture {
                 writeln!(f, "{name}")?;
             }
         }
-        Ok(())
+        writeln!(f, "end")
     }
 }
 
@@ -217,7 +223,7 @@ mod tests {
     }
 
     fn capture(lines: &str) -> Capture {
-        std::format!("capture 1\n00: 36 1b\n{lines}\n").parse().unwrap()
+        std::format!("capture 1\n00: 36 1b\n{lines}\nend\n").parse().unwrap()
     }
 
     fn word(word: &str, expected: &'static str) -> CaptureProblem {
@@ -243,8 +249,19 @@ mod tests {
 
     #[test]
     fn without_bytes_there_is_no_configuration_space() {
-        let error = CaptureError { line: 2, problem: CaptureProblem::NoConfig };
-        assert_eq!("capture 1\nreset".parse::<Capture>(), Err(error));
+        let error = CaptureError { line: 3, problem: CaptureProblem::NoConfig };
+        assert_eq!("capture 1\nreset\nend".parse::<Capture>(), Err(error));
+    }
+
+    #[test]
+    fn a_text_that_ends_too_early_is_none() {
+        let error = CaptureError { line: 2, problem: CaptureProblem::NoEnd };
+        assert_eq!("capture 1\n00: 36 1b\n".parse::<Capture>(), Err(error));
+    }
+
+    #[test]
+    fn nothing_stands_behind_the_end() {
+        assert_eq!(problem("end\nreset"), CaptureProblem::AfterEnd);
     }
 
     #[test]

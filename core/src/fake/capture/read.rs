@@ -31,6 +31,7 @@ impl FromStr for Capture {
 /// What has been read so far.
 struct Reader {
     begun: bool,
+    ended: bool,
     capture: Capture,
     /// The size that a `config` line gives.
     size: Option<usize>,
@@ -55,6 +56,7 @@ impl Reader {
         };
         Self {
             begun: false,
+            ended: false,
             capture,
             size: None,
             told_regions: [false; 7],
@@ -70,6 +72,9 @@ impl Reader {
             self.begun = first == "capture" && words.next() == Some("1") && words.next().is_none();
             return if self.begun { Ok(()) } else { Err(CaptureProblem::NotACapture) };
         }
+        if self.ended {
+            return Err(CaptureProblem::AfterEnd);
+        }
         if let Some(offset) = first.strip_suffix(':') {
             return self.bytes(offset, words);
         }
@@ -79,6 +84,7 @@ impl Reader {
             "region" => self.region(words),
             "area" => self.area(words),
             "interrupts" => self.interrupts(words),
+            "end" => flag(&mut self.ended, "end", words),
             "reset" => flag(&mut self.capture.resettable, "reset", words),
             "virtual-function" => flag(&mut self.capture.virtual_function, "virtual-function", words),
             _ => self.device(first, line),
@@ -199,6 +205,9 @@ impl Reader {
     fn finish(mut self) -> Result<Capture, CaptureProblem> {
         if !self.begun {
             return Err(CaptureProblem::NotACapture);
+        }
+        if !self.ended {
+            return Err(CaptureProblem::NoEnd);
         }
         let config = &mut self.capture.config;
         if config.is_empty() {

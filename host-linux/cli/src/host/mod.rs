@@ -17,6 +17,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
 use vfio_assign_core::Bdf;
 use vfio_assign_linux::{Errno, Sysfs};
 
@@ -97,6 +98,19 @@ impl HostFiles {
     pub(crate) fn owner(&self, path: &str) -> Result<Option<(u32, u32, u32)>, Unreadable> {
         let found = present(&self.path(path), |path| fs::metadata(path))?;
         Ok(found.map(|file| (file.uid(), file.gid(), file.mode())))
+    }
+
+    /// Whether this process may open a function that VFIO has: by its group's file, or by its own.
+    pub(crate) fn may_open_vfio(&self, function: &PciFunction) -> Result<bool, Unreadable> {
+        let group = function.group.into_iter();
+        // The second is that of VFIO's mode without IOMMU.
+        let mut files: Vec<String> = group
+            .flat_map(|group| [format!("/dev/vfio/{group}"), format!("/dev/vfio/noiommu-{group}")])
+            .collect();
+        let own = self.names(&format!("{}/vfio-dev", folder(function.bdf)))?.unwrap_or_default();
+        files.extend(own.into_iter().map(|name| format!("/dev/vfio/devices/{name}")));
+        let usable = |path: &String| access(self.path(path), Access::READ_OK | Access::WRITE_OK).is_ok();
+        Ok(files.iter().any(usable))
     }
 
     /// A device or block device in sysfs, with all links followed; none where there is none.

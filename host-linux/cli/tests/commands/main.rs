@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod doctor;
+mod explain;
 mod golden;
 mod list;
 mod run;
