@@ -34,10 +34,19 @@ const GUEST_MODULES: &[&str] = &["nvme"];
 /// The tests against a real kernel, in L1.
 pub(crate) const REAL_KERNEL: &str = "/lab/real_kernel";
 /// How cargo is asked for our command, as users ask for it.
-const COMMAND: &[&str] = &["build", "--package", "vfio-assign"];
+const COMMAND: &[&str] = &["build", "--release", "--package", "vfio-assign"];
 /// How cargo is asked for the tests.
-const TESTS: &[&str] =
-    &["test", "--no-run", "--package", "vfio-assign-linux", "--features", "kvm", "--test", "real_kernel"];
+const TESTS: &[&str] = &[
+    "test",
+    "--release",
+    "--no-run",
+    "--package",
+    "vfio-assign-linux",
+    "--features",
+    "kvm",
+    "--test",
+    "real_kernel",
+];
 
 /// Everything ready for [`Bench::boot`].
 pub(crate) struct Bench {
@@ -156,12 +165,17 @@ impl Bench {
 }
 
 /// Builds a program and says where it is.
-fn build_program(what: &'static str, arguments: &[&str], progress: &Progress) -> Result<PathBuf, BenchError> {
+pub(crate) fn build_program(
+    what: &'static str,
+    arguments: &[&str],
+    progress: &Progress,
+) -> Result<PathBuf, BenchError> {
     progress.step(format!("building {what}"));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(arguments)
-        .args(["--release", "--locked", "--message-format", "json-render-diagnostics"])
+        .args(arguments.iter().take(1))
+        .args(["--locked", "--message-format", "json-render-diagnostics"])
+        .args(arguments.iter().skip(1))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .output()
         .map_err(|source| BenchError::File { operation: "run cargo", source })?;

@@ -28,7 +28,9 @@ mod wire;
 
 use clap::{Parser, Subcommand};
 use progress::Progress;
-use scenarios::{Choice, Failure, boot, demo, errors, exec, kernel, lifecycle, shell, test, versus};
+use scenarios::{
+    Choice, Failure, boot, demo, errors, exec, firmware, kernel, lifecycle, shell, test, versus,
+};
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -66,6 +68,8 @@ enum Scenario {
     Kernel,
     /// The library's tests against a real kernel, in L1.
     Test(test::Options),
+    /// The core without an operating system: a paravisor that boots by itself, with guest drivers of its own.
+    Firmware(firmware::Options),
     /// A guest's life under vfio-assign against the same guest's under QEMU.
     VersusQemu(versus::Options),
 }
@@ -86,6 +90,7 @@ fn main() -> ExitCode {
         Scenario::Exec(options) => exec::run(options, &progress),
         Scenario::Kernel => kernel::run(&progress),
         Scenario::Test(options) => test::run(options, &progress),
+        Scenario::Firmware(options) => firmware::run(options, &progress),
         Scenario::VersusQemu(options) => versus::run(options, &progress),
     };
     progress.clear();

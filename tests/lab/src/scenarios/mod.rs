@@ -4,6 +4,7 @@ pub(crate) mod boot;
 pub(crate) mod demo;
 pub(crate) mod errors;
 pub(crate) mod exec;
+pub(crate) mod firmware;
 pub(crate) mod kernel;
 pub(crate) mod lifecycle;
 pub(crate) mod shell;

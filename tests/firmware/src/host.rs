@@ -1,0 +1,406 @@
+//! What the core asks of its host, answered by bare hardware: this is what an embedder writes.
+
+use crate::pci::{Function, PciError};
+use crate::sys::Registers;
+use crate::sys::processor::{DEVICE_VECTORS, is_latched, message_address, take_latched};
+use crate::sys::windows::{self, WindowError};
+use vfio_assign_core::host::{
+    Events, GuestRange, GuestWindows, HostError, InterruptHost, InterruptKind, MappedWindow, Message,
+    PhysicalFunction, Step, StepKind,
+};
+use vfio_assign_core::regs::{capability, header, msi, msix};
+use vfio_assign_core::{
+    BarError, BarIndex, Bars, ConfigImage, ConfigOffset, Decoder, MsixLayout, PhysBarOffset, VectorIndex,
+    Width,
+};
+
+/// How many interrupts all vectors of the processor are.
+const LINES: usize = (*DEVICE_VECTORS.end() - *DEVICE_VECTORS.start()) as usize + 1;
+
+/// The host's side of one function.
+pub(crate) struct Hardware {
+    function: Function,
+    msi: Option<ConfigOffset>,
+    msix: Option<(MsixLayout, Registers)>,
+    /// The events: a vector of the processor each, in the order of [`DEVICE_VECTORS`].
+    lines: [Option<Line>; LINES],
+    /// Whether the guest may have the device access memory. There is no IOMMU here, so only a friendly one may.
+    trusted: bool,
+    /// Steps taken and steps failed, by [`StepKind`].
+    pub(crate) steps: [(u64, u64); 4],
+}
+
+/// The event of one vector of the function's.
+#[derive(Clone, Copy)]
+struct Line {
+    vector: VectorIndex,
+    /// The message that is to take effect.
+    noted: Option<Message>,
+    /// The message in effect.
+    message: Option<Message>,
+    armed: bool,
+}
+
+/// Why the host did not do something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum HardwareError {
+    /// The function.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    /// A window.
+    #[error(transparent)]
+    Window(#[from] WindowError),
+    /// Its BARs make no sense.
+    #[error(transparent)]
+    Bars(#[from] BarError),
+    /// There is nothing behind the BAR.
+    #[error("{0} has no registers")]
+    NoBar(BarIndex),
+    /// The device has no such interrupts.
+    #[error("the device has no {0}")]
+    NoKind(InterruptKind),
+    /// The processor has no vector left.
+    #[error("all {LINES} vectors of the processor are taken")]
+    NoVector,
+    /// The vector has no event.
+    #[error("vector {0} is not wired")]
+    NotWired(VectorIndex),
+    /// The message goes to no processor.
+    #[error("a message to {0:#x} is no interrupt")]
+    NotAnInterrupt(u64),
+}
+
+impl Hardware {
+    /// The host's side of a function; `config` is a copy of its configuration space.
+    pub(crate) fn new(function: Function, config: &[u8], trusted: bool) -> Result<Self, HardwareError> {
+        let config = ConfigImage::new(config);
+        let bars = Bars::new(config, &Self::sizes(&function))?;
+        let layout = MsixLayout::new(config, &bars, |_| {});
+        let msix = layout.and_then(|layout| Some((layout, function.bar(layout.table.bar.position())?)));
+        let msi = config.capabilities().flatten().find(|found| found.id == capability::MSI);
+        let msi = msi.map(|found| found.offset);
+        Ok(Self { function, msi, msix, lines: [None; LINES], trusted, steps: [(0, 0); 4] })
+    }
+
+    /// The sizes of a function's regions. Its expansion ROM is not handed on.
+    pub(crate) fn sizes(function: &Function) -> [u64; 7] {
+        core::array::from_fn(|index| function.bar(index).map_or(0, Registers::size))
+    }
+
+    /// Takes one interrupt that has come for an armed vector: its message is the guest's to have.
+    pub(crate) fn take_interrupt(&mut self) -> Option<Message> {
+        let due = |(place, line): (usize, &Option<Line>)| {
+            let message = line.filter(|line| line.armed)?.message?;
+            take_latched(host_vector(place)).then_some(message)
+        };
+        self.lines.iter().enumerate().find_map(due)
+    }
+
+    /// Whether [`take_interrupt`](Self::take_interrupt) would return one.
+    pub(crate) fn has_interrupt(&self) -> bool {
+        let due = |line: &Line| line.armed && line.message.is_some();
+        let mut lines = self.lines.iter().enumerate();
+        lines.any(|(place, line)| line.as_ref().is_some_and(due) && is_latched(host_vector(place)))
+    }
+
+    /// How many vectors of the processor are taken.
+    pub(crate) fn vectors_in_use(&self) -> usize {
+        self.lines.iter().flatten().count()
+    }
+
+    fn bar(&self, bar: BarIndex) -> Result<Registers, HardwareError> {
+        self.function.bar(bar.position()).ok_or(HardwareError::NoBar(bar))
+    }
+
+    /// The place of a vector's event.
+    fn place(&self, vector: VectorIndex) -> Result<usize, HardwareError> {
+        let mut lines = self.lines.iter();
+        let found = lines.position(|line| line.is_some_and(|line| line.vector == vector));
+        found.ok_or(HardwareError::NotWired(vector))
+    }
+
+    fn line(&mut self, vector: VectorIndex) -> Result<&mut Line, HardwareError> {
+        let place = self.place(vector)?;
+        self.lines[place].as_mut().ok_or(HardwareError::NotWired(vector))
+    }
+
+    /// Gives a vector an event, if it has none.
+    fn give_event(&mut self, vector: VectorIndex) -> Result<usize, HardwareError> {
+        if let Ok(place) = self.place(vector) {
+            return Ok(place);
+        }
+        let place = self.lines.iter().position(Option::is_none).ok_or(HardwareError::NoVector)?;
+        // What came for the last owner is nothing to this one.
+        take_latched(host_vector(place));
+        self.lines[place] = Some(Line { vector, noted: None, message: None, armed: false });
+        Ok(place)
+    }
+
+    /// MSI on with this vector of the processor, or off.
+    fn set_msi(&self, place: Option<usize>) -> Result<(), HardwareError> {
+        let missing = HardwareError::NoKind(InterruptKind::Msi);
+        let capability = self.msi.ok_or(missing)?;
+        let at = |offset| capability.checked_add(offset).ok_or(missing);
+        let control = self.function.read(at(2)?, Width::Word) & !u32::from(msi::ENABLED | msi::ENABLE);
+        self.function.write(at(2)?, Width::Word, control);
+        let Some(place) = place else { return Ok(()) };
+        let data = if control & u32::from(msi::WIDE) == 0 { 8 } else { 12 };
+        self.function.write(at(4)?, Width::Dword, message_address() as u32);
+        if data == 12 {
+            self.function.write(at(8)?, Width::Dword, 0);
+        }
+        self.function.write(at(data)?, Width::Word, u32::from(host_vector(place)));
+        self.function.write(at(2)?, Width::Word, control | u32::from(msi::ENABLE));
+        Ok(())
+    }
+
+    /// MSI-X on or off; turned on, it has every vector masked.
+    fn set_msix(&self, on: bool) -> Result<(), HardwareError> {
+        let (layout, table) = self.msix.ok_or(HardwareError::NoKind(InterruptKind::Msix))?;
+        let at = layout.capability.checked_add(2).ok_or(HardwareError::NoKind(InterruptKind::Msix))?;
+        let control = self.function.read(at, Width::Word) & !u32::from(msix::ENABLE | msix::FUNCTION_MASK);
+        if !on {
+            self.function.write(at, Width::Word, control);
+            return Ok(());
+        }
+        self.function.write(at, Width::Word, control | u32::from(msix::ENABLE | msix::FUNCTION_MASK));
+        self.function.while_decoding(|| {
+            for vector in 0..layout.vectors {
+                table.write(entry(&layout, vector) + 12, Width::Dword, u64::from(msix::CONTROL_MASK_BIT));
+            }
+        });
+        self.function.write(at, Width::Word, control | u32::from(msix::ENABLE));
+        Ok(())
+    }
+
+    fn is_msix_on(&self) -> bool {
+        let at = self.msix.and_then(|(layout, _)| layout.capability.checked_add(2));
+        at.is_some_and(|at| self.function.read(at, Width::Word) & u32::from(msix::ENABLE) != 0)
+    }
+
+    /// One entry of the device's own MSI-X table: to this vector of the processor, or masked.
+    fn set_entry(&self, vector: u16, place: Option<usize>) {
+        let Some((layout, table)) = self.msix else { return };
+        let entry = entry(&layout, vector);
+        table.write(entry + 12, Width::Dword, u64::from(msix::CONTROL_MASK_BIT));
+        if let Some(place) = place {
+            table.write(entry, Width::Dword, message_address());
+            table.write(entry + 4, Width::Dword, 0);
+            table.write(entry + 8, Width::Dword, u64::from(host_vector(place)));
+            table.write(entry + 12, Width::Dword, 0);
+        }
+    }
+}
+
+/// The processor's vector of a place.
+fn host_vector(place: usize) -> u8 {
+    DEVICE_VECTORS.start() + place as u8
+}
+
+/// Where a vector's entry is in the table's BAR.
+fn entry(layout: &MsixLayout, vector: u16) -> u64 {
+    layout.table.span.first().get() + msix::ENTRY_SIZE * u64::from(vector)
+}
+
+impl HostError for Hardware {
+    type Error = HardwareError;
+}
+
+impl PhysicalFunction for Hardware {
+    fn config_read(&mut self, offset: ConfigOffset, width: Width) -> Result<u32, HardwareError> {
+        Ok(self.function.read(offset, width))
+    }
+
+    fn config_write(&mut self, offset: ConfigOffset, width: Width, value: u32) -> Result<(), HardwareError> {
+        let kept = if offset == header::COMMAND && !self.trusted {
+            value & !u32::from(header::Command::BUS_MASTER.bits())
+        } else {
+            value
+        };
+        self.function.write_on_behalf(offset, width, kept);
+        Ok(())
+    }
+
+    fn bar_read(&mut self, bar: BarIndex, offset: PhysBarOffset, width: Width) -> Result<u64, HardwareError> {
+        Ok(self.bar(bar)?.read(offset.get(), width))
+    }
+
+    fn bar_write(
+        &mut self,
+        bar: BarIndex,
+        offset: PhysBarOffset,
+        width: Width,
+        value: u64,
+    ) -> Result<(), HardwareError> {
+        self.bar(bar)?.write(offset.get(), width, value);
+        Ok(())
+    }
+
+    fn reset(&mut self) -> Result<(), HardwareError> {
+        Ok(self.function.reset()?)
+    }
+}
+
+impl GuestWindows for Hardware {
+    fn map(&mut self, window: MappedWindow) -> Result<(), HardwareError> {
+        Ok(windows::show(window, self.bar(window.bar)?)?)
+    }
+
+    fn unmap(&mut self, window: MappedWindow) -> Result<(), HardwareError> {
+        windows::hide(window.guest);
+        Ok(())
+    }
+
+    // What no window covers is trapped in any case, and the only function of this machine is asked. There is one
+    // processor, which reads the decoder in the function itself.
+    fn trap(&mut self, _: BarIndex, _: GuestRange, _: &Decoder) -> Result<(), HardwareError> {
+        Ok(())
+    }
+
+    fn untrap(&mut self, _: BarIndex, _: GuestRange, _: &Decoder) -> Result<(), HardwareError> {
+        Ok(())
+    }
+}
+
+impl InterruptHost for Hardware {
+    fn fewer(_: &HardwareError) -> Option<u16> {
+        None
+    }
+
+    // MSI has no mask to begin with: it goes on when its vector is wired.
+    fn enable(&mut self, kind: InterruptKind) -> Result<(), HardwareError> {
+        match kind {
+            InterruptKind::Msix => self.set_msix(true),
+            InterruptKind::Msi => self.set_msi(None),
+            InterruptKind::Intx => Err(HardwareError::NoKind(kind)),
+        }
+    }
+
+    fn wire(
+        &mut self,
+        kind: InterruptKind,
+        first: VectorIndex,
+        last: VectorIndex,
+        wanted: &dyn Fn(VectorIndex) -> bool,
+    ) -> Result<(), HardwareError> {
+        let range = || (first.get()..=last.get()).filter_map(VectorIndex::new);
+        let before = self.lines;
+        for vector in range().filter(|vector| wanted(*vector)) {
+            if let Err(error) = self.give_event(vector) {
+                self.lines = before;
+                return Err(error);
+            }
+        }
+        let place = |vector| wanted(vector).then(|| self.place(vector).ok()).flatten();
+        match kind {
+            InterruptKind::Msi => return self.set_msi(place(first)),
+            InterruptKind::Msix if !self.is_msix_on() => self.set_msix(true)?,
+            InterruptKind::Msix => {}
+            InterruptKind::Intx => return Err(HardwareError::NoKind(kind)),
+        }
+        self.function
+            .while_decoding(|| range().for_each(|vector| self.set_entry(vector.get(), place(vector))));
+        Ok(())
+    }
+
+    fn disable(&mut self, kind: InterruptKind) -> Result<(), HardwareError> {
+        match kind {
+            InterruptKind::Msix => self.set_msix(false),
+            InterruptKind::Msi => self.set_msi(None),
+            InterruptKind::Intx => Err(HardwareError::NoKind(kind)),
+        }
+    }
+
+    fn release(&mut self, _: InterruptKind) -> Result<(), HardwareError> {
+        self.lines = [None; LINES];
+        Ok(())
+    }
+
+    fn route(
+        &mut self,
+        _: InterruptKind,
+        vector: VectorIndex,
+        message: Message,
+    ) -> Result<(), HardwareError> {
+        // Intel SDM volume 3, 11.11.1: bits 31:20 of a message to a local APIC.
+        if message.address >> 20 != 0xfee {
+            return Err(HardwareError::NotAnInterrupt(message.address));
+        }
+        self.line(vector)?.noted = Some(message);
+        Ok(())
+    }
+
+    fn commit_routes(&mut self) -> Result<(), HardwareError> {
+        self.lines.iter_mut().flatten().for_each(|line| line.message = line.noted);
+        Ok(())
+    }
+
+    fn arm(&mut self, _: InterruptKind, vector: VectorIndex) -> Result<(), HardwareError> {
+        self.line(vector)?.armed = true;
+        Ok(())
+    }
+
+    fn unmask_intx(&mut self) -> Result<(), HardwareError> {
+        Err(HardwareError::NoKind(InterruptKind::Intx))
+    }
+
+    fn disarm(&mut self, _: InterruptKind, vector: VectorIndex) -> Result<(), HardwareError> {
+        self.line(vector)?.armed = false;
+        Ok(())
+    }
+
+    fn signal(&mut self, _: InterruptKind, vector: VectorIndex) -> Result<(), HardwareError> {
+        crate::sys::processor::latch(host_vector(self.place(vector)?));
+        Ok(())
+    }
+
+    fn poll_pending(
+        &mut self,
+        _: InterruptKind,
+        first: VectorIndex,
+        mask: u64,
+    ) -> Result<u64, HardwareError> {
+        Ok(self.pending(first, mask, is_latched))
+    }
+
+    fn take_pending(
+        &mut self,
+        _: InterruptKind,
+        first: VectorIndex,
+        mask: u64,
+    ) -> Result<u64, HardwareError> {
+        Ok(self.pending(first, mask, take_latched))
+    }
+}
+
+impl Hardware {
+    /// The vectors of `mask` for which `has` says that their event is signalled.
+    fn pending(&self, first: VectorIndex, mask: u64, has: fn(u8) -> bool) -> u64 {
+        let bit = |(place, line): (usize, &Option<Line>)| {
+            let from_first = line.as_ref()?.vector.get().checked_sub(first.get())?;
+            let bit = mask & 1u64.checked_shl(u32::from(from_first))?;
+            (bit != 0 && has(host_vector(place))).then_some(bit)
+        };
+        self.lines.iter().enumerate().filter_map(bit).fold(0, |all, bit| all | bit)
+    }
+}
+
+impl Events for Hardware {
+    fn step_done(&mut self, step: Step) {
+        self.steps[kind(step)].0 += 1;
+    }
+
+    fn step_failed(&mut self, step: Step, _: &HardwareError) {
+        self.steps[kind(step)].1 += 1;
+    }
+}
+
+/// The place of a step's kind in [`Hardware::steps`].
+fn kind(step: Step) -> usize {
+    match step.kind() {
+        StepKind::Read => 0,
+        StepKind::Revoke => 1,
+        StepKind::Forward => 2,
+        StepKind::Establish => 3,
+    }
+}

@@ -1,0 +1,196 @@
+//! The paravisor: one guest, one assigned function, and the way between them.
+
+use crate::host::{Hardware, HardwareError};
+use crate::pci::{Function, PciError, Place};
+use crate::sys::processor::{TICKS, sleep_unless};
+use crate::sys::windows::{self, APERTURE};
+use vfio_assign_core::host::HostInterrupts;
+use vfio_assign_core::{
+    Access, Apertures, AssignedFunction, Bytes, Description, DescriptionError, GuestAddr, MmapArea, Options,
+    PageSize, Region, ResetOutcome, Span, Target, Vector, Width, Window,
+};
+
+/// What a guest can do: all that a driver has of its machine.
+pub(crate) trait Machine {
+    /// Reads configuration space of the guest's only function.
+    fn config_read(&mut self, offset: u16, width: Width) -> u32;
+    /// Writes it.
+    fn config_write(&mut self, offset: u16, width: Width, value: u32);
+    /// Reads a register.
+    fn read(&mut self, address: u64, width: Width) -> u64;
+    /// Writes one.
+    fn write(&mut self, address: u64, width: Width, value: u64);
+    /// The lowest interrupt vector that has come, if one has, after waiting this many milliseconds for it.
+    fn interrupt(&mut self, milliseconds: u32) -> Option<u8>;
+}
+
+/// Windows that a function can have: a BAR of memory is one, or two around the MSI-X structures.
+pub(crate) const WINDOWS: usize = 8;
+
+/// The storage of all functions, one after the other.
+pub(crate) struct Storage {
+    /// A copy of configuration space.
+    pub(crate) config: [u8; 4096],
+    /// As many vectors as a function can have.
+    pub(crate) vectors: [Vector; 2048],
+}
+
+/// One function as the guest sees it, and what stands behind.
+pub(crate) struct Paravisor<'a> {
+    pub(crate) function: AssignedFunction<&'a mut [Vector], [Window; WINDOWS]>,
+    pub(crate) hardware: Hardware,
+    /// The guest's interrupts that have come and that it has not taken: a bit for each of its vectors.
+    requested: [u64; 4],
+    /// Register accesses that a window took, and those that were trapped.
+    pub(crate) direct: u64,
+    pub(crate) trapped: u64,
+    /// Interrupts forwarded to the guest.
+    pub(crate) forwarded: u64,
+}
+
+/// Why a device cannot be given to the guest.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AssignError {
+    /// The function itself.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    /// The host.
+    #[error(transparent)]
+    Hardware(#[from] HardwareError),
+    /// The core.
+    #[error(transparent)]
+    Description(#[from] DescriptionError),
+}
+
+impl<'a> Paravisor<'a> {
+    /// Gives the function to a guest. A guest that is not trusted does not get DMA, for there is no IOMMU.
+    pub(crate) fn assign(place: Place, storage: &'a mut Storage, trusted: bool) -> Result<Self, AssignError> {
+        let device = Function::new(place)?;
+        device.copy_config(&mut storage.config);
+        let hardware = Hardware::new(device, &storage.config, trusted)?;
+        let sizes = Hardware::sizes(&device);
+        let areas = sizes.map(|size| [MmapArea { offset: 0, size }]);
+        let regions = core::array::from_fn(|index| Region {
+            size: sizes[index],
+            areas: if sizes[index] == 0 { &[] } else { &areas[index] },
+            msix_mappable: false,
+        });
+        let (first, last) = APERTURE;
+        let aperture = Span::new(GuestAddr::new(first), GuestAddr::new(last));
+        let apertures = Apertures { memory: [aperture, None, None], ports: None };
+        let description = Description {
+            config: &storage.config,
+            regions,
+            page_size: PageSize::SIZE_4K,
+            interrupts: HostInterrupts { intx: false, msi: 1, ..HostInterrupts::ALL },
+            options: Options { apertures, ..Options::default() },
+        };
+        let findings = |finding| crate::console::line(format_args!("  {finding}"));
+        let function = AssignedFunction::new(
+            &description,
+            &mut storage.vectors[..],
+            [Window::default(); WINDOWS],
+            findings,
+        )?;
+        let mut paravisor =
+            Self { function, hardware, requested: [0; 4], direct: 0, trapped: 0, forwarded: 0 };
+        paravisor.function.attach(&mut paravisor.hardware);
+        Ok(paravisor)
+    }
+
+    /// Resets the function, as with a reset of the guest's whole machine; whether the device has a reset.
+    pub(crate) fn reset(&mut self) -> bool {
+        self.function.reset(&mut self.hardware) == ResetOutcome::Reset
+    }
+
+    /// An access that is trapped, as an exit of the guest's would tell of it.
+    pub(crate) fn exit(&mut self, access: Access) -> Bytes {
+        self.function.access(access, &mut self.hardware)
+    }
+
+    /// Takes the function away from the guest. Nothing of it may stand in the host then.
+    pub(crate) fn take_back(&mut self) -> Result<(), LeftOver> {
+        self.function.detach(&mut self.hardware);
+        let (pages, vectors) = (windows::shown(), self.hardware.vectors_in_use());
+        if pages == 0 && vectors == 0 && !self.function.is_quarantined() {
+            Ok(())
+        } else {
+            Err(LeftOver { pages, vectors })
+        }
+    }
+
+    /// Interrupts that the handlers have latched become the guest's.
+    pub(crate) fn forward(&mut self) {
+        while let Some(message) = self.hardware.take_interrupt() {
+            let vector = message.data as u8;
+            self.requested[usize::from(vector / 64)] |= 1 << (vector % 64);
+            self.forwarded += 1;
+        }
+    }
+
+    fn read_exit(&mut self, target: Target, width: Width) -> u64 {
+        let bytes = self.exit(Access::Read { target, size: width.bytes() });
+        let mut value = [0; 8];
+        value[..bytes.len()].copy_from_slice(bytes.as_slice());
+        u64::from_le_bytes(value)
+    }
+
+    fn write_exit(&mut self, target: Target, width: Width, value: u64) {
+        let data = Bytes::from_slice(&value.to_le_bytes()[..width.bytes()]);
+        let _written = self.exit(Access::Write { target, data });
+    }
+}
+
+/// What is left of a function that was taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the guest still reaches {pages} pages, and {vectors} vectors are taken")]
+pub(crate) struct LeftOver {
+    pages: usize,
+    vectors: usize,
+}
+
+impl Machine for Paravisor<'_> {
+    fn config_read(&mut self, offset: u16, width: Width) -> u32 {
+        self.read_exit(Target::Config(u32::from(offset)), width) as u32
+    }
+
+    fn config_write(&mut self, offset: u16, width: Width, value: u32) {
+        self.write_exit(Target::Config(u32::from(offset)), width, u64::from(value));
+    }
+
+    fn read(&mut self, address: u64, width: Width) -> u64 {
+        if let Some(value) = windows::guest_read(address, width) {
+            self.direct += 1;
+            return value;
+        }
+        self.trapped += 1;
+        self.read_exit(Target::Memory(GuestAddr::new(address)), width)
+    }
+
+    fn write(&mut self, address: u64, width: Width, value: u64) {
+        if windows::guest_write(address, width, value).is_some() {
+            self.direct += 1;
+            return;
+        }
+        self.trapped += 1;
+        self.write_exit(Target::Memory(GuestAddr::new(address)), width, value);
+    }
+
+    fn interrupt(&mut self, milliseconds: u32) -> Option<u8> {
+        let mut ticks = milliseconds * TICKS / 1000;
+        loop {
+            self.forward();
+            for (word, first) in self.requested.iter_mut().zip([0u8, 64, 128, 192]) {
+                if *word != 0 {
+                    let bit = word.trailing_zeros() as u8;
+                    *word &= *word - 1;
+                    return Some(first + bit);
+                }
+            }
+            if ticks == 0 {
+                return None;
+            }
+            ticks -= u32::from(sleep_unless(|| self.hardware.has_interrupt()));
+        }
+    }
+}

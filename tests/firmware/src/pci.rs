@@ -1,0 +1,214 @@
+//! The machine's real PCI functions: their configuration space through ECAM, and their BARs where the firmware of the
+//! machine has placed them.
+
+use crate::sys::Registers;
+use crate::sys::processor::{TICKS, in_dword, out_dword, pause};
+use vfio_assign_core::regs::header::{BAR0, COMMAND, Command, ID, REVISION_AND_CLASS, bar};
+use vfio_assign_core::regs::{capability, power};
+use vfio_assign_core::{ConfigImage, ConfigOffset, Width};
+
+/// Where Q35's host bridge says where ECAM is: PCIEXBAR, bit 0 of which says whether.
+const PCIEXBAR: u32 = 0x8000_0060;
+const CONFIG_ADDRESS: u16 = 0xcf8;
+const CONFIG_DATA: u16 = 0xcfc;
+/// One function's configuration space.
+const CONFIG_SIZE: u64 = 0x1000;
+
+/// A function that is there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Function {
+    config: Registers,
+    bars: [Option<Registers>; 6],
+    /// What the BARs' registers hold.
+    placed: [u32; 6],
+    /// Where the PCI Express capability is, if with it there is a function-level reset.
+    express: Option<ConfigOffset>,
+    /// Where the power management capability is.
+    power: Option<ConfigOffset>,
+}
+
+/// Why a function cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum PciError {
+    /// Its configuration space is not where devices are.
+    #[error("the host bridge says {0:#x} of ECAM")]
+    NoEcam(u32),
+    /// A BAR is not where the boot code maps devices.
+    #[error("BAR {index} is at {address:#x}, {size:#x} bytes: not in the upper 2 GiB of the first 4")]
+    BarElsewhere {
+        /// Its index.
+        index: usize,
+        /// Where it is.
+        address: u64,
+        /// Bytes.
+        size: u64,
+    },
+    /// It cannot be reset by itself.
+    #[error("the function has no reset of its own")]
+    NoReset,
+}
+
+/// A place on the bus where a function is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Its device number on bus 0.
+    pub(crate) device: u8,
+    config: Registers,
+}
+
+/// All functions with number 0 of bus 0.
+pub(crate) fn places() -> Result<impl Iterator<Item = Place>, PciError> {
+    out_dword(CONFIG_ADDRESS, PCIEXBAR);
+    let ecam = in_dword(CONFIG_DATA);
+    let all = Registers::new(u64::from(ecam & !0xfff_ffff), 32 << 15).filter(|_| ecam & 1 != 0);
+    let all = all.ok_or(PciError::NoEcam(ecam))?;
+    Ok((0..32u8).filter_map(move |device| {
+        let config = Registers::new(all.first() + (u64::from(device) << 15), CONFIG_SIZE)?;
+        let there = config.read(u64::from(ID.get()), Width::Word) != Width::Word.all_ones();
+        there.then_some(Place { device, config })
+    }))
+}
+
+impl Place {
+    /// Vendor in the low half, device in the high one.
+    pub(crate) fn id(&self) -> u32 {
+        self.config.read(u64::from(ID.get()), Width::Dword) as u32
+    }
+
+    /// Base class, sub-class and programming interface.
+    pub(crate) fn class(&self) -> u32 {
+        self.config.read(u64::from(REVISION_AND_CLASS.get()), Width::Dword) as u32 >> 8
+    }
+}
+
+impl Function {
+    /// Finds out about a function.
+    pub(crate) fn new(place: Place) -> Result<Self, PciError> {
+        let config = place.config;
+        let mut function = Self { config, bars: [None; 6], placed: [0; 6], express: None, power: None };
+        function.placed = core::array::from_fn(|index| function.read(bar_register(index), Width::Dword));
+        let mut image = [0; CONFIG_SIZE as usize];
+        function.copy_config(&mut image);
+        let find = |id| {
+            let mut found = ConfigImage::new(&image).capabilities().flatten();
+            found.find(|found| found.id == id).map(|found| found.offset)
+        };
+        function.power = find(capability::POWER_MANAGEMENT);
+        function.express = find(capability::PCI_EXPRESS).filter(|at| {
+            let capabilities = at.checked_add(power::DEVICE_CAPABILITIES);
+            let has_reset = |at| function.read(at, Width::Dword) & power::DEVICE_CAPABILITIES_FLR != 0;
+            capabilities.is_some_and(has_reset)
+        });
+        let command = function.read(COMMAND, Width::Word);
+        // What is measured must not decode meanwhile.
+        function.write(COMMAND, Width::Word, 0);
+        let mut index = 0;
+        while index < 6 {
+            index = function.measure(index)?;
+        }
+        function.write(COMMAND, Width::Word, command);
+        Ok(function)
+    }
+
+    /// Finds out about one memory BAR; returns the index of the next. Ports, and a memory BAR of size 0, are none.
+    fn measure(&mut self, index: usize) -> Result<usize, PciError> {
+        let offset = bar_register(index);
+        let low = self.read(offset, Width::Dword);
+        let wide = low & (bar::IO | bar::TYPE) == bar::TYPE_64 && index < 5;
+        let next = if wide { index + 2 } else { index + 1 };
+        let high = if wide { self.read(bar_register(index + 1), Width::Dword) } else { 0 };
+        let mut mask = self.mask(offset) & !0xf;
+        let upper = if wide { self.mask(bar_register(index + 1)) } else { u32::MAX };
+        if mask == 0 || low & bar::IO != 0 {
+            mask = 0;
+        }
+        if mask == 0 {
+            return Ok(next);
+        }
+        let size = (u64::from(upper) << 32 | u64::from(mask)).wrapping_neg();
+        let address = u64::from(high) << 32 | u64::from(low & !0xf);
+        let registers = Registers::new(address, size);
+        self.bars[index] = Some(registers.ok_or(PciError::BarElsewhere { index, address, size })?);
+        Ok(next)
+    }
+
+    /// The bits of a BAR's register that can be written.
+    fn mask(&self, offset: ConfigOffset) -> u32 {
+        let before = self.read(offset, Width::Dword);
+        self.write(offset, Width::Dword, u32::MAX);
+        let mask = self.read(offset, Width::Dword);
+        self.write(offset, Width::Dword, before);
+        mask
+    }
+
+    /// Reads a register of configuration space.
+    pub(crate) fn read(&self, offset: ConfigOffset, width: Width) -> u32 {
+        self.config.read(u64::from(offset.get()), width) as u32
+    }
+
+    /// Writes one.
+    pub(crate) fn write(&self, offset: ConfigOffset, width: Width, value: u32) {
+        self.config.write(u64::from(offset.get()), width, u64::from(value));
+    }
+
+    /// The registers behind a memory BAR.
+    pub(crate) fn bar(&self, index: usize) -> Option<Registers> {
+        self.bars.get(index).copied().flatten()
+    }
+
+    /// Copies all of configuration space.
+    pub(crate) fn copy_config(&self, image: &mut [u8; CONFIG_SIZE as usize]) {
+        for (dword, bytes) in image.chunks_exact_mut(4).enumerate() {
+            let value = self.config.read(4 * dword as u64, Width::Dword) as u32;
+            bytes.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    /// Does something while the function decodes memory, whatever the guest has made of its Command register.
+    pub(crate) fn while_decoding<T>(&self, act: impl FnOnce() -> T) -> T {
+        let before = self.read(COMMAND, Width::Word);
+        self.write(COMMAND, Width::Word, before | u32::from(Command::MEMORY_SPACE.bits()));
+        let result = act();
+        self.write(COMMAND, Width::Word, before);
+        result
+    }
+
+    /// A function-level reset: PCI Express Base 5.0, 6.6.2.
+    pub(crate) fn reset(&self) -> Result<(), PciError> {
+        let control =
+            self.express.and_then(|at| at.checked_add(power::DEVICE_CONTROL)).ok_or(PciError::NoReset)?;
+        self.write(COMMAND, Width::Word, 0);
+        let value = self.read(control, Width::Word) | power::DEVICE_CONTROL_INITIATE_FLR;
+        self.write_on_behalf(control, Width::Word, value);
+        Ok(())
+    }
+
+    /// Writes a register for the guest. One that resets the function, or wakes it, takes the time that the
+    /// specification gives the function, and what the host has in its BARs is there again afterwards.
+    pub(crate) fn write_on_behalf(&self, offset: ConfigOffset, width: Width, value: u32) {
+        self.write(offset, width, value);
+        let sets = |register: Option<ConfigOffset>, distance: u16, bit: u32| {
+            let at = register.and_then(|register| register.checked_add(distance));
+            let byte = at
+                .and_then(|at| at.get().checked_sub(offset.get()))
+                .filter(|at| usize::from(*at) < width.bytes());
+            byte.is_some_and(|byte| value >> (8 * byte) & bit == bit)
+        };
+        // Initiate Function Level Reset is bit 7 of the second byte of Device Control.
+        if sets(self.express, power::DEVICE_CONTROL + 1, power::DEVICE_CONTROL_INITIATE_FLR >> 8) {
+            pause(TICKS / 10);
+        } else if sets(self.power, power::PMCSR, 0) {
+            pause(TICKS / 100);
+        } else {
+            return;
+        }
+        for (index, placed) in self.placed.into_iter().enumerate() {
+            self.write(bar_register(index), Width::Dword, placed);
+        }
+    }
+}
+
+/// Where the register of a BAR is.
+fn bar_register(index: usize) -> ConfigOffset {
+    BAR0.checked_add(4 * index as u16).unwrap_or(BAR0)
+}
