@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vfio_assign_linux::Backend;
 
+use crate::bind::{BindArguments, UnbindArguments};
 use crate::capture::CaptureArguments;
 use crate::doctor::DoctorArguments;
 use crate::exit::EXIT_STATUS;
@@ -53,6 +54,22 @@ Examples:
 
 Exit status: 0 it would work, 3 it would not, 4 it cannot be told.")]
     Doctor(DoctorArguments),
+
+    /// Give a device to VFIO, so that a guest can have it
+    ///
+    /// The driver that it has is remembered until the host restarts. Where anything fails, all is undone.
+    #[command(after_help = "\
+Examples:
+  vfio-assign bind 04:00.0 --dry-run
+  vfio-assign bind 04:00.0 --siblings")]
+    Bind(BindArguments),
+
+    /// Give a device back to the driver that it had before `bind`
+    #[command(after_help = "\
+Examples:
+  vfio-assign unbind 04:00.0
+  vfio-assign unbind 04:00.0 --siblings")]
+    Unbind(UnbindArguments),
 
     /// Show what a guest would be given of a device, and why, before anything starts
     ///

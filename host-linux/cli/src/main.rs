@@ -8,6 +8,7 @@
 
 mod arguments;
 mod assignment;
+mod bind;
 mod capture;
 mod display;
 mod doctor;
@@ -58,6 +59,8 @@ fn command(arguments: &Arguments, start: Instant) -> Result<Exit, Problem> {
         }),
         Command::List(arguments) => list::list(&host, arguments),
         Command::Doctor(arguments) => doctor::doctor(&host, arguments),
+        Command::Bind(arguments) => bind::bind(&host, arguments),
+        Command::Unbind(arguments) => bind::unbind(&host, arguments),
         Command::Explain(arguments) => explain::explain(&host, arguments),
         Command::Capture(arguments) => capture::capture(&host, arguments),
     }

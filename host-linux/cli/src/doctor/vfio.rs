@@ -2,7 +2,7 @@
 
 use super::check::Check;
 use super::facts::{Device, Facts};
-use crate::host::Unreadable;
+use crate::host::{Holder, Unreadable, holders};
 
 type Found = Result<Check, Unreadable>;
 
@@ -114,38 +114,15 @@ pub(super) fn device_file(facts: &Facts<'_>, device: &Device) -> Found {
 }
 
 pub(super) fn holder(facts: &Facts<'_>, device: &Device) -> Found {
-    let files = files(facts, device)?;
-    let mut hidden = false;
-    for process in facts.host.names("/proc")?.unwrap_or_default() {
-        if !process.bytes().all(|digit| digit.is_ascii_digit()) {
-            continue;
-        }
-        let folder = format!("/proc/{process}/fd");
-        // Processes come and go while we look; those of others are not ours to look into.
-        let Ok(descriptors) = facts.host.names(&folder) else {
-            hidden = true;
-            continue;
-        };
-        for descriptor in descriptors.unwrap_or_default() {
-            let Ok(Some(target)) = facts.host.link(&format!("{folder}/{descriptor}")) else { continue };
-            if files.iter().any(|file| target == facts.host.path(file)) {
-                let name = facts.host.text(&format!("/proc/{process}/comm")).ok().flatten();
-                let found = format!(
-                    "process {process} ({}) has {} open",
-                    name.unwrap_or_else(|| "unknown".into()),
-                    target
-                        .strip_prefix(facts.host.path("/"))
-                        .map_or_else(|_| target.clone(), |path| { std::path::Path::new("/").join(path) })
-                        .display()
-                );
-                let check = Check::problem(found, "A group has one user at a time (EBUSY).");
-                return Ok(check.act(format!(
-                    "End that process: if it is a virtual machine, shut it down. Process id: {process}."
-                )));
-            }
-        }
+    let holders = holders(facts.host, &files(facts, device)?);
+    if let Some(Holder { process, name, file }) = holders.found.first() {
+        let found = format!("process {process} ({name}) has {file} open");
+        let check = Check::problem(found, "A group has one user at a time (EBUSY).");
+        return Ok(check.act(format!(
+            "End that process: if it is a virtual machine, shut it down. Process id: {process}."
+        )));
     }
-    Ok(if hidden {
+    Ok(if holders.some_hidden {
         Check::unsure(
             "this user does not see who has files open",
             "Another process may have the device: as root it can be told.",

@@ -33,7 +33,7 @@ pub(super) fn picture(plan: &Plan) -> String {
     text(&mut body, MARGIN, 56, "about", &about);
     let mut at = 80;
     for bar in &plan.bars {
-        at = one(&mut body, bar, at);
+        at = one(&mut body, bar, plan.page_size, at);
     }
     at += 4;
     for (word, colour, meaning) in COLOURS {
@@ -56,7 +56,7 @@ fn count(vectors: u16) -> String {
 }
 
 /// Draws a BAR, and says what its parts are; returns where the next one goes.
-fn one(body: &mut String, bar: &BarPlan, mut at: u64) -> u64 {
+fn one(body: &mut String, bar: &BarPlan, page_size: u64, mut at: u64) -> u64 {
     let prefetchable = if bar.prefetchable { ", prefetchable" } else { "" };
     let about = format!("{}: {}, {}{prefetchable}", bar.name, size(bar.size), bar.kind);
     text(body, MARGIN, at + 14, "bar", &about);
@@ -69,7 +69,8 @@ fn one(body: &mut String, bar: &BarPlan, mut at: u64) -> u64 {
         rectangle(body, MARGIN as f64, at, 14.0, 14, colour(piece));
         let range = format!("{:#x} to {:#x}, {}", piece.first, piece.last, size(piece.size()));
         text(body, MARGIN + 22, at + 12, "edge", &range);
-        let pages = piece.page_size.map_or_else(String::new, |page| format!(", by pages of {}", size(page)));
+        let large = piece.page_size.filter(|page| *page > page_size);
+        let pages = large.map_or_else(String::new, |page| format!(", by pages of {}", size(page)));
         let why = format!("{}: {}{pages}", piece.treatment, piece.reason);
         text(body, MARGIN + 330, at + 12, "reason", &why);
         at += LINE;

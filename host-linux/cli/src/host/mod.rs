@@ -2,11 +2,13 @@
 //!
 //! Everything here only reads, and needs no root where the kernel asks for none. A test points it at a folder of its own.
 
+mod holders;
 mod ids;
 mod named;
 mod pci;
 mod uses;
 
+pub(crate) use holders::{Holder, holders};
 pub(crate) use ids::{class_name, device_name};
 pub(crate) use named::named;
 pub(crate) use pci::{PciFunction, functions};

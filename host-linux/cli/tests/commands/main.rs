@@ -1,6 +1,7 @@
 //! The command as a person and a program call it, on hosts that are folders of files.
 
 mod bad_input;
+mod bind;
 mod doctor;
 mod explain;
 mod golden;

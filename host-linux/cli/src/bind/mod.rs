@@ -1,0 +1,198 @@
+//! `vfio-assign bind` and `unbind`: gives a device to VFIO, and back to the driver that it had.
+
+mod carry_out;
+mod drivers;
+mod plan;
+mod remember;
+mod show;
+
+use clap::Args;
+use vfio_assign_core::Bdf;
+
+use crate::display;
+use crate::exit::Exit;
+use crate::help::{Help, Problem};
+use crate::host::{Holder, HostFiles, Use, holders, named, uses};
+use carry_out::{CarriedOut, carry_out};
+use drivers::Drivers as _;
+use plan::{Device, Move, to_vfio};
+use remember::Memory;
+
+/// What to give to VFIO.
+#[derive(Debug, Args)]
+pub(crate) struct BindArguments {
+    /// The device, such as 0000:04:00.0 or 04:00.0
+    #[arg(value_name = "ADDRESS")]
+    pub(crate) device: Bdf,
+
+    /// Give the others of its IOMMU group to VFIO, too, which a guest needs
+    #[arg(long, conflicts_with = "alone")]
+    pub(crate) siblings: bool,
+
+    /// Leave the others of its IOMMU group with their drivers
+    #[arg(long)]
+    pub(crate) alone: bool,
+
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+/// What to give back.
+#[derive(Debug, Args)]
+pub(crate) struct UnbindArguments {
+    /// The device, such as 0000:04:00.0 or 04:00.0
+    #[arg(value_name = "ADDRESS")]
+    pub(crate) device: Bdf,
+
+    /// Give back the others of its IOMMU group, too
+    #[arg(long)]
+    pub(crate) siblings: bool,
+
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+/// How to go about it.
+#[derive(Debug, Args)]
+pub(crate) struct How {
+    /// Do it even where the host needs the device, or a process has it open
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Only print what would be done, as lines for a shell
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Why nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    /// Never a device.
+    #[error("{bdf} is a bridge, and is never given away")]
+    Bridge { bdf: Bdf },
+    /// No IOMMU.
+    #[error("{bdf} is in no IOMMU group, so VFIO would give it to nobody")]
+    NoGroup { bdf: Bdf },
+    /// The host needs it.
+    #[error("the host needs {bdf}: {}", joined(.uses))]
+    InUse { bdf: Bdf, uses: Vec<Use> },
+    /// Others of the group.
+    #[error("others of its IOMMU group are with drivers of the host: {}", joined(.siblings))]
+    Siblings { bdf: Bdf, siblings: Vec<String> },
+    /// A process has it.
+    #[error("process {} ({}) has {} open", .holder.process, .holder.name, .holder.file)]
+    Held { bdf: Bdf, holder: Holder },
+}
+
+fn joined(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl Help for Refused {
+    fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::Bridge { .. } => "`vfio-assign list` shows the devices".into(),
+            Self::NoGroup { bdf } => format!("`vfio-assign doctor {bdf}` says why"),
+            Self::InUse { bdf, .. } => {
+                format!("`vfio-assign doctor {bdf}` says how to free it; --force takes it all the same")
+            }
+            Self::Siblings { .. } => {
+                "--siblings gives them to VFIO, too, which a guest needs; --alone leaves them".into()
+            }
+            Self::Held { .. } => {
+                "end it first: the kernel waits until the device is closed; --force waits with it".into()
+            }
+        })
+    }
+}
+
+/// Gives a device to VFIO.
+pub(crate) fn bind(host: &HostFiles, arguments: &BindArguments) -> Result<Exit, Problem> {
+    let devices = devices(host, arguments.device)?;
+    let others = if arguments.siblings { Others::Too } else { Others::Refuse };
+    let others = if arguments.alone { Others::Leave } else { others };
+    let moves = to_vfio(&devices, others, arguments.how.force)?;
+    finish(host, &moves, &arguments.how, true)
+}
+
+/// Gives a device back to the driver that it had.
+pub(crate) fn unbind(host: &HostFiles, arguments: &UnbindArguments) -> Result<Exit, Problem> {
+    let devices = devices(host, arguments.device)?;
+    let memory = Memory::of(host);
+    let mut moves = Vec::new();
+    for device in &devices {
+        let bdf = device.function.bdf;
+        let wanted = bdf == arguments.device || arguments.siblings;
+        if !wanted || !device.function.vfio {
+            continue;
+        }
+        let files = [format!("/dev/vfio/{}", device.function.group.unwrap_or_default())];
+        if let Some(holder) = holders(host, &files).found.into_iter().next()
+            && !arguments.how.force
+        {
+            return Err(Refused::Held { bdf, holder }.into());
+        }
+        moves.push(Move { bdf, from: device.binding.clone(), to: memory.recall(bdf)? });
+    }
+    finish(host, &moves, &arguments.how, false)
+}
+
+/// What happens to others of the group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Others {
+    Refuse,
+    Too,
+    Leave,
+}
+
+/// The device, and then the others of its group.
+fn devices(host: &HostFiles, bdf: Bdf) -> Result<Vec<Device>, Problem> {
+    let function = named(host, bdf)?;
+    let mut uses = uses(host)?;
+    let members = match function.group {
+        Some(group) => host.sysfs().group_members(group)?,
+        None => Vec::new(),
+    };
+    let mut found = vec![Device::read(host, function, false, uses.remove(&bdf).unwrap_or_default())?];
+    for member in members {
+        let Ok(other) = member.name.parse::<Bdf>() else { continue };
+        if other != bdf {
+            let function = named(host, other)?;
+            let uses = uses.remove(&other).unwrap_or_default();
+            found.push(Device::read(host, function, member.in_the_way, uses)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Prints what would be done, or does it and prints that.
+fn finish(host: &HostFiles, moves: &[Move], how: &How, to_vfio: bool) -> Result<Exit, Problem> {
+    let module = to_vfio && !moves.is_empty() && !host.has("/sys/bus/pci/drivers/vfio-pci");
+    if !how.dry_run {
+        let drivers = host.sysfs();
+        let memory = Memory::of(host);
+        if module {
+            drivers.load("vfio-pci")?;
+        }
+        if to_vfio {
+            moves.iter().try_for_each(|one| memory.keep(one.bdf, &one.from))?;
+        }
+        let CarriedOut { result, undone } = carry_out(&drivers, moves);
+        // What is with its own driver again needs no memory of it.
+        let forget = if to_vfio { undone } else { moves.iter().map(|one| one.bdf).collect() };
+        if result.is_ok() || to_vfio {
+            forget.into_iter().try_for_each(|bdf| memory.forget(bdf))?;
+        }
+        result?;
+    }
+    if how.json {
+        display::print_json(&show::Moves::of(moves, module, how.dry_run))?;
+    } else {
+        display::print(&show::moves(moves, module, how.dry_run))?;
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,77 @@
+//! Which driver a function had before VFIO, kept where it is gone after a restart, as the binding is.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use vfio_assign_core::Bdf;
+
+use super::plan::{Binding, Target};
+use crate::help::Help;
+use crate::host::HostFiles;
+
+/// Where it is kept.
+pub(super) struct Memory {
+    folder: PathBuf,
+}
+
+/// It cannot be kept, or read again.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} the driver that {bdf} had, in {}: {source}", path.display())]
+pub(crate) struct NoMemory {
+    what: &'static str,
+    bdf: Bdf,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Help for NoMemory {
+    fn help(&self) -> Option<String> {
+        Some(match self.source.kind() {
+            io::ErrorKind::PermissionDenied => "be root for this".into(),
+            io::ErrorKind::InvalidData => "remove the file: the kernel then finds a driver".into(),
+            _ => "see that /run can be written".into(),
+        })
+    }
+}
+
+impl Memory {
+    /// The memory of this host.
+    pub(super) fn of(host: &HostFiles) -> Self {
+        Self { folder: host.path("/run/vfio-assign") }
+    }
+
+    fn path(&self, bdf: Bdf) -> PathBuf {
+        self.folder.join(bdf.to_string())
+    }
+
+    /// Keeps who drives a function.
+    pub(super) fn keep(&self, bdf: Bdf, binding: &Binding) -> Result<(), NoMemory> {
+        let path = self.path(bdf);
+        let text = serde_json::to_string(binding).map_err(io::Error::from);
+        let kept = fs::create_dir_all(&self.folder).and(text).and_then(|text| fs::write(&path, text + "\n"));
+        kept.map_err(|source| NoMemory { what: "keep", bdf, path, source })
+    }
+
+    /// Who drove a function.
+    pub(super) fn recall(&self, bdf: Bdf) -> Result<Target, NoMemory> {
+        let path = self.path(bdf);
+        let read = match fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).map_err(io::Error::from).map(Target::Known),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Target::Any),
+            Err(error) => Err(error),
+        };
+        read.map_err(|source| NoMemory { what: "read", bdf, path, source })
+    }
+
+    /// Forgets it.
+    pub(super) fn forget(&self, bdf: Bdf) -> Result<(), NoMemory> {
+        let path = self.path(bdf);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(NoMemory { what: "forget", bdf, path, source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+}
