@@ -28,13 +28,16 @@ const L1_MODULES: &[&str] = &[
     "9p",
     "9pnet_virtio",
 ];
-/// Modules that the guest loads.
+/// Modules that the guest loads, if it is not told otherwise.
 const GUEST_MODULES: &[&str] = &["nvme"];
 
 /// The tests against a real kernel, in L1.
 pub(crate) const REAL_KERNEL: &str = "/lab/real_kernel";
 /// How cargo is asked for our command, as users ask for it.
 const COMMAND: &[&str] = &["build", "--release", "--package", "vfio-assign"];
+/// How cargo is asked for the guest's own program.
+const VISITOR: &[&str] =
+    &["build", "--release", "--package", "vfio-assign-lab", "--bin", "vfio-assign-lab-visitor"];
 /// How cargo is asked for the tests.
 const TESTS: &[&str] = &[
     "test",
@@ -52,9 +55,9 @@ const TESTS: &[&str] = &[
 pub(crate) struct Bench {
     /// The outer QEMU, and the one that L1 may run.
     pub(crate) qemu: PathBuf,
-    kernel: Kernel,
+    kernel: Rc<Kernel>,
     busybox: Vec<u8>,
-    guest_kernel: Vec<u8>,
+    guest_kernel: Rc<Kernel>,
     guest: Vec<u8>,
     /// Where in L1, and which.
     programs: Vec<(&'static str, PathBuf)>,
@@ -105,22 +108,29 @@ impl Bench {
         let debian = |wanted| -> Result<Kernel, BenchError> {
             Ok(Kernel::open(&cache.package(wanted, progress)?, &busybox_path)?)
         };
-        let guest_kernel = debian(packages::KERNEL)?;
+        let guest_kernel = Rc::new(debian(packages::KERNEL)?);
         let programs = match with_command {
             true => vec![(OURS, build_program("the command vfio-assign", COMMAND, progress)?)],
             false => Vec::new(),
         };
         progress.step("making the guest's file system");
         let busybox = read("read busybox", &busybox_path)?;
-        let guest = guest::initramfs(&busybox, &guest_kernel.closure(GUEST_MODULES)?);
-        let image = read("read the kernel", &guest_kernel.image)?;
+        let guest = guest::initramfs(&busybox, &guest_kernel.closure(GUEST_MODULES)?, None)?;
         let kernel = match choice {
-            KernelChoice::Debian6_12 => guest_kernel,
-            KernelChoice::Debian6_1 => debian(packages::KERNEL_6_1)?,
-            KernelChoice::Custom => Kernel::whole(build::kernel(&cache, progress)?.image),
+            KernelChoice::Debian6_12 => guest_kernel.clone(),
+            KernelChoice::Debian6_1 => Rc::new(debian(packages::KERNEL_6_1)?),
+            KernelChoice::Custom => Rc::new(Kernel::whole(build::kernel(&cache, progress)?.image)),
         };
         let progress = progress.clone();
-        Ok(Self { qemu, kernel, busybox, guest_kernel: image, guest, programs, progress })
+        Ok(Self { qemu, kernel, busybox, guest_kernel, guest, programs, progress })
+    }
+
+    /// Gives the guest these modules, and our own program to drive devices with from user space.
+    pub(crate) fn with_guest(mut self, modules: &[&str]) -> Result<Self, BenchError> {
+        let visitor = build_program("the guest's own program", VISITOR, &self.progress)?;
+        let modules = self.guest_kernel.closure(modules)?;
+        self.guest = guest::initramfs(&self.busybox, &modules, Some(&visitor))?;
+        Ok(self)
     }
 
     /// Puts the crate's tests against a real kernel into L1, at [`REAL_KERNEL`].
@@ -158,7 +168,7 @@ impl Bench {
             plan.modules.push(path);
         }
         archive.file(PLAN_PATH, &serde_json::to_vec(&plan)?);
-        archive.file(GUEST_KERNEL, &self.guest_kernel);
+        archive.file(GUEST_KERNEL, &read("read the guest's kernel", &self.guest_kernel.image)?);
         archive.file(GUEST_INITRAMFS, &self.guest);
         Ok(archive.finish())
     }

@@ -1,5 +1,6 @@
 //! What a guest that has fallen silent does, as far as L1's KVM knows: it tells a guest that spins from one that
-//! sleeps, and an interrupt that never came from a monitor that does not answer.
+//! sleeps, and an interrupt that never came from a monitor that does not answer. For the latter there is what each of
+//! the monitor's threads waits for in L1's kernel.
 
 use crate::l1::{L1, L1Error};
 use std::collections::BTreeMap;
@@ -19,10 +20,38 @@ pub(crate) fn of_silence(l1: &mut L1) -> String {
     }
 }
 
+/// The same, and where in L1's kernel each thread of the monitor is, for a guest one of whose processors is stuck.
+pub(crate) fn of_stuck(l1: &mut L1) -> String {
+    let threads = threads(l1).unwrap_or_else(|error| format!("not known: {error}"));
+    format!("{}\n  the monitor's threads:\n{threads}", of_silence(l1))
+}
+
+/// A line a thread: its name, its state, and the calls it is in.
+fn threads(l1: &mut L1) -> Result<String, L1Error> {
+    let mut lines = String::new();
+    let process = monitors_process(l1)?.unwrap_or_default();
+    for thread in l1.list(&format!("/proc/{process}/task"))? {
+        let folder = format!("/proc/{process}/task/{thread}");
+        let mut file =
+            |name: &str| l1.read(&format!("{folder}/{name}")).unwrap_or_else(|why| why.to_string());
+        let (name, status, stack) = (file("comm"), file("status"), file("stack"));
+        let state = status.lines().find(|line| line.starts_with("State")).unwrap_or_default().to_owned();
+        let calls: Vec<&str> = stack.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+        lines += &format!("    {} {state} {}\n", name.trim(), calls.join(" < "));
+    }
+    Ok(lines)
+}
+
 /// The virtual machine's folder of counters; none if no monitor is running.
 pub(crate) fn counters_folder(l1: &mut L1) -> Result<Option<String>, L1Error> {
     let machine = l1.list(COUNTERS)?.into_iter().find(|name| is_of_a_monitor(name));
     Ok(machine.map(|machine| format!("{COUNTERS}/{machine}")))
+}
+
+/// The process of the monitor; none if no monitor is running.
+pub(crate) fn monitors_process(l1: &mut L1) -> Result<Option<String>, L1Error> {
+    let machine = l1.list(COUNTERS)?.into_iter().find(|name| is_of_a_monitor(name));
+    Ok(machine.and_then(|machine| machine.split('-').next().map(str::to_owned)))
 }
 
 /// A machine is named by its process and file descriptor. Process 1 is the agent, which keeps one that never runs.

@@ -6,7 +6,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 
 /// Size of the disk.
-pub(crate) const DISK_BYTES: u64 = 64 << 20;
+const DISK_BYTES: u64 = 64 << 20;
+/// Size of one of many disks.
+const SMALL_DISK_BYTES: u64 = 16 << 20;
 /// Where the guest writes, and how much.
 pub(crate) const WRITE_AT: u64 = 8 << 20;
 /// How much the guest writes.
@@ -17,20 +19,35 @@ pub(crate) const WRITE_LINE: &str = "written by the guest";
 /// A disk's backing file.
 pub(crate) struct Disk {
     file: File,
+    bytes: u64,
 }
 
 impl Disk {
     /// A disk of random bytes.
     pub(crate) fn random() -> io::Result<Self> {
+        Self::of(DISK_BYTES)
+    }
+
+    /// One of many, all of which are to be read.
+    pub(crate) fn small() -> io::Result<Self> {
+        Self::of(SMALL_DISK_BYTES)
+    }
+
+    fn of(bytes: u64) -> io::Result<Self> {
         let mut file = tempfile::tempfile()?;
-        let mut source = File::open("/dev/urandom")?.take(DISK_BYTES);
+        let mut source = File::open("/dev/urandom")?.take(bytes);
         io::copy(&mut source, &mut file)?;
-        Ok(Self { file })
+        Ok(Self { file, bytes })
     }
 
     /// A path under which another process of this user can open the file while the lab lives.
     pub(crate) fn path(&self) -> String {
         path_of(&self.file)
+    }
+
+    /// Its size.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// SHA-256 of the file as it is now.
@@ -56,7 +73,7 @@ impl Disk {
         let mut hash = Sha256::new();
         let mut block = vec![0; 1 << 20];
         let mut at = 0;
-        while at < DISK_BYTES {
+        while at < self.bytes {
             self.file.read_exact(&mut block)?;
             change(at, &mut block);
             hash.update(&block);

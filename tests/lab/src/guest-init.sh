@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # Process 1 of the guest. What it finds out it says through the kernel's log, a line at a time, so that nothing
 # the kernel prints at that moment tears the line. `lab.work=` on the command line says what to do:
-# hello (nothing), demo, read, obey (orders come over the console), shell.
+# hello (nothing), demo, read, obey (orders come over the console), serve (orders about any device), shell.
 export PATH=/bin
 /bin/busybox --install -s /bin
 mount -t devtmpfs devtmpfs /dev
@@ -25,6 +25,16 @@ done
 while read -r module; do
 	insmod "/modules/$module" || say "fault insmod $module"
 done </modules/order
+if [ "$work" = serve ]; then
+	. /devices.sh
+	say "ready"
+	# A number, a function of that file, and what it gets.
+	while read -r number order; do
+		$order
+		say "done number=$number status=$?"
+	done
+	leave
+fi
 patience=1000
 while [ ! -b "$disk" ]; do
 	patience=$((patience - 1))

@@ -1,8 +1,9 @@
 //! The guest: its initial file system, and what it says about itself.
 
 use crate::disk::{WRITE_AT, WRITE_BYTES, WRITE_LINE};
-use crate::initramfs::Initramfs;
+use crate::initramfs::{Initramfs, ProgramError};
 use crate::modules::Module;
+use std::path::Path;
 
 /// The beginning of the lines that the guest's process 1 speaks.
 const VOICE: &str = "lab: ";
@@ -18,6 +19,8 @@ pub(crate) enum Work {
     Read,
     /// What it is told over its console: `read`, `reboot`, `endless`, `leave`.
     Obey,
+    /// What it is told over its console of any of its devices: the functions of `guest-devices.sh`.
+    Serve,
     /// Give the console to a person.
     Shell,
 }
@@ -30,6 +33,7 @@ impl Work {
             Work::Demo => "demo",
             Work::Read => "read",
             Work::Obey => "obey",
+            Work::Serve => "serve",
             Work::Shell => "shell",
         }
     }
@@ -44,8 +48,12 @@ pub(crate) fn command_line(work: Work) -> String {
     format!("console=ttyS0 {talk} panic=-1 printk.devkmsg=on lab.work={}", work.word())
 }
 
-/// The guest's initial file system.
-pub(crate) fn initramfs(busybox: &[u8], modules: &[Module]) -> Vec<u8> {
+/// The guest's initial file system; `visitor` is our own program, for guests that drive a device from user space.
+pub(crate) fn initramfs(
+    busybox: &[u8],
+    modules: &[Module],
+    visitor: Option<&Path>,
+) -> Result<Vec<u8>, ProgramError> {
     let mut archive = Initramfs::default();
     for folder in ["dev", "proc", "sys", "tmp"] {
         archive.folder(folder);
@@ -55,6 +63,10 @@ pub(crate) fn initramfs(busybox: &[u8], modules: &[Module]) -> Vec<u8> {
     let (shebang, rest) = script.split_once('\n').unwrap_or((script, ""));
     archive.executable("init", format!("{shebang}\n{values}{rest}").as_bytes());
     archive.executable("bin/busybox", busybox);
+    archive.file("devices.sh", include_bytes!("guest-devices.sh"));
+    if let Some(program) = visitor {
+        archive.program("bin/visitor", program)?;
+    }
     let mut order = String::new();
     for module in modules {
         let name = format!("{}.ko", module.name);
@@ -63,7 +75,7 @@ pub(crate) fn initramfs(busybox: &[u8], modules: &[Module]) -> Vec<u8> {
         order.push('\n');
     }
     archive.file("modules/order", order.as_bytes());
-    archive.finish()
+    Ok(archive.finish())
 }
 
 /// Something the guest said: a word, and what follows it.

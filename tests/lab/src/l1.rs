@@ -185,25 +185,66 @@ impl L1 {
         }
     }
 
+    /// What one process does, in order; what others do meanwhile waits for who asks for it.
+    pub(crate) fn next_of(&mut self, process: u32) -> Result<Event, L1Error> {
+        loop {
+            // Without an alarm there is an event or an error.
+            if let Some(event) = self.next_of_before(process, None)? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// The same, but for no longer than until then.
+    pub(crate) fn next_of_before(
+        &mut self,
+        process: u32,
+        alarm: Option<Instant>,
+    ) -> Result<Option<Event>, L1Error> {
+        let is_its = |event: &Event| match event {
+            Event::Output { process: from, .. } | Event::Exited { process: from, .. } => *from == process,
+            _ => false,
+        };
+        if let Some(at) = self.waiting.iter().position(is_its) {
+            return Ok(self.waiting.remove(at));
+        }
+        loop {
+            match self.hear(alarm)? {
+                Some(event) if !is_its(&event) => self.waiting.push_back(event),
+                its => return Ok(its),
+            }
+        }
+    }
+
     /// What processes do, in order.
     pub(crate) fn next(&mut self) -> Result<Event, L1Error> {
         if let Some(event) = self.waiting.pop_front() {
             return Ok(event);
         }
         loop {
-            match self.next_message()? {
-                Message::Connected(stream) => self.agent = Some(stream),
-                Message::Agent(Event::Kernel { level, text }) => {
+            if let Some(event) = self.hear(None)? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// The next event that nobody has heard yet; none where the alarm goes first.
+    fn hear(&mut self, alarm: Option<Instant>) -> Result<Option<Event>, L1Error> {
+        loop {
+            match self.next_message(alarm)? {
+                None => return Ok(None),
+                Some(Message::Connected(stream)) => self.agent = Some(stream),
+                Some(Message::Agent(Event::Kernel { level, text })) => {
                     self.progress.console(Console::L1, &text);
                     self.kernel_log.push((level, text));
                 }
-                Message::Agent(event) => {
+                Some(Message::Agent(event)) => {
                     self.last_progress = Instant::now();
-                    return Ok(event);
+                    return Ok(Some(event));
                 }
-                Message::Failed(error) => return Err(error),
-                Message::Console(line) => self.heard(line)?,
-                Message::Closed => return Err(self.ended()),
+                Some(Message::Failed(error)) => return Err(error),
+                Some(Message::Console(line)) => self.heard(line)?,
+                Some(Message::Closed) => return Err(self.ended()),
             }
         }
     }
@@ -232,11 +273,11 @@ impl L1 {
         self.progress.step("switching L1 off");
         self.send(&Numbered { number: 0, request: Request::PowerOff })?;
         loop {
-            match self.next_message()? {
-                Message::Console(line) => self.heard(line)?,
-                Message::Agent(Event::Kernel { level, text }) => self.kernel_log.push((level, text)),
-                Message::Closed => break,
-                Message::Connected(_) | Message::Agent(_) | Message::Failed(_) => {}
+            match self.next_message(None)? {
+                Some(Message::Console(line)) => self.heard(line)?,
+                Some(Message::Agent(Event::Kernel { level, text })) => self.kernel_log.push((level, text)),
+                Some(Message::Closed) => break,
+                None | Some(Message::Connected(_) | Message::Agent(_) | Message::Failed(_)) => {}
             }
         }
         let status =
@@ -253,13 +294,16 @@ impl L1 {
         result.map_err(|source| L1Error::Channel { operation: "speak to the agent", source })
     }
 
-    fn next_message(&mut self) -> Result<Message, L1Error> {
+    /// The next message; none where the alarm goes first.
+    fn next_message(&mut self, alarm: Option<Instant>) -> Result<Option<Message>, L1Error> {
         let now = Instant::now();
         let silent = self.last_progress + self.watch.silence;
         let limit = self.watch.deadline.map_or(silent, |deadline| deadline.min(silent));
-        match self.messages.recv_timeout(limit.saturating_duration_since(now)) {
-            Ok(message) if now < limit => Ok(message),
+        let wake = alarm.map_or(limit, |alarm| alarm.min(limit));
+        match self.messages.recv_timeout(wake.saturating_duration_since(now)) {
+            Ok(message) if now < limit => Ok(Some(message)),
             Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
+            Err(RecvTimeoutError::Timeout) if wake < limit => Ok(None),
             _ if limit < silent => {
                 Err(L1Error::TooLong { step: self.progress.doing(), console: self.last_words() })
             }

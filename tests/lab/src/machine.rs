@@ -60,6 +60,27 @@ impl Machine {
         self
     }
 
+    /// A network for a device that names it as its netdev: `10.0.NUMBER.0/24` behind QEMU, which is its gateway, with
+    /// this machine's loopback addresses behind the gateway's.
+    pub(crate) fn network(mut self, id: &str, number: usize) -> Self {
+        let network = format!("10.0.{number}.0/24,host=10.0.{number}.2");
+        self.devices.extend(["-netdev".into(), format!("user,id={id},net={network}")]);
+        self
+    }
+
+    /// Memory for a device that names it as its memdev, with a disk's bytes in it.
+    pub(crate) fn shared_memory(mut self, id: &str, disk: &Disk) -> Self {
+        let file = format!("mem-path={},size={},share=on", disk.path(), disk.bytes());
+        self.devices.extend(["-object".into(), format!("memory-backend-file,id={id},{file}")]);
+        self
+    }
+
+    /// This much memory.
+    pub(crate) fn memory(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
     /// Two processors with everything that QEMU can emulate.
     pub(crate) fn whole_processor(mut self) -> Self {
         self.processor = WHOLE_PROCESSOR;

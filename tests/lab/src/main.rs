@@ -11,6 +11,7 @@ mod build;
 mod diagnosis;
 mod disk;
 mod driver;
+mod echo;
 mod guest;
 mod host;
 mod initramfs;
@@ -18,18 +19,22 @@ mod l1;
 mod machine;
 mod modules;
 mod monitor;
+mod orders;
 mod packages;
 mod progress;
 mod protocol;
+mod random;
 mod report;
 mod scenarios;
 mod uapi;
 mod wire;
+mod zoo;
 
 use clap::{Parser, Subcommand};
 use progress::Progress;
+use scenarios::zoo as the_zoo;
 use scenarios::{
-    Choice, Failure, boot, demo, errors, exec, firmware, kernel, lifecycle, shell, test, versus,
+    Choice, Failure, boot, demo, errors, exec, firmware, kernel, life, lifecycle, shell, test, versus,
 };
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -70,6 +75,10 @@ enum Scenario {
     Test(test::Options),
     /// The core without an operating system: a paravisor that boots by itself, with guest drivers of its own.
     Firmware(firmware::Options),
+    /// What devices go through in a long life: resets, reboots, kills, several guests, a hostile one.
+    Life(life::Options),
+    /// Every kind of device in one guest, each doing work whose content is checked.
+    Zoo(the_zoo::Options),
     /// A guest's life under vfio-assign against the same guest's under QEMU.
     VersusQemu(versus::Options),
 }
@@ -91,6 +100,8 @@ fn main() -> ExitCode {
         Scenario::Kernel => kernel::run(&progress),
         Scenario::Test(options) => test::run(options, &progress),
         Scenario::Firmware(options) => firmware::run(options, &progress),
+        Scenario::Life(options) => life::run(options, &progress),
+        Scenario::Zoo(options) => the_zoo::run(options, &progress),
         Scenario::VersusQemu(options) => versus::run(options, &progress),
     };
     progress.clear();

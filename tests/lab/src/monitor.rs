@@ -4,9 +4,10 @@ use crate::diagnosis;
 use crate::guest::{self, Mark, Work};
 use crate::l1::{L1, L1Error};
 use crate::progress::{Console, Progress};
-use crate::protocol::{End, Event, HOST_ROOT, Launch, Stream};
+use crate::protocol::{End, Event, HOST_ROOT, Launch, Request, Stream};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Instant;
 
 /// Where our monitor leaves its report in L1.
 pub(crate) const REPORT: &str = "/tmp/report.json";
@@ -42,16 +43,21 @@ impl Monitor {
     pub(crate) fn launch(&self, device: impl Into<Option<&'static str>>, work: Work) -> Launch {
         let device = device.into();
         let mut arguments = match self {
-            Monitor::Ours => {
-                let mut line = words(&format!("{OURS} run --memory 512M --cpus 1 --report {REPORT}"));
-                line.extend(words(&format!("--kernel {GUEST_KERNEL} --initrd {GUEST_INITRAMFS} --append")));
-                line
-            }
+            Monitor::Ours => ours(1, REPORT),
             Monitor::Qemu(program) => qemu(program, "-nographic"),
             Monitor::LeanQemu(program) => qemu(program, "-M q35 -nodefaults -display none -serial stdio"),
         };
         arguments.push(guest::command_line(work));
         arguments.extend(device.map(|device| self.assign(device)).unwrap_or_default());
+        Launch { arguments, user: None }
+    }
+
+    /// The command line of our monitor for a guest of 512 MiB that takes orders about these devices. Its report goes
+    /// to this file, for there may be several monitors.
+    pub(crate) fn serving(devices: &[String], cpus: u8, report: &str) -> Launch {
+        let mut arguments = ours(cpus, report);
+        arguments.push(guest::command_line(Work::Serve));
+        arguments.extend(devices.iter().flat_map(|device| ["--device".to_owned(), device.clone()]));
         Launch { arguments, user: None }
     }
 
@@ -75,6 +81,13 @@ impl Monitor {
 
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Our command line up to the kernel's own.
+fn ours(cpus: u8, report: &str) -> Vec<String> {
+    let mut line = words(&format!("{OURS} run --memory 512M --cpus {cpus} --report {report}"));
+    line.extend(words(&format!("--kernel {GUEST_KERNEL} --initrd {GUEST_INITRAMFS} --append")));
+    line
 }
 
 /// QEMU's command line up to the kernel's own.
@@ -106,6 +119,10 @@ pub(crate) enum LifeError {
         "{source}  KVM's counters that still rise: {doing}\n  the guest's last words under {monitor}:\n{console}"
     )]
     Stopped { monitor: &'static str, source: Box<L1Error>, console: String, doing: String },
+    #[error(
+        "a processor of the guest is stuck under {monitor}\n  KVM's counters that still rise: {doing}\n  the guest's last words:\n{console}"
+    )]
+    Stuck { monitor: &'static str, console: String, doing: String },
     #[error("the guest's kernel panicked under {monitor}; its last words:\n{console}")]
     Panic { monitor: &'static str, console: String },
 }
@@ -186,6 +203,29 @@ impl Life {
         }
     }
 
+    /// Lets the guest live until then; as soon as it takes orders it gets this one.
+    pub(crate) fn live_until(&mut self, l1: &mut L1, then: Instant, order: &str) -> Result<(), LifeError> {
+        let mut ordered = false;
+        while self.end.is_none() && Instant::now() < then {
+            if let Some(event) = l1.next_of_before(self.process, Some(then))? {
+                self.take(l1, event)?;
+            }
+            if !ordered && self.said("ready").next().is_some() {
+                ordered = true;
+                self.type_line(l1, &format!("1 {order}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills the monitor, if it still lives.
+    pub(crate) fn kill(&mut self, l1: &mut L1) -> Result<(u64, End), LifeError> {
+        if self.end.is_none() {
+            l1.ask(Request::Kill { process: self.process })?;
+        }
+        self.until_end(l1)
+    }
+
     /// Presses keys on the monitor's terminal.
     pub(crate) fn press(&self, l1: &mut L1, keys: &[u8]) -> Result<(), LifeError> {
         Ok(l1.input(self.process, keys.to_vec())?)
@@ -207,14 +247,24 @@ impl Life {
     }
 
     fn listen(&mut self, l1: &mut L1) -> Result<(), LifeError> {
-        let event = match l1.next() {
+        let event = match l1.next_of(self.process) {
             Ok(event) => event,
             Err(source) => return Err(self.stopped(l1, source)),
         };
+        self.take(l1, event)
+    }
+
+    /// Takes an event of this process.
+    fn take(&mut self, l1: &mut L1, event: Event) -> Result<(), LifeError> {
         match event {
             Event::Output { process, microseconds, stream, bytes } if process == self.process => match stream
             {
-                Stream::Out => self.printed(microseconds, &bytes.0),
+                Stream::Out if self.printed(microseconds, &bytes.0)? => Err(LifeError::Stuck {
+                    monitor: self.monitor,
+                    doing: diagnosis::of_stuck(l1),
+                    console: self.last_words(),
+                }),
+                Stream::Out => Ok(()),
                 Stream::Err => {
                     self.complained(&bytes.0);
                     Ok(())
@@ -225,7 +275,6 @@ impl Life {
                 self.end = Some((microseconds, end));
                 Ok(())
             }
-            // Another process of L1's, or one of an earlier life that was not waited for.
             _ => Ok(()),
         }
     }
@@ -257,7 +306,9 @@ impl Life {
             .for_each(|line| self.progress.console(Console::L2, &format!("({}) {line}", self.monitor)));
     }
 
-    fn printed(&mut self, at: u64, bytes: &[u8]) -> Result<(), LifeError> {
+    /// Takes what the guest printed; true if its kernel says that one of its processors is stuck.
+    fn printed(&mut self, at: u64, bytes: &[u8]) -> Result<bool, LifeError> {
+        let mut stuck = false;
         self.partial.extend_from_slice(bytes);
         let whole = self.partial.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
         let text = String::from_utf8_lossy(&self.partial[..whole]).into_owned();
@@ -269,8 +320,9 @@ impl Life {
             if line.contains("Kernel panic - not syncing") {
                 return Err(LifeError::Panic { monitor: self.monitor, console: self.last_words() });
             }
+            stuck |= line.contains("BUG: soft lockup");
         }
-        Ok(())
+        Ok(stuck)
     }
 
     fn last_words(&self) -> String {

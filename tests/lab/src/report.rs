@@ -64,6 +64,11 @@ impl Report {
         !self.checks.is_empty() && self.checks.iter().all(|check| check.passed)
     }
 
+    /// How many of the checks so far did not hold.
+    pub(crate) fn failures(&self) -> usize {
+        self.checks.iter().filter(|check| !check.passed).count()
+    }
+
     /// The checks as lines: the name of each, and what was wrong with those that failed.
     pub(crate) fn lines(&self) -> String {
         let mut lines = String::new();
@@ -83,7 +88,7 @@ impl Report {
 
     /// The last line for a person.
     pub(crate) fn verdict(&self, seconds: f64) -> String {
-        let failed = self.checks.iter().filter(|check| !check.passed).count();
+        let failed = self.failures();
         let all = self.checks.len();
         match failed {
             0 => format!("{} {}: {all} checks passed in {seconds:.1} s", mark(self.passed()), self.scenario),

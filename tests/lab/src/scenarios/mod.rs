@@ -6,10 +6,12 @@ pub(crate) mod errors;
 pub(crate) mod exec;
 pub(crate) mod firmware;
 pub(crate) mod kernel;
+pub(crate) mod life;
 pub(crate) mod lifecycle;
 pub(crate) mod shell;
 pub(crate) mod test;
 pub(crate) mod versus;
+pub(crate) mod zoo;
 
 use crate::bench::{Bench, BenchError};
 use crate::build::BuildError;
@@ -103,14 +105,14 @@ fn check_kernel_log(report: &mut Report, log: &[(u8, String)]) {
 
 /// The same where a scenario does something that the kernel must complain about.
 fn check_kernel_log_but(report: &mut Report, log: &[(u8, String)], provoked: &[&str]) {
+    check_kernel_log_of(report, "L1's kernel has nothing to complain about", log, provoked);
+}
+
+/// The same under another name, where a scenario has several L1s.
+fn check_kernel_log_of(report: &mut Report, name: &str, log: &[(u8, String)], provoked: &[&str]) {
     let mut complaints = complaints(log);
     complaints.retain(|text| !provoked.iter().any(|wanted| text.contains(wanted)));
-    report.holds(
-        "L1's kernel has nothing to complain about",
-        complaints.is_empty(),
-        "no warning",
-        complaints.join("; "),
-    );
+    report.holds(name, complaints.is_empty(), "no warning", complaints.join("; "));
 }
 
 /// Microseconds as seconds with three decimals.

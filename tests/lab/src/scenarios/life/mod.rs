@@ -1,0 +1,178 @@
+//! What a device goes through in a long life: resets, power states, moved BARs, moved interrupts, guests that reboot,
+//! monitors that are killed, several guests at once, a guest that is hostile.
+
+mod functions;
+mod hostile;
+mod kills;
+mod reboots;
+mod several;
+
+use super::zoo::{house, modules};
+use super::{Cause, Failure, check_kernel_log_of, named};
+use crate::bench::Bench;
+use crate::driver::{self, VFIO};
+use crate::host::HostOptions;
+use crate::l1::{L1, Watch};
+use crate::machine::Machine;
+use crate::monitor::{Life, Monitor, REPORT};
+use crate::orders::{Done, Servant};
+use crate::progress::Progress;
+use crate::report::Report;
+use crate::zoo::{Animal, Kind};
+use clap::ValueEnum;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Which parts, and how long.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// Only this part; may be given several times [default: all].
+    #[arg(long = "part", value_enum)]
+    parts: Vec<Part>,
+    /// Each thing a few times only.
+    #[arg(long)]
+    quick: bool,
+    /// How long the hostile guest has [default: 600, or 15 with --quick].
+    #[arg(long, value_name = "SECONDS")]
+    hostile: Option<u64>,
+    /// What the hostile guest makes its accesses from, and the kills their moments.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    host: HostOptions,
+}
+
+/// A part of a life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// What a guest does to its functions: drivers, resets, power, places, interrupts.
+    Functions,
+    /// The guest reboots while it reads.
+    Reboots,
+    /// The monitor is killed at random moments.
+    Kills,
+    /// Four guests at once.
+    Several,
+    /// A guest that writes anything anywhere.
+    Hostile,
+}
+
+/// How often each thing is done.
+struct Scale {
+    rounds: u32,
+    moved_interrupts: u32,
+    reboots: u32,
+    kills: u32,
+    hostile_seconds: u64,
+}
+
+/// What each part gets.
+struct Stage<'a> {
+    options: &'a Options,
+    scale: Scale,
+    progress: &'a Rc<Progress>,
+}
+
+/// Some devices in an L1, bound and ready.
+struct Scene {
+    animals: Vec<Animal>,
+    addresses: Vec<String>,
+    l1: L1,
+}
+
+/// Runs it.
+pub(crate) fn run(options: &Options, progress: &Rc<Progress>) -> Result<Report, Failure> {
+    named("life", carry_through(options, progress))
+}
+
+fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, Cause> {
+    let scale = match options.quick {
+        false => Scale { rounds: 50, moved_interrupts: 1000, reboots: 10, kills: 100, hostile_seconds: 600 },
+        true => Scale { rounds: 3, moved_interrupts: 100, reboots: 1, kills: 3, hostile_seconds: 15 },
+    };
+    let stage = Stage { options, scale, progress };
+    let mut report = Report::new("life");
+    let mut rows = serde_json::Map::new();
+    for part in Part::value_variants() {
+        if !options.parts.is_empty() && !options.parts.contains(part) {
+            continue;
+        }
+        let before = report.failures();
+        match part {
+            Part::Functions => functions::run(&stage, &mut report)?,
+            Part::Reboots => reboots::run(&stage, &mut report)?,
+            Part::Kills => kills::run(&stage, &mut report)?,
+            Part::Several => several::run(&stage, &mut report)?,
+            Part::Hostile => hostile::run(&stage, &mut report)?,
+        }
+        rows.insert(format!("{part:?}").to_lowercase(), (report.failures() == before).into());
+    }
+    report.figure("backend", options.host.backend().word());
+    report.figure("parts", rows);
+    Ok(report)
+}
+
+impl Stage<'_> {
+    /// Boots an L1 with devices of these kinds.
+    fn set(&self, kinds: &[&str], memory_mib: u32, patience: Duration) -> Result<Scene, Cause> {
+        let kinds: Vec<&'static Kind> = kinds.iter().filter_map(|name| Kind::named(name)).collect();
+        let bench = Bench::on(&self.options.host, self.progress, true)?.with_guest(&modules(&kinds))?;
+        let animals = house(&kinds)?;
+        let machine = Machine::new().memory(memory_mib);
+        let machine = animals.iter().fold(machine, |machine, animal| animal.house(machine));
+        let mut l1 = bench.boot(&machine, Watch::total(patience))?;
+        let addresses: Vec<String> = animals.iter().map(Animal::address).collect();
+        for address in &addresses {
+            driver::bind(&mut l1, address, VFIO)?;
+        }
+        Ok(Scene { animals, addresses, l1 })
+    }
+
+    /// Starts a guest with these devices.
+    fn start(&self, l1: &mut L1, devices: &[String], cpus: u8, report: &str) -> Result<Life, Cause> {
+        let launch = self.options.host.tell(&Monitor::Ours, Monitor::serving(devices, cpus, report));
+        Ok(Life::start(l1, &Monitor::Ours, launch, self.progress)?)
+    }
+
+    /// Starts a guest with all of the scene's devices and waits until it takes orders.
+    fn serve(&self, scene: &mut Scene) -> Result<Servant, Cause> {
+        let life = self.start(&mut scene.l1, &scene.addresses, 2, REPORT)?;
+        Ok(Servant::new(life, &mut scene.l1)?)
+    }
+}
+
+impl Scene {
+    /// Switches L1 off; its kernel may have said only what the part provokes.
+    fn strike(self, report: &mut Report, part: &str, provoked: &[&str]) -> Result<(), Cause> {
+        let log = self.l1.power_off()?;
+        let name = format!("{part}: L1's kernel has nothing to complain about");
+        check_kernel_log_of(report, &name, &log, provoked);
+        Ok(())
+    }
+}
+
+/// An order after which the guest must have met no fault.
+fn carried_out(
+    report: &mut Report,
+    what: &str,
+    guest: &mut Servant,
+    l1: &mut L1,
+    order: &str,
+) -> Result<Done, Cause> {
+    let done = guest.order(l1, order)?;
+    report.holds(what, done.faults.is_empty(), "no fault", done.faults.join("; "));
+    Ok(done)
+}
+
+/// The guest leaves, and its monitor with it.
+fn leave(report: &mut Report, what: &str, guest: &mut Servant, l1: &mut L1) -> Result<(), Cause> {
+    guest.begin(l1, "leave")?;
+    let (_, end) = guest.life.until_end(l1)?;
+    let well = crate::protocol::End::Status(0);
+    report.equal(
+        &format!("{what}: the monitor ends with the guest"),
+        format!("{well:?}"),
+        format!("{end:?}"),
+    );
+    Ok(())
+}
