@@ -1,0 +1,37 @@
+//! One access of a guest's, by what becomes of it.
+
+use super::Measure;
+use super::host::{BASE, Host, TABLE, decoding};
+use std::hint::black_box;
+use vfio_assign_core::{Access, Bytes, GuestAddr, Target};
+
+pub(crate) fn measure(by: &mut impl Measure) {
+    let mut host = Host;
+    let mut function = decoding(64, &mut host);
+    let config = Target::Config;
+    let bar = |offset| Target::Memory(GuestAddr::new(BASE + offset));
+    let table = bar(u64::from(TABLE));
+    let read = |target, size| Access::Read { target, size };
+    let write = |target, data: &[u8]| Access::Write { target, data: Bytes::from_slice(data) };
+    // Registers that are the guest's, that are partly the device's, and that are the device's.
+    let cases = [
+        ("config read, local", read(config(0x10), 4)),
+        ("config read, merged", read(config(0x04), 4)),
+        ("config read, forwarded", read(config(0x64), 4)),
+        ("config write, local", write(config(0x54), &[0; 4])),
+        ("config write, forwarded", write(config(0x68), &[0; 4])),
+        ("table write, dword", write(table, &0xfee0_0000_u32.to_le_bytes())),
+        ("table read, dword", read(table, 4)),
+        ("Pending Bit Array read, qword", read(bar(0xa000), 8)),
+        ("register read through the core, dword", read(bar(0x1000), 4)),
+    ];
+    for (name, access) in cases {
+        by.repeat("access", name, || function.access(black_box(access), &mut host));
+    }
+    // What a vCPU does before it knows whether it needs the function's lock.
+    let decoder = function.decoder();
+    for (name, offset) in [("register", 0x1000), ("table", u64::from(TABLE)), ("miss", 0x10_0000)] {
+        let address = GuestAddr::new(BASE + offset);
+        by.repeat("address lookup", name, || decoder.memory(black_box(address), 4));
+    }
+}
