@@ -33,6 +33,9 @@ pub trait PhysicalFunction: HostError {
 
     /// Writes 1, 2 or 4 bytes of configuration space, naturally aligned.
     ///
+    /// A write that starts a function-level reset, or wakes the function, comes this way, too: a host that has no
+    /// kernel to do so gives the function its time, and puts back what it has in the BARs itself.
+    ///
     /// # Errors
     ///
     /// The device is gone, or the host refuses.

@@ -1,8 +1,9 @@
 //! What the core asks of its host, answered by bare hardware: this is what an embedder writes.
 
+use crate::events::{LineError, Lines};
 use crate::pci::{Function, PciError};
 use crate::sys::Registers;
-use crate::sys::processor::{DEVICE_VECTORS, is_latched, message_address, take_latched};
+use crate::sys::processor::message_address;
 use crate::sys::windows::{self, WindowError};
 use vfio_assign_core::host::{
     Events, GuestRange, GuestWindows, HostError, InterruptHost, InterruptKind, MappedWindow, Message,
@@ -14,31 +15,16 @@ use vfio_assign_core::{
     Width,
 };
 
-/// How many interrupts all vectors of the processor are.
-const LINES: usize = (*DEVICE_VECTORS.end() - *DEVICE_VECTORS.start()) as usize + 1;
-
 /// The host's side of one function.
 pub(crate) struct Hardware {
     function: Function,
     msi: Option<ConfigOffset>,
     msix: Option<(MsixLayout, Registers)>,
-    /// The events: a vector of the processor each, in the order of [`DEVICE_VECTORS`].
-    lines: [Option<Line>; LINES],
+    pub(crate) lines: Lines,
     /// Whether the guest may have the device access memory. There is no IOMMU here, so only a friendly one may.
     trusted: bool,
     /// Steps taken and steps failed, by [`StepKind`].
     pub(crate) steps: [(u64, u64); 4],
-}
-
-/// The event of one vector of the function's.
-#[derive(Clone, Copy)]
-struct Line {
-    vector: VectorIndex,
-    /// The message that is to take effect.
-    noted: Option<Message>,
-    /// The message in effect.
-    message: Option<Message>,
-    armed: bool,
 }
 
 /// Why the host did not do something.
@@ -59,12 +45,9 @@ pub(crate) enum HardwareError {
     /// The device has no such interrupts.
     #[error("the device has no {0}")]
     NoKind(InterruptKind),
-    /// The processor has no vector left.
-    #[error("all {LINES} vectors of the processor are taken")]
-    NoVector,
-    /// The vector has no event.
-    #[error("vector {0} is not wired")]
-    NotWired(VectorIndex),
+    /// An event.
+    #[error(transparent)]
+    Line(#[from] LineError),
     /// The message goes to no processor.
     #[error("a message to {0:#x} is no interrupt")]
     NotAnInterrupt(u64),
@@ -79,7 +62,7 @@ impl Hardware {
         let msix = layout.and_then(|layout| Some((layout, function.bar(layout.table.bar.position())?)));
         let msi = config.capabilities().flatten().find(|found| found.id == capability::MSI);
         let msi = msi.map(|found| found.offset);
-        Ok(Self { function, msi, msix, lines: [None; LINES], trusted, steps: [(0, 0); 4] })
+        Ok(Self { function, msi, msix, lines: Lines::none(), trusted, steps: [(0, 0); 4] })
     }
 
     /// The sizes of a function's regions. Its expansion ROM is not handed on.
@@ -87,69 +70,24 @@ impl Hardware {
         core::array::from_fn(|index| function.bar(index).map_or(0, Registers::size))
     }
 
-    /// Takes one interrupt that has come for an armed vector: its message is the guest's to have.
-    pub(crate) fn take_interrupt(&mut self) -> Option<Message> {
-        let due = |(place, line): (usize, &Option<Line>)| {
-            let message = line.filter(|line| line.armed)?.message?;
-            take_latched(host_vector(place)).then_some(message)
-        };
-        self.lines.iter().enumerate().find_map(due)
-    }
-
-    /// Whether [`take_interrupt`](Self::take_interrupt) would return one.
-    pub(crate) fn has_interrupt(&self) -> bool {
-        let due = |line: &Line| line.armed && line.message.is_some();
-        let mut lines = self.lines.iter().enumerate();
-        lines.any(|(place, line)| line.as_ref().is_some_and(due) && is_latched(host_vector(place)))
-    }
-
-    /// How many vectors of the processor are taken.
-    pub(crate) fn vectors_in_use(&self) -> usize {
-        self.lines.iter().flatten().count()
-    }
-
     fn bar(&self, bar: BarIndex) -> Result<Registers, HardwareError> {
         self.function.bar(bar.position()).ok_or(HardwareError::NoBar(bar))
     }
 
-    /// The place of a vector's event.
-    fn place(&self, vector: VectorIndex) -> Result<usize, HardwareError> {
-        let mut lines = self.lines.iter();
-        let found = lines.position(|line| line.is_some_and(|line| line.vector == vector));
-        found.ok_or(HardwareError::NotWired(vector))
-    }
-
-    fn line(&mut self, vector: VectorIndex) -> Result<&mut Line, HardwareError> {
-        let place = self.place(vector)?;
-        self.lines[place].as_mut().ok_or(HardwareError::NotWired(vector))
-    }
-
-    /// Gives a vector an event, if it has none.
-    fn give_event(&mut self, vector: VectorIndex) -> Result<usize, HardwareError> {
-        if let Ok(place) = self.place(vector) {
-            return Ok(place);
-        }
-        let place = self.lines.iter().position(Option::is_none).ok_or(HardwareError::NoVector)?;
-        // What came for the last owner is nothing to this one.
-        take_latched(host_vector(place));
-        self.lines[place] = Some(Line { vector, noted: None, message: None, armed: false });
-        Ok(place)
-    }
-
     /// MSI on with this vector of the processor, or off.
-    fn set_msi(&self, place: Option<usize>) -> Result<(), HardwareError> {
+    fn set_msi(&self, to: Option<u8>) -> Result<(), HardwareError> {
         let missing = HardwareError::NoKind(InterruptKind::Msi);
         let capability = self.msi.ok_or(missing)?;
         let at = |offset| capability.checked_add(offset).ok_or(missing);
         let control = self.function.read(at(2)?, Width::Word) & !u32::from(msi::ENABLED | msi::ENABLE);
         self.function.write(at(2)?, Width::Word, control);
-        let Some(place) = place else { return Ok(()) };
+        let Some(to) = to else { return Ok(()) };
         let data = if control & u32::from(msi::WIDE) == 0 { 8 } else { 12 };
         self.function.write(at(4)?, Width::Dword, message_address() as u32);
         if data == 12 {
             self.function.write(at(8)?, Width::Dword, 0);
         }
-        self.function.write(at(data)?, Width::Word, u32::from(host_vector(place)));
+        self.function.write(at(data)?, Width::Word, u32::from(to));
         self.function.write(at(2)?, Width::Word, control | u32::from(msi::ENABLE));
         Ok(())
     }
@@ -179,22 +117,17 @@ impl Hardware {
     }
 
     /// One entry of the device's own MSI-X table: to this vector of the processor, or masked.
-    fn set_entry(&self, vector: u16, place: Option<usize>) {
+    fn set_entry(&self, vector: u16, to: Option<u8>) {
         let Some((layout, table)) = self.msix else { return };
         let entry = entry(&layout, vector);
         table.write(entry + 12, Width::Dword, u64::from(msix::CONTROL_MASK_BIT));
-        if let Some(place) = place {
+        if let Some(to) = to {
             table.write(entry, Width::Dword, message_address());
             table.write(entry + 4, Width::Dword, 0);
-            table.write(entry + 8, Width::Dword, u64::from(host_vector(place)));
+            table.write(entry + 8, Width::Dword, u64::from(to));
             table.write(entry + 12, Width::Dword, 0);
         }
     }
-}
-
-/// The processor's vector of a place.
-fn host_vector(place: usize) -> u8 {
-    DEVICE_VECTORS.start() + place as u8
 }
 
 /// Where a vector's entry is in the table's BAR.
@@ -284,22 +217,21 @@ impl InterruptHost for Hardware {
         wanted: &dyn Fn(VectorIndex) -> bool,
     ) -> Result<(), HardwareError> {
         let range = || (first.get()..=last.get()).filter_map(VectorIndex::new);
-        let before = self.lines;
+        let before = self.lines.clone();
         for vector in range().filter(|vector| wanted(*vector)) {
-            if let Err(error) = self.give_event(vector) {
+            if let Err(error) = self.lines.give(vector) {
                 self.lines = before;
-                return Err(error);
+                return Err(error.into());
             }
         }
-        let place = |vector| wanted(vector).then(|| self.place(vector).ok()).flatten();
+        let to = |vector| wanted(vector).then(|| self.lines.host_vector(vector).ok()).flatten();
         match kind {
-            InterruptKind::Msi => return self.set_msi(place(first)),
+            InterruptKind::Msi => return self.set_msi(to(first)),
             InterruptKind::Msix if !self.is_msix_on() => self.set_msix(true)?,
             InterruptKind::Msix => {}
             InterruptKind::Intx => return Err(HardwareError::NoKind(kind)),
         }
-        self.function
-            .while_decoding(|| range().for_each(|vector| self.set_entry(vector.get(), place(vector))));
+        self.function.while_decoding(|| range().for_each(|vector| self.set_entry(vector.get(), to(vector))));
         Ok(())
     }
 
@@ -312,7 +244,7 @@ impl InterruptHost for Hardware {
     }
 
     fn release(&mut self, _: InterruptKind) -> Result<(), HardwareError> {
-        self.lines = [None; LINES];
+        self.lines = Lines::none();
         Ok(())
     }
 
@@ -326,17 +258,17 @@ impl InterruptHost for Hardware {
         if message.address >> 20 != 0xfee {
             return Err(HardwareError::NotAnInterrupt(message.address));
         }
-        self.line(vector)?.noted = Some(message);
+        self.lines.line(vector)?.noted = Some(message);
         Ok(())
     }
 
     fn commit_routes(&mut self) -> Result<(), HardwareError> {
-        self.lines.iter_mut().flatten().for_each(|line| line.message = line.noted);
+        self.lines.commit();
         Ok(())
     }
 
     fn arm(&mut self, _: InterruptKind, vector: VectorIndex) -> Result<(), HardwareError> {
-        self.line(vector)?.armed = true;
+        self.lines.line(vector)?.armed = true;
         Ok(())
     }
 
@@ -345,13 +277,12 @@ impl InterruptHost for Hardware {
     }
 
     fn disarm(&mut self, _: InterruptKind, vector: VectorIndex) -> Result<(), HardwareError> {
-        self.line(vector)?.armed = false;
+        self.lines.line(vector)?.armed = false;
         Ok(())
     }
 
     fn signal(&mut self, _: InterruptKind, vector: VectorIndex) -> Result<(), HardwareError> {
-        crate::sys::processor::latch(host_vector(self.place(vector)?));
-        Ok(())
+        Ok(self.lines.signal(vector)?)
     }
 
     fn poll_pending(
@@ -360,7 +291,7 @@ impl InterruptHost for Hardware {
         first: VectorIndex,
         mask: u64,
     ) -> Result<u64, HardwareError> {
-        Ok(self.pending(first, mask, is_latched))
+        Ok(self.lines.poll(first, mask))
     }
 
     fn take_pending(
@@ -369,19 +300,7 @@ impl InterruptHost for Hardware {
         first: VectorIndex,
         mask: u64,
     ) -> Result<u64, HardwareError> {
-        Ok(self.pending(first, mask, take_latched))
-    }
-}
-
-impl Hardware {
-    /// The vectors of `mask` for which `has` says that their event is signalled.
-    fn pending(&self, first: VectorIndex, mask: u64, has: fn(u8) -> bool) -> u64 {
-        let bit = |(place, line): (usize, &Option<Line>)| {
-            let from_first = line.as_ref()?.vector.get().checked_sub(first.get())?;
-            let bit = mask & 1u64.checked_shl(u32::from(from_first))?;
-            (bit != 0 && has(host_vector(place))).then_some(bit)
-        };
-        self.lines.iter().enumerate().filter_map(bit).fold(0, |all, bit| all | bit)
+        Ok(self.lines.take_signals(first, mask))
     }
 }
 

@@ -5,6 +5,7 @@
 #![cfg_attr(panic = "abort", no_std, no_main)]
 
 mod console;
+mod events;
 mod guest;
 mod host;
 mod paravisor;

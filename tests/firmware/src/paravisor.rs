@@ -111,7 +111,7 @@ impl<'a> Paravisor<'a> {
     /// Takes the function away from the guest. Nothing of it may stand in the host then.
     pub(crate) fn take_back(&mut self) -> Result<(), LeftOver> {
         self.function.detach(&mut self.hardware);
-        let (pages, vectors) = (windows::shown(), self.hardware.vectors_in_use());
+        let (pages, vectors) = (windows::shown(), self.hardware.lines.count());
         if pages == 0 && vectors == 0 && !self.function.is_quarantined() {
             Ok(())
         } else {
@@ -121,7 +121,7 @@ impl<'a> Paravisor<'a> {
 
     /// Interrupts that the handlers have latched become the guest's.
     pub(crate) fn forward(&mut self) {
-        while let Some(message) = self.hardware.take_interrupt() {
+        while let Some(message) = self.hardware.lines.take() {
             let vector = message.data as u8;
             self.requested[usize::from(vector / 64)] |= 1 << (vector % 64);
             self.forwarded += 1;
@@ -190,7 +190,7 @@ impl Machine for Paravisor<'_> {
             if ticks == 0 {
                 return None;
             }
-            ticks -= u32::from(sleep_unless(|| self.hardware.has_interrupt()));
+            ticks -= u32::from(sleep_unless(|| self.hardware.lines.has()));
         }
     }
 }
