@@ -35,6 +35,16 @@ pub(crate) enum Command {
     #[command(after_help = EXIT_STATUS)]
     Run(RunArguments),
 
+    /// Tell a run what to do while it runs
+    ///
+    /// The run listens where its --control says. What is said there is described in docs/control.md.
+    #[command(after_help = "\
+Examples:
+  vfio-assign run --control /run/vm --slots 4 ...
+  vfio-assign control /run/vm add 04:00.0
+  vfio-assign control /run/vm events")]
+    Control(ControlArguments),
+
     /// List the PCI functions of this host, and which of them a guest could have
     #[command(after_help = "\
 Examples:
@@ -92,12 +102,53 @@ Examples:
     Capture(CaptureArguments),
 }
 
+/// Which run is told what.
+#[derive(Debug, Args)]
+pub(crate) struct ControlArguments {
+    /// The run's control socket
+    pub(crate) socket: PathBuf,
+
+    /// What to tell it.
+    #[command(subcommand)]
+    pub(crate) verb: ControlVerb,
+}
+
+/// What a run is told.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ControlVerb {
+    /// Show its devices, as JSON
+    Status,
+    /// Show what it has to tell until it ends, as JSON, a line each
+    Events,
+    /// Stop the guest's processors, and hold interrupts
+    Pause,
+    /// Let them go on
+    Resume,
+    /// Open a device and put it into a free slot
+    Add {
+        /// PCI address on the host, such as 0000:00:04.0
+        device: String,
+    },
+    /// Ask the guest to give a device up, and wait until it has left
+    Remove {
+        /// PCI address on the host
+        device: String,
+    },
+    /// End it
+    Quit,
+}
+
 /// What to run.
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
     /// PCI device to assign, such as 0000:00:04.0; may be given several times
     #[arg(long = "device", value_name = "ADDRESS")]
     pub(crate) devices: Vec<String>,
+
+    /// Slots for hot-plug, each behind a PCI Express root port; those of --device are in the first. Without, they are
+    /// on the root bus and stay there
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=MAX_SLOTS))]
+    pub(crate) slots: u8,
 
     /// The kernel's interface by which devices are opened
     #[arg(long, value_name = "INTERFACE", value_enum, default_value_t = BackendArgument::Auto)]
@@ -122,6 +173,10 @@ pub(crate) struct RunArguments {
     /// Guest processors
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MAX_CPUS))]
     pub(crate) cpus: u8,
+
+    /// Listen at this path for what `vfio-assign control` says while the guest runs
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) control: Option<PathBuf>,
 
     /// Write a report of the run to this file, as JSON
     #[arg(long, value_name = "FILE")]
@@ -151,6 +206,8 @@ impl From<BackendArgument> for Option<Backend> {
 
 /// Interrupt controllers of more processors need 32-bit ids, which the firmware tables here do not have.
 const MAX_CPUS: i64 = 254;
+/// Slots of the root bus, but for the host bridge's.
+const MAX_SLOTS: i64 = 31;
 /// A kernel does not even unpack in less.
 const LEAST_MEMORY: u64 = 16 << 20;
 

@@ -10,6 +10,7 @@ mod arguments;
 mod assignment;
 mod bind;
 mod capture;
+mod control;
 mod display;
 mod doctor;
 mod exit;
@@ -57,6 +58,7 @@ fn command(arguments: &Arguments, start: Instant) -> Result<Exit, Problem> {
             Ending::PoweredOff | Ending::Left => Exit::Done,
             Ending::Signal(signal) => Exit::Signal(signal),
         }),
+        Command::Control(arguments) => control::control(arguments).map(|()| Exit::Done),
         Command::List(arguments) => list::list(&host, arguments),
         Command::Doctor(arguments) => doctor::doctor(&host, arguments),
         Command::Bind(arguments) => bind::bind(&host, arguments),

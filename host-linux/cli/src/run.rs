@@ -3,18 +3,19 @@
 use std::io;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, Builder};
 use std::time::Instant;
 
 use crate::arguments::RunArguments;
-use crate::assignment::{Assignment, addresses};
+use crate::assignment::{Assignment, Control, addresses};
+use crate::control::{Answer, Ask, MachineLine, Server, Wish};
 use crate::help::Problem;
 use crate::machine::Machine;
 use crate::machine::boot::{BootError, BootImages};
 use crate::machine::console::Console;
 use crate::machine::output::{NoOutput, Output};
-use crate::machine::pci::PciBus;
+use crate::machine::pci::{PciBus, SlotPlan};
 use crate::machine::power::Stop;
 use crate::machine::serial::SerialPort;
 use crate::machine::vcpu::Exits;
@@ -72,10 +73,12 @@ fn run_machine(
 ) -> Result<Ending, Problem> {
     let mut images = BootImages::open(&arguments.kernel, arguments.initrd.as_deref(), &arguments.append)?;
     let devices = addresses(&arguments.devices)?;
-    let (pci, place) = PciBus::new(devices.len())?;
+    let control = arguments.control.as_deref().map(Server::listen).transpose()?;
     let stops = channel();
-    let console_stop = stops.0.clone();
+    let (console_stop, control_stop) = (stops.0.clone(), stops.0.clone());
     let vm = Vm::new(arguments.memory, arguments.cpus)?;
+    let slots = SlotPlan { devices: devices.len(), hot_plug: arguments.slots.into() };
+    let (pci, arrival) = PciBus::new(slots, vm.port_interrupts())?;
     // What cannot boot is refused before memory is pinned for it.
     let plan = images.plan(vm.layout())?;
     let (mut assignment, entry) = thread::scope(|scope| -> Result<_, Problem> {
@@ -84,7 +87,7 @@ fn run_machine(
         let loading = loading.map_err(|source| BootError::Thread { source })?;
         let backend = arguments.backend.into();
         let with = (vm.for_devices(), plan.starts_in());
-        let assignment = Assignment::reserve(devices, backend, with, stops.0.clone())?;
+        let assignment = Assignment::reserve(Arc::clone(&pci), devices, backend, with, stops.0.clone())?;
         Ok((assignment, loading.join().unwrap_or_else(|panic| resume_unwind(panic))?))
     })?;
     let stdout = rustix::io::dup(io::stdout()).map_err(|errno| NoOutput { source: errno.into() })?;
@@ -94,8 +97,13 @@ fn run_machine(
     let mut machine = Machine::new(vm, arguments.cpus, boot, Arc::clone(&serial), pci, stops)?;
     let console = Console::start(serial, console_stop)?;
     times.ready = Some(Times::between(start, Instant::now()));
-    assignment.open(place)?;
-    let mut result = until_end(&mut machine, &mut assignment, &mut seen.reboots);
+    let (asks, inbox) = channel();
+    let line = MachineLine { asks, stops: control_stop };
+    assignment.open(arrival, control.map(|server| Control::new(server, line)))?;
+    let reboots = &mut seen.reboots;
+    let life =
+        Life { machine: &mut machine, assignment: &mut assignment, asks: inbox, reboots, paused: false };
+    let mut result = life.run();
     // The last output comes before the terminal is given back, and before any error. What follows may take long,
     // and signals have their effect again.
     writer.finish();
@@ -106,37 +114,73 @@ fn run_machine(
         // A guest that was done before its devices were there has not had what it was started with.
         result = Err(error.into());
     }
-    drop(assignment);
     times.first_guest_output = output.first().map(|first| Times::between(start, first));
     seen.exits = machine.exits();
-    seen.devices = machine.pci().reports();
-    machine.pci().complaints().iter().for_each(|line| log::warn!("{line}"));
+    seen.devices = assignment.devices().reports();
+    assignment.devices().complaints().iter().for_each(|line| log::warn!("{line}"));
+    // Nobody listens to the devices any more when they go, with the machine.
+    drop(assignment);
     result
 }
 
-/// Runs the machine over all its reboots.
-fn until_end(
-    machine: &mut Machine,
-    assignment: &mut Assignment,
-    reboots: &mut u64,
-) -> Result<Ending, Problem> {
-    loop {
-        match machine.run()? {
-            Stop::Reset => {
-                *reboots += 1;
-                log::info!("the guest resets the machine");
-                machine.reset()?;
+/// A machine over all its reboots and pauses.
+struct Life<'a> {
+    machine: &'a mut Machine,
+    assignment: &'a mut Assignment,
+    asks: Receiver<Ask>,
+    reboots: &'a mut u64,
+    paused: bool,
+}
+
+impl Life<'_> {
+    /// Runs to the end.
+    fn run(mut self) -> Result<Ending, Problem> {
+        loop {
+            let stop = if self.paused { self.machine.wait() } else { self.machine.run()? };
+            match stop {
+                Stop::Attend => {}
+                Stop::Reset => {
+                    *self.reboots += 1;
+                    log::info!("the guest resets the machine");
+                    self.assignment.devices().reset();
+                    self.machine.reset()?;
+                }
+                Stop::PowerOff => return Ok(Ending::PoweredOff),
+                Stop::Left => return Ok(Ending::Left),
+                Stop::Signal(signal) => return Ok(Ending::Signal(signal)),
+                Stop::NoDevices => {
+                    if let Some(error) = self.assignment.failure() {
+                        return Err(error.into());
+                    }
+                }
+                Stop::Quarantined(quarantine) => return Err(quarantine.into()),
+                Stop::Failed(error) => return Err(error.into()),
             }
-            Stop::PowerOff => return Ok(Ending::PoweredOff),
-            Stop::Left => return Ok(Ending::Left),
-            Stop::Signal(signal) => return Ok(Ending::Signal(signal)),
-            Stop::NoDevices => {
-                if let Some(error) = assignment.failure() {
-                    return Err(error.into());
+            // Also after a reset: what was asked at that moment was not told by itself.
+            while let Ok(Ask { wish, reply }) = self.asks.try_recv() {
+                let quits = matches!(wish, Wish::Quit);
+                self.fulfil(&wish);
+                // Nobody waits only when the client has left.
+                drop(reply.send(Answer::Done));
+                if quits {
+                    return Ok(Ending::Left);
                 }
             }
-            Stop::Quarantined(quarantine) => return Err(quarantine.into()),
-            Stop::Failed(error) => return Err(error.into()),
+        }
+    }
+
+    /// Does what was asked, where it is not so already.
+    fn fulfil(&mut self, wish: &Wish) {
+        match wish {
+            Wish::Pause if !self.paused => {
+                self.assignment.devices().stop();
+                self.paused = true;
+            }
+            Wish::Resume if self.paused => {
+                self.assignment.devices().start();
+                self.paused = false;
+            }
+            Wish::Pause | Wish::Resume | Wish::Quit => {}
         }
     }
 }

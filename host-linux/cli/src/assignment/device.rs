@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use vfio_assign_core::{Bdf, GuestAddr, ResetOutcome};
 use vfio_assign_linux::kvm::KvmGuest;
-use vfio_assign_linux::{Assigned, Host, ResetError};
+use vfio_assign_linux::{Assigned, DeviceEvent, Host, ResetError};
 
-use super::report::DeviceReport;
 use crate::machine::pci::{PciFunction, Quarantine};
 
 /// An assigned device.
@@ -15,6 +14,7 @@ pub(super) struct AssignedDevice {
     /// Where its calls to the kernel are counted.
     pub(super) host: Host,
     pub(super) resets: Resets,
+    events: [AtomicU64; DeviceEvent::ALL.len()],
 }
 
 /// How resets of the machine went for a device.
@@ -59,7 +59,32 @@ impl Resets {
 impl AssignedDevice {
     /// A device that has just been assigned.
     pub(super) fn new(assigned: Assigned<KvmGuest>, host: Host) -> Self {
-        Self { assigned, host, resets: Resets::default() }
+        Self { assigned, host, resets: Resets::default(), events: Default::default() }
+    }
+
+    /// The device's address on the host.
+    pub(super) fn bdf(&self) -> Bdf {
+        self.assigned.bdf()
+    }
+
+    /// Notes how a reset of the machine went for the device.
+    pub(super) fn was_reset(&self, outcome: ResetOutcome) {
+        if outcome == ResetOutcome::NotReset && self.resets.failed() {
+            log::warn!("{}", NotReset { bdf: self.bdf(), source: self.assigned.reset_error() });
+        }
+    }
+
+    /// Counts an event of the host's; true the first time.
+    pub(super) fn count_event(&self, event: DeviceEvent) -> bool {
+        let place = DeviceEvent::ALL.iter().position(|other| *other == event);
+        place
+            .and_then(|place| self.events.get(place))
+            .is_some_and(|count| count.fetch_add(1, Ordering::Relaxed) == 0)
+    }
+
+    /// How often the host has said what.
+    pub(super) fn events(&self) -> impl Iterator<Item = (DeviceEvent, u64)> {
+        DeviceEvent::ALL.into_iter().zip(self.events.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 }
 
@@ -92,26 +117,16 @@ impl PciFunction for AssignedDevice {
         !self.assigned.check_health()
     }
 
+    fn reset(&self) {
+        self.was_reset(self.assigned.reset());
+    }
+
     fn quarantine(&self) -> Option<Quarantine> {
         if !self.assigned.is_quarantined() {
             return None;
         }
         let failure = self.assigned.inspect(|_, _, _, failure| failure.cloned());
-        Some(Quarantine { bdf: self.assigned.bdf(), failure })
-    }
-
-    fn reset(&self) {
-        if self.assigned.reset() == ResetOutcome::NotReset && self.resets.failed() {
-            log::warn!("{}", NotReset { bdf: self.assigned.bdf(), source: self.assigned.reset_error() });
-        }
-    }
-
-    fn report(&self) -> Option<serde_json::Value> {
-        serde_json::to_value(DeviceReport::of(self)).ok()
-    }
-
-    fn complaint(&self) -> Option<String> {
-        DeviceReport::of(self).complaint()
+        Some(Quarantine { bdf: self.bdf(), failure })
     }
 }
 

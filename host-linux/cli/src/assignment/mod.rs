@@ -3,26 +3,31 @@
 //! Everything that device assignment needs is in the libraries; this folder joins them to the monitor.
 
 mod device;
+mod devices;
+mod keeper;
+mod opener;
 mod report;
 
-use std::panic::resume_unwind;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
 
-use device::AssignedDevice;
+use devices::Devices;
+use keeper::Keeper;
+use opener::Opener;
 use vfio_assign_core::{Bdf, BdfError, GuestAddr, Span};
-use vfio_assign_linux::kvm::{Gsi, IrqchipRoutes, KvmGuest, KvmVfio, Routes};
 use vfio_assign_linux::{
-    AssignError, AssignOptions, Assigned, Backend, Device, DmaError, Errno, LineEnd, MappingThread,
-    MappingThreadError, OpenError, RegionIndex, Reservation, Vm, VmOptions,
+    AssignError, Backend, DmaError, Errno, FaultHandlerError, MappingThread, MappingThreadError, OpenError,
+    Reservation,
 };
 
 use crate::help::Help;
-use crate::machine::layout::intx_gsi;
-use crate::machine::pci::{Attachment, FIRST_SLOT, PciFunction};
+use crate::machine::event::Event;
+use crate::machine::pci::{Arrival, PciBus};
 use crate::machine::power::Stop;
 use crate::machine::vm::ForDevices;
+
+pub(crate) use keeper::Control;
 
 /// Why the devices were not assigned.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +46,27 @@ pub(crate) enum AssignmentError {
         /// The device.
         bdf: Bdf,
     },
+    /// There is nowhere to put it.
+    #[error("{bdf} cannot be added: the guest has no free slot for hot-plug")]
+    NoFreeSlot {
+        /// The device.
+        bdf: Bdf,
+    },
+    /// It is none of the machine's.
+    #[error("{bdf} is not in the guest")]
+    NotHere {
+        /// The device.
+        bdf: Bdf,
+    },
+    /// The guest cannot be asked for it.
+    #[error("{bdf} cannot be removed: it is on the guest's root bus, not in a slot for hot-plug")]
+    NotHotPlug {
+        /// The device.
+        bdf: Bdf,
+    },
+    /// No processor runs that could answer.
+    #[error("the machine is paused, and its guest can neither find a device nor give one up")]
+    Paused,
     /// KVM's side of the assignment.
     #[error("KVM does not {what}: {errno}")]
     Kvm {
@@ -64,6 +90,9 @@ pub(crate) enum AssignmentError {
     /// VFIO did not open a device.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The process cannot handle faults of mapped registers.
+    #[error(transparent)]
+    Faults(#[from] FaultHandlerError),
     /// A device is open and cannot be given to a guest.
     #[error(transparent)]
     Assign(#[from] AssignError),
@@ -73,12 +102,15 @@ impl Help for AssignmentError {
     fn help(&self) -> Option<String> {
         Some(match self {
             Self::Address { .. } => "give the address as `lspci -D` prints it, such as 0000:00:04.0".into(),
+            Self::NoFreeSlot { .. } | Self::NotHotPlug { .. } => "start the run with --slots".into(),
+            Self::NotHere { .. } => "ask for its status to see which are".into(),
+            Self::Paused => "resume it first".into(),
             Self::Twice { .. } => "give each --device once".into(),
             Self::Kvm { .. } => "raise the number of open files (`ulimit -n`) if it says EMFILE".into(),
             Self::Memory(_) => "give the guest less with --memory, or do what the message says".into(),
             Self::Thread { .. } => "raise the number of processes: `ulimit -u`".into(),
             // The message names the way out itself: it knows the group, the members and their drivers.
-            Self::Open(_) | Self::Mapping(_) => return None,
+            Self::Open(_) | Self::Mapping(_) | Self::Faults(_) => return None,
             Self::Assign(_) => {
                 "this device cannot be assigned as it is; `lspci -vvv` shows what it has".into()
             }
@@ -86,12 +118,16 @@ impl Help for AssignmentError {
     }
 }
 
+/// An address that a person has given.
+fn address(text: &str) -> Result<Bdf, AssignmentError> {
+    text.parse().map_err(|error| AssignmentError::Address { text: text.to_owned(), error })
+}
+
 /// The addresses of `--device`, each once.
 pub(crate) fn addresses(texts: &[String]) -> Result<Vec<Bdf>, AssignmentError> {
     let mut found = Vec::new();
     for text in texts {
-        let bdf: Bdf =
-            text.parse().map_err(|error| AssignmentError::Address { text: text.clone(), error })?;
+        let bdf = address(text)?;
         if found.contains(&bdf) {
             return Err(AssignmentError::Twice { bdf });
         }
@@ -104,35 +140,55 @@ pub(crate) fn addresses(texts: &[String]) -> Result<Vec<Bdf>, AssignmentError> {
 /// finds and pins all of the guest's memory, which together takes longer than the guest needs to look for it.
 /// What can be wrong with the host's set-up is found before. Dropping it waits for the end of both.
 pub(crate) struct Assignment {
-    reserved: Option<Reserved>,
-    opening: Option<JoinHandle<Result<(), AssignmentError>>>,
+    bus: Arc<PciBus>,
+    devices: Arc<Devices>,
+    reserved: Vec<Reservation>,
+    opener: Option<Opener>,
+    keeping: Option<Keeping>,
     mapping: Option<MappingThread>,
     /// Why memory was not mapped.
     unmapped: Arc<OnceLock<DmaError>>,
+    stops: Sender<Stop>,
+}
+
+/// The thread that opens devices, and then looks after them.
+struct Keeping {
+    thread: JoinHandle<()>,
+    opened: Receiver<Result<(), AssignmentError>>,
+    quit: Arc<Event>,
 }
 
 impl Assignment {
-    /// Reserves `devices` by this interface, and starts to map memory for them, `first` first. No processor may have
+    /// Reserves `wanted` by this interface, and starts to map memory for them, `first` first. No processor may have
     /// run yet: on Intel, KVM must know of a device whose DMA passes the caches by before the guest touches its memory.
     ///
     /// From here on a failure is told to `stops`.
     pub(crate) fn reserve(
-        devices: Vec<Bdf>,
+        bus: Arc<PciBus>,
+        wanted: Vec<Bdf>,
         backend: Option<Backend>,
         (machine, first): (ForDevices, Vec<Span<GuestAddr>>),
         stops: Sender<Stop>,
     ) -> Result<Self, AssignmentError> {
-        let unmapped = Arc::default();
-        if devices.is_empty() {
-            return Ok(Self { reserved: None, opening: None, mapping: None, unmapped });
+        let devices = Arc::new(Devices::new(Arc::clone(&bus)));
+        let mut assignment = Self {
+            bus,
+            devices,
+            reserved: Vec::new(),
+            opener: None,
+            keeping: None,
+            mapping: None,
+            unmapped: Arc::default(),
+            stops,
+        };
+        if wanted.is_empty() && !assignment.bus.has_ports() {
+            return Ok(assignment);
         }
-        let refused = |errno| AssignmentError::Kvm { what: "tell its route limit", errno };
-        let routes = Routes::new(machine.kvm.clone(), IrqchipRoutes::X86Full).map_err(refused)?;
-        let files = Arc::new(KvmVfio::new(machine.kvm.clone()));
-        let options = VmOptions { files: Some(files), backend, ..VmOptions::default() };
-        let vm = Vm::new(machine.host.clone(), options);
-        let devices = devices.into_iter().map(|bdf| vm.reserve(bdf)).collect::<Result<_, _>>()?;
-        let (failure, told) = (Arc::clone(&unmapped), stops.clone());
+        let ram = machine.ram.clone();
+        let opener = Opener::new(machine, backend, assignment.bus.has_ports())?;
+        let reserve = |bdf| opener.vm.reserve(bdf);
+        assignment.reserved = wanted.into_iter().map(reserve).collect::<Result<_, _>>()?;
+        let (failure, told) = (Arc::clone(&assignment.unmapped), assignment.stops.clone());
         let done = move |result: Result<(), DmaError>| {
             if let Err(error) = result {
                 // The first failure is the one to tell; nobody listens only when the machine is already gone.
@@ -142,23 +198,52 @@ impl Assignment {
         };
         // Before there is a device: once there is, the guest can turn bus mastering on, which waits for a mapping
         // that has begun.
-        let mapping = vm.add_memory_in_background(machine.ram.clone(), first, done)?;
-        let reserved = Some(Reserved { devices, routes: Arc::new(routes), machine, stops });
-        Ok(Self { reserved, opening: None, mapping: Some(mapping), unmapped })
+        assignment.mapping = Some(opener.vm.add_memory_in_background(ram, first, done)?);
+        assignment.opener = Some(opener);
+        Ok(assignment)
     }
 
-    /// Starts to open the devices, once; they then appear at `place`. It takes of the host's time what loading and
-    /// starting the guest then lack, so that comes before.
-    pub(crate) fn open(&mut self, place: Attachment) -> Result<(), AssignmentError> {
-        let Some(reserved) = self.reserved.take() else { return Ok(()) };
-        let thread = Builder::new().name("devices".into()).spawn(|| reserved.open(place));
-        self.opening = Some(thread.map_err(|source| AssignmentError::Thread { source })?);
+    /// The devices.
+    pub(crate) fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// Starts to open the devices, once; they are there when `arrival` is dropped. It takes of the host's time what
+    /// loading and starting the guest then lack, so that comes before. From then on somebody looks after the devices,
+    /// and listens to `control`.
+    pub(crate) fn open(&mut self, arrival: Arrival, control: Option<Control>) -> Result<(), AssignmentError> {
+        if self.opener.is_none() && control.is_none() {
+            return Ok(());
+        }
+        let refused = |source| AssignmentError::Thread { source };
+        let quit = Arc::new(Event::new().map_err(refused)?);
+        let keeper = Keeper {
+            bus: Arc::clone(&self.bus),
+            devices: Arc::clone(&self.devices),
+            opener: self.opener.take(),
+            control,
+            quit: Arc::clone(&quit),
+        };
+        let (reserved, stops) = (std::mem::take(&mut self.reserved), self.stops.clone());
+        let (tell, opened) = channel();
+        let work = move || {
+            let result = keeper.open(reserved);
+            if result.is_err() {
+                // Nobody listens only when the machine is already gone.
+                drop(stops.send(Stop::NoDevices));
+            }
+            drop((arrival, tell.send(result)));
+            keeper.run();
+        };
+        let thread = Builder::new().name("devices".into()).spawn(work).map_err(refused)?;
+        self.keeping = Some(Keeping { thread, opened, quit });
         Ok(())
     }
 
     /// Why the guest cannot have its devices; none if it can. Waits until that is known.
     pub(crate) fn failure(&mut self) -> Option<AssignmentError> {
-        let opened = self.opening.take()?.join().unwrap_or_else(|panic| resume_unwind(panic));
+        // A thread that has panicked says nothing, and neither does one that was asked before.
+        let opened = self.keeping.as_ref()?.opened.recv().unwrap_or(Ok(()));
         drop(self.mapping.take());
         opened.err().or_else(|| self.unmapped.get().cloned().map(AssignmentError::Memory))
     }
@@ -166,63 +251,13 @@ impl Assignment {
 
 impl Drop for Assignment {
     fn drop(&mut self) {
-        if let Some(thread) = self.opening.take()
-            && thread.join().is_err()
-        {
-            log::error!("the thread that opens the devices ended by a panic");
+        if let Some(Keeping { thread, quit, .. }) = self.keeping.take() {
+            quit.raise();
+            if thread.join().is_err() {
+                log::error!("the thread that looks after the devices ended by a panic");
+            }
         }
     }
-}
-
-/// Devices that are to be opened, and what they are opened with.
-struct Reserved {
-    devices: Vec<Reservation>,
-    routes: Arc<Routes>,
-    machine: ForDevices,
-    stops: Sender<Stop>,
-}
-
-impl Reserved {
-    fn open(self, place: Attachment) -> Result<(), AssignmentError> {
-        let Self { devices, routes, machine, stops } = self;
-        let open = |(slot, device)| open(device, slot, &routes, &machine);
-        let opened = (FIRST_SLOT..).zip(devices).map(open).collect::<Result<_, _>>();
-        let result = opened.map(|functions| place.attach(functions));
-        if result.is_err() {
-            // Nobody listens only when the machine is already gone.
-            drop(stops.send(Stop::NoDevices));
-        }
-        result
-    }
-}
-
-/// Opens a device and connects it to the machine, in this slot of the bus.
-fn open(
-    device: Reservation,
-    slot: u8,
-    routes: &Arc<Routes>,
-    machine: &ForDevices,
-) -> Result<Box<dyn PciFunction>, AssignmentError> {
-    let ForDevices { host, kvm, slots, .. } = machine;
-    let device = device.open()?;
-    let mut guest = KvmGuest::new(kvm.clone(), slots.clone(), routes.clone());
-    if let Some(pin) = interrupt_pin(&device)? {
-        guest = guest.with_line(Gsi(intx_gsi(slot, pin)), LineEnd::Resampled);
-    }
-    let assigned = Assigned::new(device, guest, &AssignOptions::default())?;
-    Ok(Box::new(AssignedDevice::new(assigned, host.clone())))
-}
-
-/// Interrupt Pin: PCI Local Bus 3.0, 6.2.4.
-const INTERRUPT_PIN: u64 = 0x3d;
-
-/// The device's interrupt pin, 0 for INTA; none if it has none.
-fn interrupt_pin(device: &Device) -> Result<Option<u8>, AssignmentError> {
-    let mut pin = [0];
-    let read = device.read(RegionIndex::CONFIG, INTERRUPT_PIN, &mut pin);
-    read.map_err(|error| AssignError::Config { bdf: device.bdf(), error })?;
-    let [pin] = pin;
-    Ok((1..=4).contains(&pin).then(|| pin - 1))
 }
 
 #[cfg(test)]

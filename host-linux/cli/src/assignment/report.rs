@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use vfio_assign_core::{BarIndex, BarPiece, ResetOutcome};
 use vfio_assign_linux::kvm::KvmError;
-use vfio_assign_linux::{AccessFailures, Failure};
+use vfio_assign_linux::{AccessFailures, DeviceEvent, Failure};
 
 use super::device::AssignedDevice;
 
@@ -22,6 +22,7 @@ pub(super) struct DeviceReport {
     counters: BTreeMap<&'static str, u64>,
     failures: FailureReport,
     resets: ResetReport,
+    events: EventReport,
     /// Something could not be taken away from the guest.
     quarantined: bool,
     /// Calls to the kernel for all devices together, by name.
@@ -72,6 +73,21 @@ struct ResetReport {
     last_error: Option<String>,
     /// How many did not.
     failed: u64,
+}
+
+/// How often the host has said something of the device.
+#[derive(Serialize)]
+struct EventReport {
+    errors: u64,
+    release_requests: u64,
+}
+
+impl EventReport {
+    fn of(device: &AssignedDevice) -> Self {
+        let count =
+            |wanted| device.events().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| count);
+        Self { errors: count(DeviceEvent::Error), release_requests: count(DeviceEvent::ReleaseRequest) }
+    }
 }
 
 impl From<BarPiece> for PieceReport {
@@ -152,6 +168,7 @@ impl DeviceReport {
                     last_error: last_reset_error.map(|error| error.to_string()),
                     failed: device.resets.count(),
                 },
+                events: EventReport::of(device),
                 quarantined: function.is_quarantined(),
                 host_calls: device.host.calls(),
             }

@@ -18,8 +18,8 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
 use super::layout::{
-    ACPI_TABLES, ACPI_TABLES_END, ECAM, ECAM_SIZE, IO_APIC, LOCAL_APIC, MemoryLayout, PM1_CONTROL, PM1_EVENT,
-    PORT_WINDOW, RESET_PORT, SCI_GSI, SERIAL_GSI, SERIAL_PORTS, WINDOW_32, intx_gsi,
+    ACPI_TABLES, ACPI_TABLES_END, BUSES, ECAM, ECAM_SIZE, IO_APIC, LOCAL_APIC, MemoryLayout, PM1_CONTROL,
+    PM1_EVENT, PORT_WINDOW, RESET_PORT, SCI_GSI, SERIAL_GSI, SERIAL_PORTS, WINDOW_32, intx_gsi,
 };
 use super::power::{RESET_VALUE, SLEEP_TYPE_OFF};
 use crate::help::Help;
@@ -29,6 +29,8 @@ const OEM_TABLE: [u8; 8] = *b"VFIOASGN";
 const REVISION: u32 = 1;
 /// FADT IA-PC boot flags: no VGA, no ASPM, no CMOS clock; and no bit for a keyboard controller.
 const BOOT_FLAGS: u16 = 1 << 2 | 1 << 4 | 1 << 5;
+/// The last PCI bus.
+const LAST_BUS: u8 = (BUSES - 1) as u8;
 /// Alignment that any table is content with (FACS asks for most).
 const ALIGNMENT: usize = 64;
 
@@ -38,8 +40,10 @@ pub(crate) struct Description<'a> {
     pub(crate) cpus: u8,
     /// RAM and the 64-bit window.
     pub(crate) layout: &'a MemoryLayout,
-    /// Slots of the PCI bus that may hold a function with an INTx pin.
+    /// Slots of the PCI bus that may hold a function with an INTx pin, or lead to one.
     pub(crate) slots: Vec<u8>,
+    /// Whether slots are for hot-plug.
+    pub(crate) hot_plug: bool,
 }
 
 /// The tables do not fit into the area that firmware has for them.
@@ -132,7 +136,7 @@ fn madt(cpus: u8) -> impl Aml {
 
 fn mcfg() -> impl Aml {
     let mut mcfg = MCFG::new(OEM, OEM_TABLE, REVISION);
-    mcfg.add_ecam(ECAM, 0, 0, 0);
+    mcfg.add_ecam(ECAM, 0, 0, LAST_BUS);
     mcfg
 }
 
@@ -153,7 +157,7 @@ impl Aml for PciRoot<'_> {
     fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
         use AddressSpaceCacheable::{NotCacheable, PreFetchable};
         let window_64 = &self.0.layout.window_64;
-        let buses = AddressSpace::<u16>::new_bus_number(0, 0);
+        let buses = AddressSpace::<u16>::new_bus_number(0, LAST_BUS.into());
         let config = IO::new(0xcf8, 0xcf8, 1, 8);
         let ports = AddressSpace::<u16>::new_io(*PORT_WINDOW.start(), *PORT_WINDOW.end(), None);
         let low = (*WINDOW_32.start() as u32, *WINDOW_32.end() as u32);
@@ -171,7 +175,7 @@ impl Aml for PciRoot<'_> {
                 &Name::new("_BBN".into(), &0_u8),
                 &Name::new("_CRS".into(), &resources),
                 &Name::new("_PRT".into(), &Routing(&self.0.slots)),
-                &OperatingSystemCapabilities,
+                &OperatingSystemCapabilities { hot_plug: self.0.hot_plug },
             ],
         )
         .to_aml_bytes(sink);
@@ -180,12 +184,16 @@ impl Aml for PciRoot<'_> {
 
 /// `_OSC`: what the guest's kernel may control by itself. PCI Firmware 3.3, 4.5.1; ACPI 6.5, 6.2.11.
 ///
-/// The PCI Express capability is what every device has and serves. Hot-plug, power management events and error
-/// reporting come from ports, and there are none.
-struct OperatingSystemCapabilities;
+/// The PCI Express capability is what every device has and serves, hot-plug what ports do where there are any. Ports here
+/// have no power management events and no error reporting.
+struct OperatingSystemCapabilities {
+    hot_plug: bool,
+}
 
 /// The interface of PCI host bridges.
 const HOST_BRIDGE_INTERFACE: &str = "33db4d5b-1ff7-401c-9657-7441c03dd766";
+/// Control field: PCI Express native hot-plug.
+const HOT_PLUG: u8 = 1 << 0;
 /// Control field: the PCI Express capability structure.
 const EXPRESS_CAPABILITY: u8 = 1 << 4;
 /// Status: some of what was asked for is not granted.
@@ -196,6 +204,7 @@ const UNKNOWN_INTERFACE: u8 = 1 << 2;
 impl Aml for OperatingSystemCapabilities {
     fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
         let (interface, buffer, granted) = (Arg(0), Arg(3), Local(0));
+        let ours = EXPRESS_CAPABILITY | if self.hot_plug { HOT_PLUG } else { 0 };
         let (status, control) = (Path::new("CDW1"), Path::new("CDW3"));
         Method::new(
             "_OSC".into(),
@@ -208,7 +217,7 @@ impl Aml for OperatingSystemCapabilities {
                     &Equal::new(&interface, &Uuid::new(HOST_BRIDGE_INTERFACE)),
                     vec![
                         &CreateDWordField::new(&control, &buffer, &8_u8),
-                        &And::new(&granted, &control, &EXPRESS_CAPABILITY),
+                        &And::new(&granted, &control, &ours),
                         &If::new(
                             &NotEqual::new(&granted, &control),
                             vec![&Or::new(&status, &status, &MASKED)],
@@ -286,7 +295,7 @@ mod tests {
 
     fn area() -> Vec<u8> {
         let layout = MemoryLayout::new(512 * MIB, 40).unwrap();
-        tables(&Description { cpus: 2, layout: &layout, slots: vec![0, 1, 2] }).unwrap()
+        tables(&Description { cpus: 2, layout: &layout, slots: vec![0, 1, 2], hot_plug: false }).unwrap()
     }
 
     fn quad(bytes: &[u8]) -> u64 {
@@ -342,16 +351,27 @@ mod tests {
     #[test]
     fn the_guest_is_granted_the_express_capability_and_nothing_else() {
         let mut method = Vec::new();
-        OperatingSystemCapabilities.to_aml_bytes(&mut method);
-        // And (CDW3, 0x10, Local0), as ACPI 6.5, 20.2 encodes it.
-        let masked = [&[0x7b][..], b"CDW3", &[0x0a, EXPRESS_CAPABILITY, 0x60]].concat();
-        assert!(method.windows(masked.len()).any(|bytes| bytes == masked));
+        OperatingSystemCapabilities { hot_plug: false }.to_aml_bytes(&mut method);
+        assert!(grants(&method, EXPRESS_CAPABILITY));
+    }
+
+    #[test]
+    fn where_slots_are_for_hot_plug_the_guest_is_granted_that_too() {
+        let mut method = Vec::new();
+        OperatingSystemCapabilities { hot_plug: true }.to_aml_bytes(&mut method);
+        assert!(grants(&method, EXPRESS_CAPABILITY | HOT_PLUG));
+    }
+
+    /// And (CDW3, controls, Local0), as ACPI 6.5, 20.2 encodes it.
+    fn grants(method: &[u8], controls: u8) -> bool {
+        let masked = [&[0x7b][..], b"CDW3", &[0x0a, controls, 0x60]].concat();
+        method.windows(masked.len()).any(|bytes| bytes == masked)
     }
 
     #[test]
     fn tables_of_the_largest_machine_fit() {
         let layout = MemoryLayout::new(512 * MIB, 40).unwrap();
-        let machine = Description { cpus: 254, layout: &layout, slots: (0..32).collect() };
+        let machine = Description { cpus: 254, layout: &layout, slots: (0..32).collect(), hot_plug: true };
         assert!(tables(&machine).is_ok());
     }
 }

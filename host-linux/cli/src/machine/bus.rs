@@ -21,12 +21,12 @@ pub(crate) struct Bus {
     power: Arc<Power>,
     keyboard: Mutex<I8042Device<ResetLine>>,
     config: ConfigPorts,
-    pci: PciBus,
+    pci: Arc<PciBus>,
 }
 
 impl Bus {
     /// Puts the devices together.
-    pub(crate) fn new(serial: Arc<SerialPort>, power: Arc<Power>, pci: PciBus) -> Self {
+    pub(crate) fn new(serial: Arc<SerialPort>, power: Arc<Power>, pci: Arc<PciBus>) -> Self {
         let keyboard = Mutex::new(I8042Device::new(ResetLine(Arc::clone(&power))));
         Self { serial, power, keyboard, config: ConfigPorts::default(), pci }
     }
@@ -36,7 +36,7 @@ impl Bus {
         &self.pci
     }
 
-    /// Puts the platform's devices and every function into their power-on state.
+    /// Puts the platform's devices into their power-on state.
     pub(crate) fn reset(&self) {
         self.serial.reset();
         self.power.reset();

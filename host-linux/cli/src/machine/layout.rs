@@ -32,11 +32,13 @@ pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
 /// RAM below 4 GiB ends here at the latest; devices start here.
 pub(crate) const LOW_RAM_LIMIT: u64 = 3 * GIB;
 /// Addresses for 32-bit BARs.
-pub(crate) const WINDOW_32: RangeInclusive<u64> = LOW_RAM_LIMIT..=0xfdff_ffff;
+pub(crate) const WINDOW_32: RangeInclusive<u64> = LOW_RAM_LIMIT..=ECAM - 1;
 /// Memory-mapped configuration space (ECAM), one megabyte for each bus.
-pub(crate) const ECAM: u64 = 0xfe00_0000;
-/// Size of the memory-mapped configuration space: bus 0 only, since every function is an integrated endpoint.
-pub(crate) const ECAM_SIZE: u64 = MIB;
+pub(crate) const ECAM: u64 = 0xfc00_0000;
+/// Buses that can be: bus 0, and those behind its ports.
+pub(crate) const BUSES: u16 = 32;
+/// Size of the memory-mapped configuration space.
+pub(crate) const ECAM_SIZE: u64 = BUSES as u64 * MIB;
 /// The I/O interrupt controller, inside KVM.
 pub(crate) const IO_APIC: u32 = 0xfec0_0000;
 /// The local interrupt controllers, inside KVM.

@@ -6,7 +6,7 @@ mod bus;
 pub(crate) mod console;
 mod cpuid;
 mod descriptor;
-mod event;
+pub(crate) mod event;
 pub(crate) mod layout;
 pub(crate) mod output;
 pub(crate) mod pci;
@@ -57,21 +57,21 @@ impl Machine {
         cpus: u8,
         (images, entry): (BootImages, EntryPoint),
         serial: Arc<SerialPort>,
-        pci: PciBus,
+        pci: Arc<PciBus>,
         (sender, stops): (Sender<Stop>, Receiver<Stop>),
     ) -> Result<Self, Problem> {
-        let acpi = acpi::tables(&Description { cpus, layout: vm.layout(), slots: pci.slots() })?;
+        let acpi = acpi::tables(&Description {
+            cpus,
+            layout: vm.layout(),
+            slots: pci.slots(),
+            hot_plug: pci.has_ports(),
+        })?;
         let power = Arc::new(Power::new(sender.clone()));
         let bus = Arc::new(Bus::new(serial, power, pci));
         vcpu::install_kick()?;
         let machine = Self { bus, vm, images, acpi, sender, stops, exits: Exits::default() };
         machine.enter(&entry)?;
         Ok(machine)
-    }
-
-    /// The PCI functions.
-    pub(crate) fn pci(&self) -> &PciBus {
-        self.bus.pci()
     }
 
     /// How often the guest was left so far.
@@ -127,7 +127,13 @@ impl Machine {
         }
     }
 
-    /// Makes the machine what it was when it was turned on, devices included, and loads what it boots again.
+    /// Waits, with no processor running, until there is a reason to do something.
+    pub(crate) fn wait(&self) -> Stop {
+        // The machine holds a sender itself, so that one always comes.
+        self.stops.recv().unwrap_or(Stop::Attend)
+    }
+
+    /// Makes the machine what it was when it was turned on, but for assigned devices, and loads what it boots again.
     pub(crate) fn reset(&mut self) -> Result<(), Problem> {
         self.bus.reset();
         self.vm.reset()?;

@@ -25,6 +25,8 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 /// Why a machine does not run any more, least decisive first.
 #[derive(Debug)]
 pub(crate) enum Stop {
+    /// Somebody asks something of the machine.
+    Attend,
     /// The guest reset the machine.
     Reset,
     /// The guest powered the machine off.
@@ -45,13 +47,14 @@ impl Stop {
     /// Which of several reasons of the same moment counts.
     pub(crate) fn weight(&self) -> u8 {
         match self {
-            Self::Reset => 0,
-            Self::PowerOff => 1,
-            Self::Left => 2,
-            Self::Signal(_) => 3,
-            Self::Failed(_) => 4,
-            Self::Quarantined(_) => 5,
-            Self::NoDevices => 6,
+            Self::Attend => 0,
+            Self::Reset => 1,
+            Self::PowerOff => 2,
+            Self::Left => 3,
+            Self::Signal(_) => 4,
+            Self::Failed(_) => 5,
+            Self::Quarantined(_) => 6,
+            Self::NoDevices => 7,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_msi, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vfio_assign_linux::kvm::{KvmVm, MemorySlots, SlotNumbers};
 use vfio_assign_linux::{Errno as LinuxErrno, GuestRegion, Host};
@@ -13,6 +13,7 @@ use vmm_sys_util::errno::Error as Errno;
 use super::cpuid::CpuModel;
 use super::descriptor::{NoDescriptor, own_descriptor};
 use super::layout::{IDENTITY_MAP, LOW_RAM_LIMIT, LayoutError, MIB, MemoryLayout, TASK_STATE};
+use super::pci::PortMessage;
 use super::ram::{Ram, RamError};
 use super::run_loop::Vcpu;
 use super::state::{ChipState, ProcessorState, set_memory_types};
@@ -192,6 +193,18 @@ impl Vm {
     /// The machine, for its interrupt controllers.
     pub(crate) fn fd(&self) -> &Arc<VmFd> {
         &self.vm
+    }
+
+    /// How the messages of emulated ports interrupt the machine.
+    pub(crate) fn port_interrupts(&self) -> impl Fn(PortMessage) + Send + Sync + 'static {
+        let vm = Arc::clone(&self.vm);
+        move |PortMessage { address, data }| {
+            let [address_lo, address_hi] = [address as u32, (address >> 32) as u32];
+            let message = kvm_msi { address_lo, address_hi, data, ..kvm_msi::default() };
+            if let Err(errno) = vm.signal_msi(message) {
+                log::debug!("a port's interrupt is lost: {errno}");
+            }
+        }
     }
 
     /// What devices need of the machine.

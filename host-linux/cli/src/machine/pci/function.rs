@@ -45,24 +45,12 @@ pub(crate) trait PciFunction: Send + Sync {
         false
     }
 
-    /// Brings the function to its power-on state, by the order of `docs/ARCHITECTURE.md`, "Decide, then drive":
-    /// interrupts off, windows out, then the device reset. No processor runs meanwhile.
-    ///
-    /// The guest is started all the same where a device cannot be reset.
+    /// Brings the function to its power-on state and resets the device: the bus that it is on is reset, or its power
+    /// turned off, by the guest. Processors run meanwhile.
     fn reset(&self);
 
     /// Why no processor may run with this function in the machine; asked before each run, so without a lock.
     fn quarantine(&self) -> Option<Quarantine> {
-        None
-    }
-
-    /// What the run's report says of the function.
-    fn report(&self) -> Option<serde_json::Value> {
-        None
-    }
-
-    /// What failed while the guest ran, as one line; none if nothing did.
-    fn complaint(&self) -> Option<String> {
         None
     }
 }

@@ -1,333 +1,323 @@
-//! The PCI bus of the machine: bus 0, one function in each slot, the host bridge in slot 0.
+//! The PCI buses of the machine: bus 0 with the host bridge in slot 0, and one function for each other slot.
 //!
-//! There are no ports and no other buses, so a PCI Express function is an integrated endpoint of the root complex
-//! to the guest; the core gives an assigned device that Device/Port Type, whatever it is on the host. Where their BARs are is the guest's choice and
-//! changes while it runs, so the bus asks each function whether an address is its own.
+//! A function is either in its slot of bus 0, where one of PCI Express is an integrated endpoint of the root complex to
+//! the guest; or the slot has a root port, the function is alone on the bus behind it, and may come and go while the
+//! guest runs. Where its BARs are is the guest's choice and changes while it runs, so each function is asked whether an
+//! address is its own.
 
 pub(crate) mod config;
 mod function;
 mod host_bridge;
+mod port;
+mod slot;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::event::Event;
+use super::layout::BUSES;
 use crate::help::Help;
 use host_bridge::HostBridge;
+use slot::Slot;
 
 pub(crate) use function::{PciFunction, Quarantine};
+pub(crate) use port::PortMessage;
 
-/// Slots of the bus.
-const SLOTS: usize = 32;
+/// Slots of bus 0.
+const SLOTS: u8 = 32;
 /// The slot of the first device; the others follow.
 pub(crate) const FIRST_SLOT: u8 = 1;
 /// Bytes of a function's configuration space.
 const CONFIG_SIZE: u16 = 4096;
+// A bus behind each port, and bus 0.
+const _: () = assert!(BUSES >= SLOTS as u16);
 
 /// The bus.
 pub(crate) struct PciBus {
     bridge: HostBridge,
-    /// How many devices there are going to be, in slots 1, 2, ….
-    devices: usize,
-    /// The devices, once they are there.
-    attached: Arc<OnceLock<Devices>>,
+    /// Slots 1, 2, ….
+    slots: Vec<Slot>,
+    /// Set when the devices are there that the machine starts with, or will never come.
+    arrived: OnceLock<()>,
+    /// Raised when whoever keeps the devices is to look at them: one was given up, or has died.
+    look: Event,
+    /// How many functions were dead when they were taken.
+    buried: AtomicUsize,
+    interrupt: Box<dyn Fn(PortMessage) + Send + Sync>,
 }
 
-type Devices = Vec<Box<dyn PciFunction>>;
+/// What answers configuration accesses.
+enum Configured<'a> {
+    /// The port of a slot.
+    Port(&'a Slot),
+    /// What is in the slot.
+    Function(&'a Slot),
+}
 
-/// The place on a bus for devices that are still being opened.
+/// Devices that are still being opened.
 ///
 /// The guest boots meanwhile. It waits where it looks for a device; before that it cannot have told a device
-/// where its BARs are, so nothing else can be meant for one.
-pub(crate) struct Attachment(Arc<OnceLock<Devices>>);
+/// where its BARs are, so nothing else can be meant for one. Nobody waits any more once this is dropped.
+pub(crate) struct Arrival(Arc<PciBus>);
 
-impl Attachment {
-    /// Puts the devices on the bus.
-    pub(crate) fn attach(self, devices: Devices) {
-        // Set once at most, by the only one that there is; dropping it afterwards changes nothing.
-        let _refused = self.0.set(devices);
-    }
-}
-
-impl Drop for Attachment {
+impl Drop for Arrival {
     fn drop(&mut self) {
-        // Nobody waits for devices that will never come.
-        let _refused = self.0.set(Vec::new());
+        // Set by the only one that there is; a second time would change nothing.
+        let _refused = self.0.arrived.set(());
     }
 }
 
-/// More functions than slots.
+/// What the guest finds where a device may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SlotPlan {
+    /// Devices that the machine starts with.
+    pub(crate) devices: usize,
+    /// Slots for hot-plug; none: the devices are on bus 0.
+    pub(crate) hot_plug: usize,
+}
+
+/// Why there is no such bus.
 #[derive(Debug, thiserror::Error)]
-#[error("{count} devices do not fit on the guest's PCI bus, which has room for {}", SLOTS - 1)]
-pub(crate) struct NoSlot {
-    count: usize,
+pub(crate) enum NoSlot {
+    /// More functions than slots.
+    #[error("{count} devices do not fit into the guest's {room} slots")]
+    TooMany {
+        /// How many devices.
+        count: usize,
+        /// How many slots.
+        room: usize,
+    },
+    /// No event.
+    #[error("cannot make an eventfd for the PCI bus: {0}")]
+    Event(std::io::Error),
 }
 
 impl Help for NoSlot {
     fn help(&self) -> Option<String> {
-        Some("give fewer --device".into())
+        Some(match self {
+            Self::TooMany { room, .. } if *room < usize::from(SLOTS - 1) => {
+                "give as many --slots as there are --device, or more".into()
+            }
+            Self::TooMany { .. } => "give fewer --device".into(),
+            Self::Event(_) => "raise the number of open files: `ulimit -n`".into(),
+        })
     }
 }
 
 impl PciBus {
-    /// A bus with the host bridge, and places for `devices` more functions.
-    pub(crate) fn new(devices: usize) -> Result<(Self, Attachment), NoSlot> {
-        if devices >= SLOTS {
-            return Err(NoSlot { count: devices });
+    /// A bus with the host bridge and slots as planned, whose ports interrupt by `interrupt`.
+    pub(crate) fn new(
+        plan: SlotPlan,
+        interrupt: impl Fn(PortMessage) + Send + Sync + 'static,
+    ) -> Result<(Arc<Self>, Arrival), NoSlot> {
+        let SlotPlan { devices, hot_plug } = plan;
+        let room = if hot_plug == 0 { usize::from(SLOTS - 1) } else { hot_plug };
+        if devices > room {
+            return Err(NoSlot::TooMany { count: devices, room });
         }
-        let attached = Arc::new(OnceLock::new());
-        let place = Attachment(Arc::clone(&attached));
-        Ok((Self { bridge: HostBridge::new(), devices, attached }, place))
+        let slots = match hot_plug {
+            0 => (0..devices).map(|_| Slot::of_bus()).collect(),
+            count => {
+                let numbers = (FIRST_SLOT..SLOTS).take(count);
+                numbers
+                    .map(|number| Slot::with_port(number, usize::from(number - FIRST_SLOT) < devices))
+                    .collect()
+            }
+        };
+        let bus = Arc::new(Self {
+            bridge: HostBridge::new(),
+            slots,
+            arrived: OnceLock::new(),
+            look: Event::new().map_err(NoSlot::Event)?,
+            buried: AtomicUsize::new(0),
+            interrupt: Box::new(interrupt),
+        });
+        let arrival = Arrival(Arc::clone(&bus));
+        Ok((bus, arrival))
     }
 
-    /// The devices that are there.
-    fn present(&self) -> &[Box<dyn PciFunction>] {
-        self.attached.get().map_or(&[], Vec::as_slice)
-    }
-
-    /// The function in a slot; waits for a device that is still being opened.
-    fn in_slot(&self, slot: usize) -> Option<&dyn PciFunction> {
-        match slot.checked_sub(1) {
-            None => Some(&self.bridge),
-            Some(index) if index < self.devices => self.attached.wait().get(index).map(Box::as_ref),
-            Some(_) => None,
+    /// Puts a function into a slot: before the guest can have looked for it, or into a slot for hot-plug.
+    pub(crate) fn put(&self, slot: u8, function: Arc<dyn PciFunction>) {
+        if let Some(slot) = self.slot(slot) {
+            self.send(slot.put(function, self.arrived.get().is_some()));
         }
     }
 
-    /// Slots in which there is a function.
+    /// Takes the function out of a slot. When this returns no processor is in it or will be.
+    pub(crate) fn take(&self, slot: u8) {
+        if let Some(slot) = self.slot(slot) {
+            let (function, message) = slot.take();
+            let dead = function.is_some_and(|function| function.revoke_if_dead());
+            self.buried.fetch_add(usize::from(dead), Ordering::SeqCst);
+            self.send(message);
+        }
+    }
+
+    /// Asks the guest to give up what is in a slot; false if the slot is none for hot-plug, and the guest cannot be
+    /// asked.
+    pub(crate) fn ask_back(&self, slot: u8) -> bool {
+        let asked = self.slot(slot).and_then(Slot::ask_back);
+        asked.is_some_and(|message| {
+            self.send(message);
+            true
+        })
+    }
+
+    /// Whether the guest has given up what is in a slot and was asked back.
+    pub(crate) fn is_released(&self, slot: u8) -> bool {
+        self.slot(slot).is_some_and(Slot::is_released)
+    }
+
+    /// Whether the guest was asked for what is in a slot.
+    pub(crate) fn is_asked_back(&self, slot: u8) -> bool {
+        self.slot(slot).is_some_and(Slot::is_asked_back)
+    }
+
+    /// Slots for hot-plug with nothing in them.
+    pub(crate) fn free_slots(&self) -> impl Iterator<Item = u8> {
+        let free = |(number, slot): (u8, &Slot)| (slot.has_port() && slot.is_empty()).then_some(number);
+        (FIRST_SLOT..).zip(&self.slots).filter_map(free)
+    }
+
+    /// Raised when one of the devices was given up, or has died.
+    pub(crate) fn look(&self) -> &Event {
+        &self.look
+    }
+
+    fn slot(&self, number: u8) -> Option<&Slot> {
+        self.slots.get(usize::from(number.checked_sub(FIRST_SLOT)?))
+    }
+
+    fn send(&self, message: Option<PortMessage>) {
+        if let Some(message) = message {
+            (self.interrupt)(message);
+        }
+    }
+
+    /// Does something with each function that is there, until one has an answer.
+    fn find<T>(&self, mut ask: impl FnMut(&dyn PciFunction) -> Option<T>) -> Option<T> {
+        self.slots.iter().find_map(|slot| slot.with(&mut ask)?)
+    }
+
+    /// Slots in which there may be a function.
     pub(crate) fn slots(&self) -> Vec<u8> {
-        (0..=self.devices as u8).collect()
+        (0..=self.slots.len() as u8).collect()
     }
 
-    /// Every function's part of the report.
-    pub(crate) fn reports(&self) -> Vec<serde_json::Value> {
-        self.present().iter().filter_map(|function| function.report()).collect()
+    /// Whether there are slots for hot-plug.
+    pub(crate) fn has_ports(&self) -> bool {
+        self.slots.iter().any(Slot::has_port)
     }
 
-    /// How many functions are dead. None of their memory is in the guest any more when this returns.
-    pub(crate) fn revoke_dead(&self) -> usize {
-        self.present().iter().filter(|function| function.revoke_if_dead()).count()
-    }
-
-    /// Brings every function to its power-on state.
+    /// The ports as they are when the machine is turned on.
     pub(crate) fn reset(&self) {
-        self.present().iter().for_each(|function| function.reset());
+        self.slots.iter().for_each(Slot::reset);
+        // What was wanted back is given up by that.
+        self.look.raise();
+    }
+
+    /// How many functions have died so far. None of their memory is in the guest any more when this returns.
+    pub(crate) fn revoke_dead(&self) -> usize {
+        let mut dead = 0;
+        self.find(|function| {
+            dead += usize::from(function.revoke_if_dead());
+            None::<()>
+        });
+        if dead != 0 {
+            self.look.raise();
+        }
+        dead + self.buried.load(Ordering::SeqCst)
     }
 
     /// Why no processor may run; none if all may.
     pub(crate) fn quarantine(&self) -> Option<Quarantine> {
-        self.present().iter().find_map(|function| function.quarantine())
+        self.find(|function| function.quarantine())
     }
 
-    /// What failed while the guest ran, a line for each function that has something to say.
-    pub(crate) fn complaints(&self) -> Vec<String> {
-        self.present().iter().filter_map(|function| function.complaint()).collect()
-    }
-
-    /// The function and register at an offset of the memory-mapped configuration space.
-    fn at_ecam(&self, offset: u64) -> Option<(&dyn PciFunction, u16)> {
+    /// The register at an offset of the memory-mapped configuration space, and how much of an access it takes.
+    fn register(offset: u64, length: usize) -> (u16, usize) {
         let register = (offset % u64::from(CONFIG_SIZE)) as u16;
+        (register, length.min(usize::from(CONFIG_SIZE - register)))
+    }
+
+    /// Bus and slot at an offset of the memory-mapped configuration space; none for all but the first function of a slot.
+    fn address(offset: u64) -> Option<(u8, u8)> {
         let function = offset / u64::from(CONFIG_SIZE);
+        let bus = u8::try_from(function >> 8).ok()?;
         // Eight functions to a slot, of which the first is there.
-        let slot = usize::try_from(function / 8).ok()?;
-        let first = function.is_multiple_of(8);
-        let function = if first { self.in_slot(slot) } else { None };
-        Some((function?, register))
+        function.is_multiple_of(8).then_some((bus, (function >> 3 & 0x1f) as u8))
+    }
+
+    /// What answers configuration accesses at a bus and slot; waits for a device that is still being opened.
+    fn configured(&self, (bus, slot): (u8, u8)) -> Option<Configured<'_>> {
+        let found = match (bus, slot) {
+            (0, slot) => self.slot(slot)?,
+            (bus, 0) => self.slots.iter().find(|slot| slot.leads_to(bus))?,
+            _ => return None,
+        };
+        if bus == 0 && found.has_port() {
+            return Some(Configured::Port(found));
+        }
+        self.arrived.wait();
+        Some(Configured::Function(found))
     }
 
     /// A read of the memory-mapped configuration space.
     pub(crate) fn ecam_read(&self, offset: u64, data: &mut [u8]) {
-        if let Some((function, register)) = self.at_ecam(offset) {
-            let length = data.len().min(usize::from(CONFIG_SIZE - register));
-            function.config_read(register, &mut data[..length]);
+        let (register, length) = Self::register(offset, data.len());
+        let data = &mut data[..length];
+        match Self::address(offset) {
+            Some((0, 0)) => self.bridge.config_read(register, data),
+            Some(address) => match self.configured(address) {
+                Some(Configured::Port(slot)) => slot.port_read(register, data),
+                Some(Configured::Function(slot)) => {
+                    slot.with(|function| function.config_read(register, data));
+                }
+                None => {}
+            },
+            None => {}
         }
     }
 
     /// A write to the memory-mapped configuration space.
     pub(crate) fn ecam_write(&self, offset: u64, data: &[u8]) {
-        if let Some((function, register)) = self.at_ecam(offset) {
-            let length = data.len().min(usize::from(CONFIG_SIZE - register));
-            function.config_write(register, &data[..length]);
+        let (register, length) = Self::register(offset, data.len());
+        let data = &data[..length];
+        match Self::address(offset).and_then(|address| self.configured(address)) {
+            Some(Configured::Port(slot)) => {
+                let (released, message) = slot.port_write(register, data);
+                if released {
+                    self.look.raise();
+                }
+                self.send(message);
+            }
+            Some(Configured::Function(slot)) => {
+                slot.with(|function| function.config_write(register, data));
+            }
+            None => {}
         }
     }
 
     /// A read of memory space.
     pub(crate) fn memory_read(&self, address: u64, data: &mut [u8]) {
-        let _claimed = self.present().iter().any(|function| function.memory_read(address, data));
+        let _claimed = self.find(|function| function.memory_read(address, data).then_some(()));
     }
 
     /// A write to memory space.
     pub(crate) fn memory_write(&self, address: u64, data: &[u8]) {
-        let _claimed = self.present().iter().any(|function| function.memory_write(address, data));
+        let _claimed = self.find(|function| function.memory_write(address, data).then_some(()));
     }
 
     /// A read of port space.
     pub(crate) fn port_read(&self, port: u16, data: &mut [u8]) {
-        let _claimed = self.present().iter().any(|function| function.port_read(port, data));
+        let _claimed = self.find(|function| function.port_read(port, data).then_some(()));
     }
 
     /// A write to port space.
     pub(crate) fn port_write(&self, port: u16, data: &[u8]) {
-        let _claimed = self.present().iter().any(|function| function.port_write(port, data));
+        let _claimed = self.find(|function| function.port_write(port, data).then_some(()));
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::sync::Mutex;
-
-    use vfio_assign_core::Bdf;
-
-    use super::*;
-
-    /// A function of 256 bytes of configuration space that keeps what is written, and eight bytes at an address.
-    #[derive(Default)]
-    pub(crate) struct Fake {
-        config: Mutex<Vec<u8>>,
-        address: u64,
-        dead: bool,
-        quarantined: bool,
-    }
-
-    impl Fake {
-        pub(crate) fn filled() -> Self {
-            Self { config: Mutex::new((0..=255).collect()), ..Self::default() }
-        }
-
-        fn at(address: u64) -> Self {
-            Self { address, ..Self::filled() }
-        }
-
-        fn dead() -> Self {
-            Self { dead: true, ..Self::filled() }
-        }
-    }
-
-    impl PciFunction for Fake {
-        fn config_read(&self, offset: u16, data: &mut [u8]) {
-            for (byte, value) in data.iter_mut().zip(&self.config.lock().unwrap()[usize::from(offset)..]) {
-                *byte = *value;
-            }
-        }
-
-        fn config_write(&self, offset: u16, data: &[u8]) {
-            for (byte, value) in self.config.lock().unwrap()[usize::from(offset)..].iter_mut().zip(data) {
-                *byte = *value;
-            }
-        }
-
-        fn memory_read(&self, address: u64, data: &mut [u8]) -> bool {
-            let mine = (self.address..self.address + 8).contains(&address);
-            if mine {
-                data.fill(0x5a);
-            }
-            mine
-        }
-
-        fn revoke_if_dead(&self) -> bool {
-            self.dead
-        }
-
-        fn reset(&self) {}
-
-        fn quarantine(&self) -> Option<Quarantine> {
-            self.quarantined.then(|| Quarantine { bdf: Bdf::new(0, 0, 4, 0).unwrap(), failure: None })
-        }
-    }
-
-    pub(crate) fn bus(functions: Vec<Fake>) -> PciBus {
-        let boxed = |function| Box::new(function) as Box<dyn PciFunction>;
-        let (bus, place) = PciBus::new(functions.len()).unwrap();
-        place.attach(functions.into_iter().map(boxed).collect());
-        bus
-    }
-
-    fn read_ecam(bus: &PciBus, offset: u64) -> [u8; 4] {
-        let mut data = [0xff; 4];
-        bus.ecam_read(offset, &mut data);
-        data
-    }
-
-    #[test]
-    fn the_host_bridge_is_in_slot_zero() {
-        assert_eq!(read_ecam(&bus(vec![]), 0x8), [0, 0, 0, 6]);
-    }
-
-    #[test]
-    fn a_device_is_in_slot_one() {
-        assert_eq!(read_ecam(&bus(vec![Fake::filled()]), 0x8010), [0x10, 0x11, 0x12, 0x13]);
-    }
-
-    #[test]
-    fn an_empty_slot_reads_ones() {
-        assert_eq!(read_ecam(&bus(vec![]), 0x8000), [0xff; 4]);
-    }
-
-    #[test]
-    fn a_device_that_is_still_being_opened_is_waited_for() {
-        let (bus, place) = PciBus::new(1).unwrap();
-        let found = std::thread::scope(|scope| {
-            let reader = scope.spawn(|| read_ecam(&bus, 0x8010));
-            place.attach(vec![Box::new(Fake::filled())]);
-            reader.join().unwrap()
-        });
-        assert_eq!(found, [0x10, 0x11, 0x12, 0x13]);
-    }
-
-    #[test]
-    fn a_device_that_never_comes_reads_ones() {
-        let (bus, place) = PciBus::new(1).unwrap();
-        drop(place);
-        assert_eq!(read_ecam(&bus, 0x8000), [0xff; 4]);
-    }
-
-    #[test]
-    fn an_empty_slot_is_not_waited_for() {
-        let (bus, _place) = PciBus::new(1).unwrap();
-        assert_eq!(read_ecam(&bus, 0x1_0000), [0xff; 4]);
-    }
-
-    #[test]
-    fn a_second_function_of_a_slot_reads_ones() {
-        assert_eq!(read_ecam(&bus(vec![Fake::filled()]), 0x9000), [0xff; 4]);
-    }
-
-    #[test]
-    fn an_access_beyond_a_function_stops_at_its_end() {
-        assert_eq!(read_ecam(&bus(vec![]), 0xffe), [0, 0, 0xff, 0xff]);
-    }
-
-    #[test]
-    fn an_address_goes_to_the_function_that_claims_it() {
-        let mut data = [0xff; 8];
-        bus(vec![Fake::at(0x1000), Fake::at(0x2000)]).memory_read(0x2000, &mut data);
-        assert_eq!(data, [0x5a; 8]);
-    }
-
-    #[test]
-    fn an_address_that_nobody_claims_reads_ones() {
-        let mut data = [0xff; 8];
-        bus(vec![Fake::at(0x1000)]).memory_read(0x2000, &mut data);
-        assert_eq!(data, [0xff; 8]);
-    }
-
-    #[test]
-    fn dead_functions_are_counted_each_time() {
-        let bus = bus(vec![Fake::dead(), Fake::filled(), Fake::dead()]);
-        assert_eq!((bus.revoke_dead(), bus.revoke_dead()), (2, 2));
-    }
-
-    #[test]
-    fn a_quarantined_function_is_found_and_named() {
-        let bus = bus(vec![Fake::filled(), Fake { quarantined: true, ..Fake::filled() }]);
-        assert!(bus.quarantine().unwrap().to_string().starts_with("0000:00:04.0: "));
-    }
-
-    #[test]
-    fn without_a_quarantine_all_may_run() {
-        assert!(bus(vec![Fake::filled()]).quarantine().is_none());
-    }
-
-    #[test]
-    fn more_devices_than_slots_are_refused() {
-        assert!(PciBus::new(32).is_err());
-    }
-}
+pub(crate) mod tests;

@@ -1,0 +1,110 @@
+//! The devices of the machine: all of them together where a reset or a report is about all, and one where it leaves.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vfio_assign_core::{Bdf, BusMastering};
+use vfio_assign_linux::Assigned;
+
+use super::device::AssignedDevice;
+use super::report::DeviceReport;
+use crate::machine::pci::PciBus;
+
+/// The devices, and the bus that they are on.
+pub(crate) struct Devices {
+    bus: Arc<PciBus>,
+    members: Mutex<Members>,
+}
+
+#[derive(Default)]
+struct Members {
+    there: Vec<Member>,
+    /// The last report of each device that has left.
+    left: BTreeMap<Bdf, serde_json::Value>,
+}
+
+/// A device and its slot.
+#[derive(Clone)]
+pub(super) struct Member {
+    pub(super) slot: u8,
+    pub(super) device: Arc<AssignedDevice>,
+}
+
+impl Devices {
+    /// No devices, for this bus.
+    pub(super) fn new(bus: Arc<PciBus>) -> Self {
+        Self { bus, members: Mutex::default() }
+    }
+
+    /// Puts a device into a slot of the bus.
+    pub(super) fn put(&self, slot: u8, device: AssignedDevice) {
+        let device = Arc::new(device);
+        // Known first: a guest that finds it may reset the machine at once.
+        self.lock().there.push(Member { slot, device: Arc::clone(&device) });
+        self.bus.put(slot, device);
+    }
+
+    /// Takes a device out of the guest and closes it, if nobody else looks at it now.
+    pub(super) fn take(&self, bdf: Bdf) {
+        let mut members = self.lock();
+        let Some(place) = members.there.iter().position(|member| member.device.bdf() == bdf) else { return };
+        let Member { slot, device } = members.there.swap_remove(place);
+        self.bus.take(slot);
+        members.left.extend(report(&device).map(|report| (bdf, report)));
+    }
+
+    /// The device of this address.
+    pub(super) fn find(&self, bdf: Bdf) -> Option<Member> {
+        self.lock().there.iter().find(|member| member.device.bdf() == bdf).cloned()
+    }
+
+    /// All that are there.
+    pub(super) fn there(&self) -> Vec<Member> {
+        self.lock().there.clone()
+    }
+
+    /// Brings every device to its power-on state, by the order of `docs/ARCHITECTURE.md`, "Decide, then drive":
+    /// interrupts off, windows out, then the device reset, with those that can only be reset together. No processor
+    /// runs meanwhile.
+    ///
+    /// The guest is started all the same where a device cannot be reset.
+    pub(crate) fn reset(&self) {
+        let members = self.lock();
+        let assigned: Vec<_> = members.there.iter().map(|member| &member.device.assigned).collect();
+        let outcomes = Assigned::reset_all(&assigned);
+        members.there.iter().zip(outcomes).for_each(|(member, outcome)| member.device.was_reset(outcome));
+    }
+
+    /// The machine stops: interrupts are held. No processor runs.
+    pub(crate) fn stop(&self) {
+        self.there().iter().for_each(|member| member.device.assigned.stop(BusMastering::Kept));
+    }
+
+    /// The machine goes on, and what was held is delivered.
+    pub(crate) fn start(&self) {
+        self.there().iter().for_each(|member| member.device.assigned.start());
+    }
+
+    /// What the run's report says of every device that is there, or was.
+    pub(crate) fn reports(&self) -> Vec<serde_json::Value> {
+        let members = self.lock();
+        let there = members.there.iter().filter_map(|member| report(&member.device));
+        let back = |bdf: &Bdf| members.there.iter().any(|member| member.device.bdf() == *bdf);
+        let left = members.left.iter().filter(|(bdf, _)| !back(bdf)).map(|(_, report)| report.clone());
+        there.chain(left).collect()
+    }
+
+    /// What failed while the guest ran, a line for each device that has something to say.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let complaint = |member: &Member| DeviceReport::of(&member.device).complaint();
+        self.lock().there.iter().filter_map(complaint).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn report(device: &AssignedDevice) -> Option<serde_json::Value> {
+    serde_json::to_value(DeviceReport::of(device)).ok()
+}

@@ -1,0 +1,255 @@
+//! Who looks after devices while the guest runs: what the host says of them, what the guest gives up, and what a
+//! control socket asks for.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use vfio_assign_core::Bdf;
+use vfio_assign_linux::{DeviceEvent, IrqError, Reservation};
+
+use super::devices::{Devices, Member};
+use super::{AssignmentError, Opener, address};
+use crate::control::{Answer, DeviceStatus, MachineLine, Notice, Request, Server, Wish};
+use crate::machine::event::Event;
+use crate::machine::pci::{FIRST_SLOT, PciBus};
+
+/// The keeper of the machine's devices, on a thread of its own.
+pub(super) struct Keeper {
+    pub(super) bus: Arc<PciBus>,
+    pub(super) devices: Arc<Devices>,
+    /// How devices are opened; none in a machine that never has any.
+    pub(super) opener: Option<Opener>,
+    pub(super) control: Option<Control>,
+    /// Raised when it is to end.
+    pub(super) quit: Arc<Event>,
+}
+
+/// A control socket, and what it has done to the machine.
+pub(crate) struct Control {
+    server: Server,
+    machine: MachineLine,
+    paused: bool,
+}
+
+impl Control {
+    /// A socket by which the machine at the end of this line is told what to do.
+    pub(crate) fn new(server: Server, machine: MachineLine) -> Self {
+        Self { server, machine, paused: false }
+    }
+}
+
+/// Nobody looks after the devices any more.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("poll: {0}")]
+    Poll(#[from] io::Error),
+    #[error(transparent)]
+    Event(#[from] IrqError),
+}
+
+/// What has come.
+struct Come {
+    quit: bool,
+    look: bool,
+    events: Vec<(Bdf, DeviceEvent)>,
+}
+
+impl Keeper {
+    /// Opens what the machine starts with, into the first slots.
+    pub(super) fn open(&self, reserved: Vec<Reservation>) -> Result<(), AssignmentError> {
+        let Some(opener) = &self.opener else { return Ok(()) };
+        reserved.into_iter().zip(FIRST_SLOT..).try_for_each(|(device, slot)| {
+            self.devices.put(slot, opener.open(device, slot)?);
+            Ok(())
+        })
+    }
+
+    /// Looks after the devices until it is to end.
+    pub(super) fn run(mut self) {
+        loop {
+            match self.wait() {
+                Ok(come) if come.quit => return,
+                Ok(Come { look, events, .. }) => {
+                    events.into_iter().for_each(|(bdf, event)| self.happened(bdf, event));
+                    if look {
+                        self.bus.look().clear();
+                        self.look();
+                    }
+                }
+                Err(error) => {
+                    log::error!("nobody looks after the devices any more: {error}");
+                    return;
+                }
+            }
+            self.serve();
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self) -> Result<Come, Lost> {
+        // Devices are not held any longer than this: one that leaves is closed by who holds it last.
+        let members = self.devices.there();
+        let watch = |member| DeviceEvent::ALL.map(|event| (member, event));
+        let watched: Vec<(&Member, DeviceEvent, BorrowedFd<'_>)> = (members.iter().flat_map(watch))
+            .filter_map(|(member, event)| Some((member, event, member.device.assigned.events().fd(event)?)))
+            .collect();
+        let own = [self.quit.as_fd(), self.bus.look().as_fd()];
+        let fds = own.into_iter().chain(watched.iter().map(|(.., fd)| *fd));
+        let mut polled: Vec<_> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        if let Some(control) = &self.control {
+            polled.extend(control.server.waits_for());
+        }
+        while let Err(errno) = poll(&mut polled, None) {
+            if errno != Errno::INTR {
+                return Err(io::Error::from(errno).into());
+            }
+        }
+        let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
+        let mut next = || ready.next() == Some(true);
+        let (quit, look) = (next(), next());
+        let mut events = Vec::new();
+        for (member, event, _) in &watched {
+            if next() && member.device.assigned.events().take(*event)? {
+                events.push((member.device.bdf(), *event));
+            }
+        }
+        Ok(Come { quit, look, events })
+    }
+
+    /// The host has said something of a device.
+    fn happened(&mut self, bdf: Bdf, event: DeviceEvent) {
+        let Some(Member { slot, device }) = self.devices.find(bdf) else { return };
+        let first = device.count_event(event);
+        let alive = device.assigned.check_health();
+        drop(device);
+        let name = bdf.to_string();
+        match event {
+            DeviceEvent::Error => {
+                if first {
+                    log::error!("{bdf}: {event}; the guest goes on with it, see `dmesg` of the host");
+                }
+                self.tell(&Notice::DeviceError { device: name });
+            }
+            DeviceEvent::ReleaseRequest => {
+                self.tell(&Notice::ReleaseRequest { device: name });
+                let asked = alive && self.bus.ask_back(slot);
+                if asked && first {
+                    log::warn!("{bdf}: {event}: the guest is asked to give it up");
+                } else if !asked && alive {
+                    log::warn!("{bdf}: {event}: it is taken from the guest, which cannot be asked");
+                    self.take(bdf, false);
+                }
+            }
+        }
+        if !alive {
+            self.take(bdf, false);
+        }
+    }
+
+    /// Takes what the guest has given up, and what has died.
+    fn look(&mut self) {
+        for Member { slot, device } in self.devices.there() {
+            let (bdf, alive) = (device.bdf(), device.assigned.check_health());
+            drop(device);
+            if self.bus.is_released(slot) {
+                log::info!("{bdf}: the guest has given it up");
+                self.take(bdf, true);
+            } else if !alive {
+                self.take(bdf, false);
+            }
+        }
+    }
+
+    fn take(&mut self, bdf: Bdf, given_up: bool) {
+        self.devices.take(bdf);
+        self.tell(&Notice::Removed { device: bdf.to_string(), given_up });
+    }
+
+    fn tell(&mut self, notice: &Notice) {
+        if let Some(control) = &mut self.control {
+            control.server.tell(notice);
+        }
+    }
+
+    /// Does what clients of the control socket ask for.
+    fn serve(&mut self) {
+        let said = self.control.as_mut().map(|control| control.server.listen_to_all());
+        for one in said.into_iter().flatten() {
+            let answer = match one.request {
+                Ok(request) => self.answer(request),
+                Err(error) => Some(Answer::refusal(&error)),
+            };
+            // None where the machine has ended, and soon everybody is told by the end of the conversation.
+            if let (Some(answer), Some(control)) = (answer, &mut self.control) {
+                control.server.answer(one.client, &answer);
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> Option<Answer> {
+        let done = |result: Result<(), AssignmentError>| {
+            Some(result.map_or_else(|error| Answer::refusal(&error), |()| Answer::Done))
+        };
+        match request {
+            Request::Status => Some(self.status()),
+            Request::Pause => self.wish(Wish::Pause, true),
+            Request::Resume => self.wish(Wish::Resume, false),
+            Request::Quit => self.control.as_ref()?.machine.ask(Wish::Quit),
+            Request::Add { device } => done(self.add(&device)),
+            Request::Remove { device } => done(self.remove(&device)),
+        }
+    }
+
+    fn wish(&mut self, wish: Wish, paused: bool) -> Option<Answer> {
+        let control = self.control.as_mut()?;
+        let answer = control.machine.ask(wish)?;
+        if answer == Answer::Done {
+            control.paused = paused;
+        }
+        Some(answer)
+    }
+
+    fn is_paused(&self) -> bool {
+        self.control.as_ref().is_some_and(|control| control.paused)
+    }
+
+    fn status(&self) -> Answer {
+        let status = |Member { slot, device }: &Member| DeviceStatus {
+            device: device.bdf().to_string(),
+            slot: *slot,
+            leaving: self.bus.is_asked_back(*slot),
+        };
+        Answer::Status {
+            paused: self.is_paused(),
+            devices: self.devices.there().iter().map(status).collect(),
+            free_slots: self.bus.free_slots().count(),
+        }
+    }
+
+    /// Opens a device and puts it into a free slot.
+    fn add(&self, device: &str) -> Result<(), AssignmentError> {
+        let bdf = address(device)?;
+        if self.is_paused() {
+            return Err(AssignmentError::Paused);
+        }
+        let slot = self.bus.free_slots().next().ok_or(AssignmentError::NoFreeSlot { bdf })?;
+        let opener = self.opener.as_ref().ok_or(AssignmentError::NoFreeSlot { bdf })?;
+        let device = opener.open(opener.vm.reserve(bdf)?, slot)?;
+        self.devices.put(slot, device);
+        Ok(())
+    }
+
+    /// Asks the guest to give a device up.
+    fn remove(&self, device: &str) -> Result<(), AssignmentError> {
+        let bdf = address(device)?;
+        if self.is_paused() {
+            return Err(AssignmentError::Paused);
+        }
+        let Member { slot, .. } = self.devices.find(bdf).ok_or(AssignmentError::NotHere { bdf })?;
+        let asked = self.bus.ask_back(slot);
+        if asked { Ok(()) } else { Err(AssignmentError::NotHotPlug { bdf }) }
+    }
+}
