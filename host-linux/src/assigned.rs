@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use vfio_assign_core::host::InterruptKind;
 use vfio_assign_core::{
     AssignedFunction, BarIndex, Bdf, Counters, Decoder, DescriptionError, Explanation, Finding, Options,
-    Vector, Window,
+    RestoreError, Vector, Window,
 };
 
 /// The machines of a function with their storage.
@@ -70,6 +70,14 @@ pub enum AssignError {
         /// Why.
         error: DescriptionError,
     },
+    /// The state that it is to go on with is none of its own.
+    #[error("{bdf} cannot go on from this state: {error}")]
+    State {
+        /// The device.
+        bdf: Bdf,
+        /// Why.
+        error: RestoreError,
+    },
     /// It has no registers that a guest's driver could reach.
     #[error(
         "{bdf} has no BARs, so no driver in a guest could reach it; `lspci -v` shows which other function has them"
@@ -98,6 +106,32 @@ impl<G: GuestSide> Assigned<G> {
     ///
     /// See [`AssignError`]. The device is closed.
     pub fn new(device: Device, guest: G, options: &AssignOptions<'_>) -> Result<Self, AssignError> {
+        let assigned = Self::unattached(device, guest, options)?;
+        assigned.drive(|function, host| function.attach(host));
+        log::info!("{}: assigned", assigned.bdf());
+        Ok(assigned)
+    }
+
+    /// Goes on with a device that this VM has [taken over](crate::Vm::take_over): its machines become what was
+    /// [saved](Self::save), and hardware, which is as they left it, is not disturbed. What was pending is delivered.
+    ///
+    /// # Errors
+    ///
+    /// See [`AssignError`]. The device is closed.
+    pub fn take_over(
+        device: Device,
+        guest: G,
+        options: &AssignOptions<'_>,
+        state: &[u8],
+    ) -> Result<Self, AssignError> {
+        let assigned = Self::unattached(device, guest, options)?;
+        assigned.restore(state).map_err(|error| AssignError::State { bdf: assigned.bdf(), error })?;
+        log::info!("{}: goes on", assigned.bdf());
+        Ok(assigned)
+    }
+
+    /// The device with its machines, of which nothing stands in the host yet.
+    fn unattached(device: Device, guest: G, options: &AssignOptions<'_>) -> Result<Self, AssignError> {
         let device = Arc::new(device);
         let bdf = device.bdf();
         let bars = Arc::new(MappedBars::map(device.clone(), options.registers, &options.unmapped));
@@ -128,7 +162,7 @@ impl<G: GuestSide> Assigned<G> {
             reset_error: None,
             last_failure: None,
         };
-        let assigned = Self {
+        Ok(Self {
             driven: Mutex::new(Driven { function, host }),
             decoder,
             passthrough: Passthrough::new(bars),
@@ -136,10 +170,7 @@ impl<G: GuestSide> Assigned<G> {
             plan,
             findings,
             quarantined: AtomicBool::new(false),
-        };
-        assigned.drive(|function, host| function.attach(host));
-        log::info!("{bdf}: assigned");
-        Ok(assigned)
+        })
     }
 
     /// The device's address on the host.

@@ -219,6 +219,11 @@ impl Cdev {
         Self { file, id, attached: false, space }
     }
 
+    /// A file that another process has bound under this id and attached to `space`.
+    pub(crate) fn handed(space: Arc<AddressSpace>, file: CdevFile, id: u32) -> Self {
+        Self { file, id, attached: true, space }
+    }
+
     /// Leads the device's DMA into its address space.
     pub(crate) fn attach(&mut self) -> Result<(), CdevError> {
         let bdf = self.file.bdf;

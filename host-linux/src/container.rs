@@ -76,6 +76,11 @@ impl Container {
         Ok(Self { host: host.clone(), fd, guard })
     }
 
+    /// A container that another process has opened and given its IOMMU.
+    pub(crate) fn handed(host: &Host, fd: OwnedFd) -> Self {
+        Self { host: host.clone(), fd: Arc::new(fd), guard: Guard::Iommu }
+    }
+
     /// Gives the container its IOMMU, or none; it must have a group by now.
     pub(crate) fn set_iommu(&self) -> Result<(), Errno> {
         self.host.set_iommu(self.fd(), self.guard.kind())

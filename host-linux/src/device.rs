@@ -295,6 +295,10 @@ impl Device {
         self.claim.wait_for_memory()
     }
 
+    pub(crate) fn opened(&self) -> &OpenedFile {
+        &self.fd
+    }
+
     pub(crate) fn irqs(&self, kind: IrqKind) -> Irqs<'_> {
         Irqs { host: &self.host, device: self.fd.as_fd(), kind }
     }

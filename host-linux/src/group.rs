@@ -47,7 +47,7 @@ pub(crate) struct Group {
     // Dropped in this order: the group is closed before the container.
     loose: LooseGroup,
     files: Option<Arc<dyn VfioFiles>>,
-    _space: Arc<AddressSpace>,
+    space: Arc<AddressSpace>,
 }
 
 impl LooseGroup {
@@ -91,6 +91,11 @@ impl LooseGroup {
         Ok(Self { host: host.clone(), number, fd })
     }
 
+    /// A group that another process has opened and put into its container.
+    pub(crate) fn handed(host: &Host, number: u32, fd: OwnedFd) -> Self {
+        Self { host: host.clone(), number, fd }
+    }
+
     /// Joins a container; `false` where the kernel says that the two do not go together.
     pub(crate) fn join(&self, container: &Container) -> Result<bool, GroupError> {
         match self.host.set_container(self.fd.as_fd(), container.fd()) {
@@ -117,11 +122,16 @@ impl Group {
         if let Some(files) = &files {
             files.add(loose.fd.as_fd()).map_err(|errno| loose.refused(GroupAction::TellKvm, errno))?;
         }
-        Ok(Self { loose, files, _space: space })
+        Ok(Self { loose, files, space })
     }
 
     pub(crate) fn number(&self) -> u32 {
         self.loose.number
+    }
+
+    /// The address space of its devices.
+    pub(crate) fn space(&self) -> &AddressSpace {
+        &self.space
     }
 
     /// The group's file, by which the kernel sees that it is ours.

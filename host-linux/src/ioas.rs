@@ -79,6 +79,11 @@ impl Ioas {
         Ok(Self { host: host.clone(), iommufd, id, by_file: AtomicBool::new(true) })
     }
 
+    /// The address space of this number that another process has made in this iommufd.
+    pub(crate) fn handed(host: &Host, iommufd: OwnedFd, id: u32) -> Self {
+        Self { host: host.clone(), iommufd: Arc::new(iommufd), id, by_file: AtomicBool::new(true) }
+    }
+
     /// What the devices that are attached can reach.
     pub(crate) fn info(&self) -> Result<IommuInfo, InfoError> {
         let mut ranges = vec![IovaRange::default(); RANGES];

@@ -74,7 +74,7 @@ pub use ioas::IommufdError;
 pub use iommu::IommuInfo;
 pub use irq::{IrqChange, IrqError, IrqInfo, IrqKind};
 pub use kernel::Host;
-pub use manager::{Reservation, Vm};
+pub use manager::{HandedDevice, HandedWay, Reservation, Vm};
 pub use options::{Backend, DeviceOptions, VfToken, VfTokenError, VfioFile, VmOptions};
 pub use passthrough::AccessFailures;
 pub use progress::{MappingObserver, MappingProgress};

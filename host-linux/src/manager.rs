@@ -3,8 +3,10 @@
 //! Devices of one VM share a group where the hardware wants it, and an address space where the kernel allows
 //! it. Two VMs never share either. The last device out closes its group, the last group its address space.
 
+mod handing;
 mod opening;
 
+pub use handing::{HandedDevice, HandedWay};
 pub use opening::Reservation;
 
 use crate::dma::{DmaError, GuestRegion, merge, overlapping};

@@ -19,6 +19,8 @@ pub(crate) struct AddressSpace {
     mapped: Mutex<Vec<GuestRegion>>,
     /// Whether a device has been in it: before, the kernel cannot say what can be reached.
     ready: AtomicBool,
+    /// Its number in the process that made it, if that was another.
+    handed: Option<u32>,
 }
 
 /// What the kernel calls it.
@@ -32,12 +34,24 @@ impl AddressSpace {
     /// The address space of a container that has its IOMMU, and so a group.
     pub(crate) fn of_container(container: Container) -> Self {
         let backend = Backend::Container(container);
-        Self { backend, mapped: Mutex::default(), ready: AtomicBool::new(true) }
+        Self { backend, mapped: Mutex::default(), ready: AtomicBool::new(true), handed: None }
     }
 
     /// The address space of iommufd; no device is attached to it yet.
     pub(crate) fn of_ioas(ioas: Ioas) -> Self {
-        Self { backend: Backend::Ioas(ioas), mapped: Mutex::default(), ready: AtomicBool::new(false) }
+        let backend = Backend::Ioas(ioas);
+        Self { backend, mapped: Mutex::default(), ready: AtomicBool::new(false), handed: None }
+    }
+
+    /// Made under this number by another process, in which all of `regions` are mapped.
+    pub(crate) fn with_mapped(self, number: u32, regions: &[GuestRegion]) -> Self {
+        let mapped = Mutex::new(regions.to_vec());
+        Self { mapped, ready: AtomicBool::new(true), handed: Some(number), ..self }
+    }
+
+    /// Its number in the process that made it, if that was another.
+    pub(crate) fn handed(&self) -> Option<u32> {
+        self.handed
     }
 
     pub(crate) fn container(&self) -> Option<&Container> {

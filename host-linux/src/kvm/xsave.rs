@@ -32,6 +32,16 @@ impl Xsave {
         Ok(Some(Self { vm: vm.clone(), area }))
     }
 
+    /// An area that was [kept](Self::words), for a vCPU of `vm`.
+    pub fn from_words(vm: &KvmVm, words: Vec<u32>) -> Self {
+        Self { vm: vm.clone(), area: words }
+    }
+
+    /// The area, to be kept.
+    pub fn words(&self) -> &[u32] {
+        &self.area
+    }
+
     /// Puts the area back into a vCPU of the same VM.
     ///
     /// # Errors

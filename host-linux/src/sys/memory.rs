@@ -4,7 +4,7 @@
 //! copied from and to.
 
 use crate::errno::Errno;
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -130,7 +130,12 @@ impl GuestMemory {
                 unsafe { mmap(none, size, access, flags, file, 0) }?
             }
         };
-        let address = NonNull::new(address.cast::<u8>()).ok_or(Errno::ENOMEM)?;
+        Self::of_mapping(address.cast(), size, file)
+    }
+
+    /// Memory that this crate has just mapped.
+    fn of_mapping(address: *mut u8, size: usize, file: Option<OwnedFd>) -> Result<Self, Errno> {
+        let address = NonNull::new(address).ok_or(Errno::ENOMEM)?;
         let memory = Owned { address, size, file, ours: true };
         // SAFETY: the pages are our own; the advice changes what a child process sees, nothing here.
         unsafe { madvise(memory.address.as_ptr().cast(), memory.size, Advice::LinuxDontFork) }?;
@@ -141,6 +146,22 @@ impl GuestMemory {
             log::debug!("no huge pages for guest memory: {errno}");
         }
         Ok(Self(Arc::new(memory)))
+    }
+
+    /// All of a file in memory that another process has made as [`MemoryBacking::Memfd`] and handed to this one.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where the file is empty or no multiple of a page, else what the kernel said.
+    pub fn from_file(file: OwnedFd) -> Result<Self, Errno> {
+        let size = usize::try_from(fstat(&file)?.st_size).map_err(|_| Errno::EINVAL)?;
+        if size == 0 || !size.is_multiple_of(rustix::param::page_size()) {
+            return Err(Errno::EINVAL);
+        }
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: no address is asked for, so nothing that exists is touched.
+        let address = unsafe { mmap(std::ptr::null_mut(), size, access, MapFlags::SHARED, &file, 0) }?;
+        Self::of_mapping(address.cast(), size, Some(file))
     }
 
     /// Memory that somebody else has mapped: `size` bytes from `address` on.
