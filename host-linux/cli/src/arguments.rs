@@ -12,6 +12,7 @@ use crate::doctor::DoctorArguments;
 use crate::exit::EXIT_STATUS;
 use crate::explain::ExplainArguments;
 use crate::list::ListArguments;
+use crate::replay::ReplayArguments;
 
 /// Give a Linux guest a real PCI device.
 #[derive(Debug, Parser)]
@@ -100,6 +101,14 @@ Examples:
   vfio-assign capture 04:00.0 > disk.capture
   vfio-assign capture 04:00.0 --no-ids > anonymous.capture")]
     Capture(CaptureArguments),
+
+    /// Do again what a guest did to a device, without the device, and say the first difference
+    #[command(after_help = "\
+Examples:
+  vfio-assign replay tests/captures/linux-nvme-msix.trace
+
+Exit status: 0 the guest would be answered as it was, 3 it would not.")]
+    Replay(ReplayArguments),
 }
 
 /// Which run is told what.

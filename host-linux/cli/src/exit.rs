@@ -7,7 +7,7 @@ use std::process::ExitCode;
 pub(crate) enum Exit {
     /// It did what it was asked.
     Done,
-    /// The answer is no: an assignment would not work.
+    /// The answer is no: an assignment would not work, something differs.
     No,
     /// The answer cannot be told.
     Unknown,
@@ -22,7 +22,8 @@ Exit status:
          of `doctor`, an assignment would work
   1      failed; standard error says why and what to do
   2      the command line is wrong
-  3      the answer is no: of `doctor`, an assignment would not work
+  3      the answer is no: of `doctor`, an assignment would not work;
+         of `replay`, something differs
   4      the answer cannot be told: of `doctor`, something could not be looked at
   128+N  signal N ended the command";
 

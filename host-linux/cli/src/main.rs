@@ -19,6 +19,7 @@ mod help;
 mod host;
 mod list;
 mod machine;
+mod replay;
 mod report;
 mod run;
 mod shape;
@@ -64,6 +65,7 @@ fn command(arguments: &Arguments, start: Instant) -> Result<Exit, Problem> {
         Command::Bind(arguments) => bind::bind(&host, arguments),
         Command::Unbind(arguments) => bind::unbind(&host, arguments),
         Command::Explain(arguments) => explain::explain(&host, arguments),
+        Command::Replay(arguments) => replay::replay(arguments),
         Command::Capture(arguments) => capture::capture(&host, arguments),
     }
 }

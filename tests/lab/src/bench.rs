@@ -28,6 +28,10 @@ const L1_MODULES: &[&str] = &[
     "9p",
     "9pnet_virtio",
 ];
+/// Modules that a fresh L1 loads: what the lab needs, and the drivers of a host that nobody has prepared.
+const FRESH_MODULES: &[&str] = &["virtio_pci", "virtio_console", "nvme", "crc32c_generic", "ext4"];
+/// Modules that `modprobe` finds there.
+const FOUND_MODULES: &[&str] = &["kvm-amd", "vfio-pci", "vfio_iommu_type1"];
 /// Modules that the guest loads, if it is not told otherwise.
 const GUEST_MODULES: &[&str] = &["nvme"];
 
@@ -140,17 +144,54 @@ impl Bench {
         Ok(self)
     }
 
-    /// Boots this machine.
+    /// Boots this machine, with everything loaded that scenarios use.
     pub(crate) fn boot(&self, machine: &Machine, watch: Watch) -> Result<L1, BenchError> {
+        let archive = Initramfs::default();
+        self.boot_with(archive, L1_MODULES, machine, watch)
+    }
+
+    /// Boots this machine as a host that nobody has prepared: VFIO and KVM are not loaded, and there is what a person
+    /// loads them with, a shell and `modprobe`.
+    pub(crate) fn boot_fresh(&self, machine: &Machine, watch: Watch) -> Result<L1, BenchError> {
+        let mut archive = Initramfs::default();
+        for name in ["bin/sh", "sbin/modprobe"] {
+            archive.executable(name, &self.busybox);
+        }
+        let folder = format!("lib/modules/{}", self.kernel.release);
+        let mut needs = String::new();
+        for name in FOUND_MODULES {
+            let modules = self.kernel.closure(&[name])?;
+            // Each comes after those it needs.
+            for (place, module) in modules.iter().enumerate() {
+                archive.file(&format!("{folder}/{}.ko", module.name), &module.content);
+                let before = modules[..place].iter().rev().map(|module| format!(" {}.ko", module.name));
+                needs.push_str(&format!("{}.ko:{}\n", module.name, before.collect::<String>()));
+            }
+        }
+        archive.file(&format!("{folder}/modules.dep"), needs.as_bytes());
+        self.boot_with(archive, FRESH_MODULES, machine, watch)
+    }
+
+    fn boot_with(
+        &self,
+        archive: Initramfs,
+        modules: &[&str],
+        machine: &Machine,
+        watch: Watch,
+    ) -> Result<L1, BenchError> {
         self.progress.step("making L1's file system");
-        let initramfs = disk::nameless(&self.l1_initramfs(machine)?)
+        let initramfs = disk::nameless(&self.l1_initramfs(archive, modules, machine)?)
             .map_err(|source| BenchError::File { operation: "write L1's file system", source })?;
         let path = disk::path_of(&initramfs);
         Ok(L1::boot(&self.qemu, machine, &self.kernel.image, &path, &self.progress, watch)?)
     }
 
-    fn l1_initramfs(&self, machine: &Machine) -> Result<Vec<u8>, BenchError> {
-        let mut archive = Initramfs::default();
+    fn l1_initramfs(
+        &self,
+        mut archive: Initramfs,
+        modules: &[&str],
+        machine: &Machine,
+    ) -> Result<Vec<u8>, BenchError> {
         for folder in ["dev", "proc", "sys", "tmp", "run", HOST_ROOT] {
             archive.folder(folder);
         }
@@ -162,7 +203,7 @@ impl Bench {
         }
         archive.executable("bin/busybox", &self.busybox);
         let mut plan = Plan { host_root: machine.sees_host_files(), modules: Vec::new() };
-        for module in self.kernel.closure(L1_MODULES)? {
+        for module in self.kernel.closure(modules)? {
             let path = format!("/modules/{}.ko", module.name);
             archive.file(&path, &module.content);
             plan.modules.push(path);

@@ -34,7 +34,8 @@ use clap::{Parser, Subcommand};
 use progress::Progress;
 use scenarios::zoo as the_zoo;
 use scenarios::{
-    Choice, Failure, boot, demo, errors, exec, firmware, kernel, life, lifecycle, shell, test, versus,
+    Choice, Failure, boot, captures, demo, errors, exec, firmware, kernel, life, lifecycle, operator, shell,
+    test, versus,
 };
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -63,6 +64,10 @@ enum Scenario {
     Lifecycle(lifecycle::Options),
     /// Wrong input to vfio-assign: every error must name its object and a way out.
     Errors,
+    /// An operator follows the doctor on a host that nobody has prepared, until a guest has the disk, and gives it back.
+    Operator,
+    /// Captures devices that QEMU emulates, and compares them with those in tests/captures.
+    Captures(captures::Options),
     /// vfio-assign boots a guest without a device.
     Boot,
     /// Leaves you in the guest's shell.
@@ -94,6 +99,8 @@ fn main() -> ExitCode {
         Scenario::Qemu(options) => demo::run(Choice::Qemu, options, &progress),
         Scenario::Lifecycle(options) => lifecycle::run(options, &progress),
         Scenario::Errors => errors::run(&progress),
+        Scenario::Operator => operator::run(&progress),
+        Scenario::Captures(options) => captures::run(*options, &progress),
         Scenario::Boot => boot::run(&progress),
         Scenario::Shell(options) => shell::run(options, &progress),
         Scenario::Exec(options) => exec::run(options, &progress),

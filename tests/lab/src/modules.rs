@@ -12,6 +12,8 @@ use std::process::Command;
 pub(crate) struct Kernel {
     /// The bzImage.
     pub(crate) image: PathBuf,
+    /// What `uname -r` prints; empty where no module is looked for.
+    pub(crate) release: String,
     unpacker: PathBuf,
     /// None where all is built in.
     modules: Option<HashMap<String, PathBuf>>,
@@ -41,7 +43,13 @@ pub(crate) enum ModuleError {
 impl Kernel {
     /// A kernel with everything built in.
     pub(crate) fn whole(image: PathBuf) -> Self {
-        Self { image, unpacker: PathBuf::new(), modules: None, builtin: HashSet::new() }
+        Self {
+            image,
+            release: String::new(),
+            unpacker: PathBuf::new(),
+            modules: None,
+            builtin: HashSet::new(),
+        }
     }
 
     /// The kernel in the folder of an unpacked package; `busybox` decompresses its modules.
@@ -61,7 +69,8 @@ impl Kernel {
         let builtin = std::fs::read_to_string(&list_path)
             .map_err(|source| ModuleError::Read { path: list_path, source })?;
         let builtin = builtin.lines().map(|line| module_name(Path::new(line))).collect();
-        Ok(Self { image, unpacker: busybox.to_owned(), modules: Some(modules), builtin })
+        let release = file_name(&tree);
+        Ok(Self { image, release, unpacker: busybox.to_owned(), modules: Some(modules), builtin })
     }
 
     /// The modules named and all they need, in an order in which they can be loaded.

@@ -1,6 +1,6 @@
 //! M5, M6: what a Linux guest did, replayed: the reads give it what they gave it, and the host calls are counted.
 
-use crate::{NVME, capture};
+use crate::capture;
 use vfio_assign_core::fake::CallKind::{
     self, Arm, CommitRoutes, DisableInterrupts, EnableInterrupts, Route, Wire,
 };
@@ -63,9 +63,8 @@ impl Line {
 }
 
 fn trace() -> Vec<Line> {
-    let mut lines = TRACE.lines().filter(|line| !line.starts_with('#'));
-    assert_eq!(lines.next(), Some("trace 1"));
-    lines.map(Line::parse).collect()
+    let (_, lines) = TRACE.split_once("trace 1\n").expect("a trace");
+    lines.lines().filter(|line| !line.starts_with('#')).map(Line::parse).collect()
 }
 
 /// Where the guest has put BAR 0: the last time that it wrote its address.
@@ -74,13 +73,10 @@ fn base() -> u64 {
     writes.next_back().expect("BAR 0 is written").value & !0xf
 }
 
-/// The device of the capture, on a host like the one that the trace was recorded on.
+/// The device of the trace, on a host like the one that it was recorded on.
 fn shape() -> Shape {
-    let mut shape = capture(NVME).shape();
-    shape.carried[0] = false;
-    // Interrupt Line, which firmware had written.
-    shape.put(0x3c, &[0x0a]);
-    shape
+    let (device, _) = TRACE.split_once("trace 1\n").expect("a capture before the trace");
+    capture(device).shape()
 }
 
 /// Replays the trace; `each` hears of the host calls that an access led to.

@@ -110,11 +110,39 @@ fn a_host_can_be_made_from_a_capture() {
     assert!(mapped && host.calls_made() > 0);
 }
 
+/// All captures that ship, with their names.
+fn corpus() -> Vec<(String, String)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("captures");
+    let entries = std::fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry").path());
+    let captures = entries.filter(|path| path.extension().is_some_and(|extension| extension == "capture"));
+    let named = |path: std::path::PathBuf| {
+        (path.display().to_string(), std::fs::read_to_string(&path).expect("a text"))
+    };
+    captures.map(named).collect()
+}
+
 #[test]
 fn what_is_written_reads_as_the_same() {
-    for text in ALL {
-        let capture = capture(text);
-        assert_eq!(capture.to_string().parse(), Ok(capture));
+    for (name, text) in corpus() {
+        let capture = capture(&text);
+        assert_eq!(capture.to_string().parse(), Ok(capture), "{name}");
+    }
+}
+
+#[test]
+fn every_device_of_the_corpus_comes_and_goes() {
+    let corpus = corpus();
+    assert!(corpus.len() >= 15);
+    for (name, text) in corpus {
+        let mut rig = rig(&text);
+        for (bar, found) in rig.function.bars().iter().collect::<Vec<_>>() {
+            let pieces: Vec<_> = rig.function.explain_bar(bar).collect();
+            let covered: u64 = pieces.iter().map(|piece| piece.span.size()).sum();
+            assert_eq!(covered, found.size, "{name}: {bar:?}");
+        }
+        rig.config_write(4, 2, 6);
+        rig.function.detach(&mut rig.host);
+        assert_eq!((rig.host.held(), rig.host.interrupts_on()), ((0, 0, 0), false), "{name}");
     }
 }
 

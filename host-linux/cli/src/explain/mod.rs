@@ -4,7 +4,7 @@ mod picture;
 mod plan;
 mod show;
 
-pub(crate) use plan::Plan;
+pub(crate) use plan::{NoPlan, Plan};
 
 use std::fs;
 use std::io;

@@ -81,6 +81,13 @@ pub(crate) struct NoPlan {
     source: DescriptionError,
 }
 
+impl NoPlan {
+    /// Of a device that cannot be described.
+    pub(crate) fn new(capture: &Capture, source: DescriptionError) -> Self {
+        Self { what: title(capture), source }
+    }
+}
+
 impl Help for NoPlan {
     fn help(&self) -> Option<String> {
         Some("the device says of itself what cannot be; `lspci -vvv` shows it".into())
@@ -107,7 +114,7 @@ impl Plan {
         let windows = vec![Window::default(); 5 * areas];
         let finding = |finding: vfio_assign_core::Finding| findings.push(finding.to_string());
         let function = AssignedFunction::new(&description, vectors, windows, finding)
-            .map_err(|source| NoPlan { what: title(capture), source })?;
+            .map_err(|source| NoPlan::new(capture, source))?;
         let explained = function.explain(&description);
         let interrupts = explained.interrupts().into_iter().map(|plan| InterruptLine {
             kind: plan.kind.to_string(),

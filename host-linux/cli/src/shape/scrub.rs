@@ -13,8 +13,8 @@ const STANDARD: [(u8, &[(u16, u16)]); 2] = [
 
 /// The same of extended capabilities.
 const EXTENDED: [(u16, &[(u16, u16)]); 2] = [
-    // Status, the first error, the header of what failed.
-    (capability::EXTENDED_AER, &[(0x04, 4), (0x10, 4), (0x18, 20)]),
+    // Both statuses, and the header of what failed.
+    (capability::EXTENDED_AER, &[(0x04, 4), (0x10, 4), (0x1c, 16)]),
     // The serial number.
     (capability::EXTENDED_DSN, &[(4, 8)]),
 ];

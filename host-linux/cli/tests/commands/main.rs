@@ -6,5 +6,6 @@ mod doctor;
 mod explain;
 mod golden;
 mod list;
+mod replay;
 mod run;
 mod tree;

@@ -1,6 +1,8 @@
 //! The scenarios: each boots an L1 or several, and fills in a report.
 
 pub(crate) mod boot;
+pub(crate) mod captures;
+mod command;
 pub(crate) mod demo;
 pub(crate) mod errors;
 pub(crate) mod exec;
@@ -8,6 +10,7 @@ pub(crate) mod firmware;
 pub(crate) mod kernel;
 pub(crate) mod life;
 pub(crate) mod lifecycle;
+pub(crate) mod operator;
 pub(crate) mod shell;
 pub(crate) mod test;
 pub(crate) mod versus;
