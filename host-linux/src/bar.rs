@@ -275,17 +275,17 @@ mod tests {
     }
 
     #[test]
-    fn kernel_path_writes_the_width_and_no_more() {
+    fn a3_kernel_path_writes_the_width_and_no_more() {
         assert_eq!(write_and_read(RegisterPath::Kernel, Width::Word), 0x2211);
     }
 
     #[test]
-    fn mapping_path_writes_the_width_and_no_more() {
+    fn a3_mapping_path_writes_the_width_and_no_more() {
         assert_eq!(write_and_read(mapping(), Width::Word), 0x2211);
     }
 
     #[test]
-    fn mapping_path_makes_no_call() {
+    fn a3_mapping_path_makes_no_call() {
         let test = TestDevice::open();
         let bars = MappedBars::map(test.device.clone(), mapping(), &[]);
         let before = test.device.host().calls();
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn device_that_does_not_answer_through_its_mapping_is_an_error() {
+    fn a3_device_that_does_not_answer_through_its_mapping_is_an_error() {
         let test = TestDevice::open();
         let bars = MappedBars::map(test.device.clone(), mapping(), &[]);
         test.kernel.unplug();

@@ -361,7 +361,7 @@ mod tests {
     use crate::testing::TestDevice;
 
     #[test]
-    fn reset_under_contention_is_tried_again() {
+    fn c2_reset_under_contention_is_tried_again() {
         let test = TestDevice::open();
         test.kernel.calls();
         test.kernel.fail("reset", Errno::EAGAIN);

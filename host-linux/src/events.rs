@@ -130,14 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn both_are_led_to_eventfds() {
+    fn i4_both_are_led_to_eventfds() {
         let (kernel, _events, _test) = events();
         let expected = ["new_event", "set_irqs 3 0 fds 1", "new_event", "set_irqs 4 0 fds 1"];
         assert_eq!(kernel.calls(), expected);
     }
 
     #[test]
-    fn event_is_taken_once() {
+    fn i4_event_is_taken_once() {
         let (_kernel, events, _test) = events();
         events.of(DeviceEvent::ReleaseRequest).signal(ONLY).unwrap();
         let take = || DeviceEvent::ALL.map(|event| events.take(event).unwrap());
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn event_makes_its_descriptor_readable() {
+    fn i4_event_makes_its_descriptor_readable() {
         let (_kernel, events, _test) = events();
         let readable = || {
             let fd = events.fd(DeviceEvent::Error).unwrap();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn device_without_error_reporting_has_no_error_event() {
+    fn i4_device_without_error_reporting_has_no_error_event() {
         let test = device(&[IrqKind::Req]);
         let events = DeviceEvents::new(&test.device);
         assert_eq!(test.kernel.calls(), ["new_event", "set_irqs 4 0 fds 1"]);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn event_that_the_kernel_refuses_is_told_and_the_other_is_there() {
+    fn i4_event_that_the_kernel_refuses_is_told_and_the_other_is_there() {
         let test = device(&[IrqKind::Err, IrqKind::Req]);
         test.kernel.fail("set_irqs 3", Errno::ENODEV);
         let events = DeviceEvents::new(&test.device);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn drop_takes_both_off_the_device() {
+    fn i4_drop_takes_both_off_the_device() {
         let (kernel, events, _test) = events();
         kernel.calls();
         drop(events);

@@ -112,19 +112,19 @@ mod tests {
     }
 
     #[test]
-    fn passing_errors_are_waited_out() {
+    fn c2_passing_errors_are_waited_out() {
         let results = [Err(Errno::EAGAIN), Err(Errno::EBUSY), Ok(1)];
         assert_eq!(run(3, &results), (Ok(1), 2));
     }
 
     #[test]
-    fn tries_are_bounded() {
+    fn c2_tries_are_bounded() {
         let results = [Err(Errno::ENODEV), Err(Errno::ENOENT), Ok(1)];
         assert_eq!(run(2, &results), (Err(Errno::ENOENT), 1));
     }
 
     #[test]
-    fn other_errors_are_final() {
+    fn c2_other_errors_are_final() {
         assert_eq!(run(3, &[Err(Errno::EACCES), Ok(1)]), (Err(Errno::EACCES), 0));
     }
 

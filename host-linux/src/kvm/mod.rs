@@ -7,12 +7,14 @@ mod irqfd;
 mod routes;
 mod slots;
 mod vfio;
+#[cfg(target_arch = "x86_64")]
 mod xsave;
 
 pub use irqfd::{KvmError, KvmGuest};
 pub use routes::{Gsi, IrqchipRoutes, RouteError, RouteTable, Routes};
 pub use slots::{MemorySlot, MemorySlots, SlotAllocator, SlotError, SlotNumbers};
 pub use vfio::KvmVfio;
+#[cfg(target_arch = "x86_64")]
 pub use xsave::Xsave;
 
 pub use crate::sys::RunPage;

@@ -2,7 +2,7 @@
 
 use super::KvmVm;
 use crate::errno::Errno;
-use crate::sys::kvm as sys;
+use crate::sys::xsave as sys;
 use kvm_bindings::{KVM_CAP_XSAVE, KVM_CAP_XSAVE2};
 use std::os::fd::BorrowedFd;
 

@@ -335,7 +335,7 @@ fn token_needs_the_group_interface() {
 }
 
 #[test]
-fn files_that_were_handed_in_are_not_opened_again() {
+fn c1_files_that_were_handed_in_are_not_opened_again() {
     let mut host = TestHost::new();
     host.options.iommufd = Some(Arc::new(host.kernel.lend("/dev/iommu")));
     let vm = host.vm();
@@ -346,7 +346,7 @@ fn files_that_were_handed_in_are_not_opened_again() {
 }
 
 #[test]
-fn file_of_another_device_is_refused() {
+fn c1_file_of_another_device_is_refused() {
     let host = TestHost::new();
     host.kernel.set_number((511, 9));
     let cdev = host.kernel.lend("/dev/vfio/devices/vfio0");

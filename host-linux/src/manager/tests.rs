@@ -278,7 +278,7 @@ fn leaves_nothing_behind(call: &'static str, errno: Errno) {
 }
 
 #[test]
-fn every_step_of_opening_undoes_what_was_done() {
+fn c6_every_step_of_opening_undoes_what_was_done() {
     leaves_nothing_behind("open vfio", Errno::EACCES);
     leaves_nothing_behind("api_version", Errno::ENOTTY);
     leaves_nothing_behind("check_extension", Errno::ENOTTY);

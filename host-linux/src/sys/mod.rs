@@ -17,6 +17,8 @@ mod mmap;
 mod run_page;
 mod uapi;
 pub(crate) mod vfio;
+#[cfg(all(feature = "kvm", target_arch = "x86_64"))]
+pub(crate) mod xsave;
 
 pub use eventfd::EventFd;
 pub(crate) use memory::{FilePart, HostRange};

@@ -56,7 +56,7 @@ fn mapped(device: &Arc<Device>) -> MappedBars {
 }
 
 #[test]
-fn both_ways_to_a_register_give_the_same_bytes() {
+fn a3_both_ways_to_a_register_give_the_same_bytes() {
     let Some(rig) = Rig::get() else { return };
     let device = open(rig.nvme);
     set_command(&device, MEMORY);
@@ -68,7 +68,7 @@ fn both_ways_to_a_register_give_the_same_bytes() {
 }
 
 #[test]
-fn a_mapped_register_of_a_device_that_does_not_decode_is_an_error_and_no_signal() {
+fn a3_a_mapped_register_of_a_device_that_does_not_decode_is_an_error_and_no_signal() {
     let Some(rig) = Rig::get() else { return };
     let device = open(rig.nvme);
     set_command(&device, MEMORY);

@@ -1,8 +1,8 @@
 //! A device that reads and writes guest memory, and one that tries to go beyond it.
 
 use crate::edu::Edu;
-use crate::rig::{Rig, region};
-use vfio_assign_linux::{GuestMemory, GuestRegion};
+use crate::rig::{Rig, region, span};
+use vfio_assign_linux::{GuestMemory, GuestRegion, HugePage, MemoryBacking};
 
 const SIZE: u64 = 0x10_0000;
 const LENGTH: u64 = 0x800;
@@ -61,4 +61,33 @@ fn memory_that_was_removed_is_out_of_reach() {
     edu.vm.remove_memory(region(0, SIZE).guest).expect("unmaps");
     assert_eq!(edu.store(0x8000, LENGTH), 1);
     assert_eq!(read(&memory, 0x8000), vec![0; LENGTH as usize]);
+}
+
+/// How many huge pages of 2 MiB are to be set aside, or are free of those.
+const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+const HUGE: u64 = 2 << 20;
+
+fn free_huge_pages() -> u64 {
+    let text = std::fs::read_to_string(format!("{HUGE_PAGES}/free_hugepages")).expect("the kernel has them");
+    text.trim().parse().expect("a number")
+}
+
+#[test]
+fn the_device_reads_and_writes_huge_pages() {
+    let Some(rig) = Rig::get() else { return };
+    let number = format!("{HUGE_PAGES}/nr_hugepages");
+    std::fs::write(&number, "2").expect("root may set pages aside");
+    assert_eq!(free_huge_pages(), 2);
+    let edu = Edu::with_msi(rig.edu);
+    let memory = GuestMemory::new(2 * HUGE, MemoryBacking::Huge(HugePage::Mib2)).expect("there are two");
+    let ram = GuestRegion { guest: span(0, 2 * HUGE), memory: memory.clone(), offset: 0 };
+    edu.vm.add_memory(&[ram]).expect("maps");
+    assert_eq!(free_huge_pages(), 0);
+    memory.write(0x1000, &pattern()).expect("it is inside");
+    assert_eq!(edu.fetch(0x1000, LENGTH), 1);
+    assert_eq!(edu.store(HUGE + 0x8000, LENGTH), 1);
+    assert_eq!(read(&memory, HUGE + 0x8000), pattern());
+    drop((edu, memory));
+    assert_eq!(free_huge_pages(), 2);
+    std::fs::write(&number, "0").expect("root may give them back");
 }

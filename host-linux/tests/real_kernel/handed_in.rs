@@ -47,7 +47,7 @@ fn device_file(backend: Backend, device: Bdf) -> DeviceOptions {
 }
 
 #[test]
-fn device_is_opened_by_files_that_were_handed_in_and_given_back() {
+fn c1_device_is_opened_by_files_that_were_handed_in_and_given_back() {
     let Some(rig) = Rig::get() else { return };
     let vm = confined(rig.backend);
     vm.add_memory(&[region(0, SIZE)]).expect("there is no device yet");
@@ -63,7 +63,7 @@ fn device_is_opened_by_files_that_were_handed_in_and_given_back() {
 }
 
 #[test]
-fn file_of_another_device_is_refused() {
+fn c1_file_of_another_device_is_refused() {
     let Some(rig) = Rig::get() else { return };
     let vm = confined(rig.backend);
     let refused =

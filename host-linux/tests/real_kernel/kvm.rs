@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use vfio_assign_core::host::InterruptKind::Msix;
 use vfio_assign_core::{Bdf, GuestAddr, VectorIndex};
 use vfio_assign_linux::kvm::{IrqchipRoutes, KvmGuest, KvmVm, MemorySlot, MemorySlots, Routes, SlotNumbers};
-use vfio_assign_linux::{AssignOptions, Assigned, GuestMemory, GuestRegion, Host};
+use vfio_assign_linux::{AssignOptions, Assigned, GuestMemory, GuestRegion, Host, IrqKind};
 
 const SIGNALS: u32 = 100_000;
 const CYCLES: u32 = 10_000;
@@ -305,6 +305,37 @@ impl Held {
             guest: machine.assigned.inspect(|_, _, guest, _| guest.usage()),
         }
     }
+}
+
+/// How many interrupts the kernel has allocated for the device's messages.
+fn allocated(bdf: Bdf) -> usize {
+    std::fs::read_dir(format!("/sys/bus/pci/devices/{bdf}/msi_irqs")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn m5_vectors_taken_of_the_host_are_the_high_water_mark_of_those_in_use() {
+    let Some(rig) = Rig::get() else { return };
+    let machine = Machine::new(rig.nvme);
+    let irq = machine.assigned.device().irq(IrqKind::Msix).expect("MSI-X");
+    assert_eq!(irq.count, 2048);
+    machine.set_enabled(ENABLED);
+    // Vector 0, by which MSI-X goes on.
+    assert_eq!((host_interrupts(rig.nvme), allocated(rig.nvme)), (0, 1));
+    for (place, vector) in [3, 5, 40, 200].into_iter().enumerate() {
+        let before = allocated(rig.nvme);
+        machine.set_message(vector);
+        machine.mask(vector, false);
+        let (used, needed) = (place + 1, usize::from(vector) + 1);
+        assert_eq!(host_interrupts(rig.nvme), used);
+        let expected = if irq.noresize { needed.max(2 * before) } else { 1 + used };
+        assert_eq!(allocated(rig.nvme), expected, "vector {vector}, NORESIZE: {}", irq.noresize);
+    }
+    let most = allocated(rig.nvme);
+    [3, 5, 40, 200].into_iter().for_each(|vector| machine.mask(vector, true));
+    assert_eq!((host_interrupts(rig.nvme), allocated(rig.nvme)), (4, most));
+    machine.set_enabled([0, 0]);
+    assert_eq!((host_interrupts(rig.nvme), allocated(rig.nvme)), (0, 0));
+    figure("msix_allocated_for_4_used_up_to_200", most);
 }
 
 #[test]

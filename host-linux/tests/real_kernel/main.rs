@@ -18,3 +18,7 @@ mod memory;
 mod rig;
 mod rules;
 mod sharing;
+#[cfg(feature = "kvm")]
+mod timing;
+mod token;
+mod unguarded;

@@ -25,6 +25,12 @@ pub(crate) struct Rig {
     pub(crate) group: [Bdf; 2],
     /// And two alone on a bus, which have no reset but that of the bus.
     pub(crate) bus: [Bdf; 2],
+    /// A device whose errors PCI Express reports, below a port that hears of them.
+    pub(crate) erring: Bdf,
+    /// A device that can have a virtual function.
+    pub(crate) physical: Bdf,
+    /// A device with no IOMMU before it; no driver has it.
+    pub(crate) unguarded: Bdf,
 }
 
 impl Rig {
@@ -47,7 +53,6 @@ impl Rig {
         let named = |name: &str| std::env::var(format!("VFIO_ASSIGN_TEST_{name}")).ok();
         let device = |text: &str| text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
         let nvme = device(&named("NVME")?);
-        let edu = device(&named("EDU").expect("VFIO_ASSIGN_TEST_EDU"));
         let pair = |text: Option<String>, variable: &str| {
             let text = text.expect(variable);
             let (first, second) = text.split_once(',').expect("two devices, separated by a comma");
@@ -55,12 +60,15 @@ impl Rig {
         };
         let group = pair(named("GROUP"), "VFIO_ASSIGN_TEST_GROUP");
         let bus = pair(named("BUS"), "VFIO_ASSIGN_TEST_BUS");
+        let one = |name: &str| device(&named(name).unwrap_or_else(|| panic!("VFIO_ASSIGN_TEST_{name}")));
+        let (erring, physical, unguarded) = (one("ERRING"), one("PHYSICAL"), one("UNGUARDED"));
+        let edu = one("EDU");
         let backend = match named("BACKEND").expect("VFIO_ASSIGN_TEST_BACKEND").as_str() {
             "group" => Backend::Group,
             "cdev" => Backend::Cdev,
             other => panic!("no such backend: {other}"),
         };
-        Some(Self { backend, nvme, edu, group, bus })
+        Some(Self { backend, nvme, edu, group, bus, erring, physical, unguarded })
     }
 }
 

@@ -25,6 +25,7 @@ const L1_MODULES: &[&str] = &[
     "vfio-pci",
     "vfio_iommu_type1",
     "nvme",
+    "aer_inject",
     "9p",
     "9pnet_virtio",
 ];

@@ -54,7 +54,7 @@ fn handle_by(handler: usize) {
 }
 
 #[test]
-fn reads_of_every_width_from_what_is_gone_are_faults() {
+fn a3_reads_of_every_width_from_what_is_gone_are_faults() {
     install().unwrap();
     let (mapping, _file) = gone();
     for width in [1, 2, 4, 8] {
@@ -64,7 +64,7 @@ fn reads_of_every_width_from_what_is_gone_are_faults() {
 }
 
 #[test]
-fn writes_of_every_width_to_what_is_gone_are_faults() {
+fn a3_writes_of_every_width_to_what_is_gone_are_faults() {
     install().unwrap();
     let (mapping, _file) = gone();
     for width in [1, 2, 4, 8] {

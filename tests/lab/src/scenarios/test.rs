@@ -22,9 +22,24 @@ const EDU_BDF: &str = "0000:00:05.0";
 const GROUP_BDFS: [&str; 2] = ["0000:00:06.0", "0000:00:06.1"];
 /// Two functions behind a port: they have no reset of their own, and one together.
 const BUS_BDFS: [&str; 2] = ["0000:01:00.0", "0000:01:00.1"];
+/// A PCI Express device with error reporting, behind a port that L1's kernel hears of errors by.
+const ERRING_BDF: &str = "0000:02:00.0";
+/// A disk that can have a virtual function.
+const PHYSICAL_BDF: &str = "0000:03:00.0";
+/// A device on a bus that the IOMMU does not stand before.
+const UNGUARDED_BDF: &str = "0000:41:01.0";
 
-/// What L1's kernel says when the IOMMU stops a device, which one of the tests is about.
-const PROVOKED: &[&str] = &["DMAR: [DMA", "DMAR: DRHD: handling fault status"];
+/// What L1's kernel says of what tests do on purpose: a device that the IOMMU stops, one that errs, one that is given
+/// to VFIO without an IOMMU. And of QEMU's virtual function, which has a pin.
+const PROVOKED: &[&str] = &[
+    "DMAR: [DMA",
+    "DMAR: DRHD: handling fault status",
+    "vfio-pci 0000:02:00.0: ",
+    "vfio-pci 0000:41:01.0: probe with driver vfio-pci failed",
+    "vfio-pci: probe of 0000:41:01.0 failed",
+    "vfio-noiommu",
+    "VF reports bogus INTx pin",
+];
 
 /// Which tests, on which host.
 #[derive(Debug, Clone, clap::Args)]
@@ -50,9 +65,22 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
         .device("edu,addr=6.1")
         .device("pcie-root-port,id=behind,chassis=1,addr=7.0")
         .device("edu,bus=behind,addr=0.0,multifunction=on")
-        .device("edu,bus=behind,addr=0.1");
+        .device("edu,bus=behind,addr=0.1")
+        .device("pcie-root-port,id=hearing,chassis=2,addr=8.0")
+        .device("e1000e,bus=hearing,romfile=")
+        .device("pcie-root-port,id=parent,chassis=3,addr=9.0")
+        .device("nvme-subsys,id=subsystem")
+        .device(
+            "nvme,bus=parent,serial=parent,subsys=subsystem,sriov_max_vfs=1,sriov_vq_flexible=2,\
+            sriov_vi_flexible=1",
+        )
+        .device("pxb-pcie,id=unguarded,bus_nr=64,addr=a.0,bypass_iommu=on")
+        .device("i82801b11-bridge,id=bare,bus=unguarded")
+        .device("edu,bus=bare,addr=1.0");
     let mut l1 = bench.boot(&machine, Watch::total(Duration::from_secs(1200)))?;
-    for device in [DISK_BDF, EDU_BDF].into_iter().chain(GROUP_BDFS).chain(BUS_BDFS) {
+    for device in
+        [DISK_BDF, EDU_BDF].into_iter().chain(GROUP_BDFS).chain(BUS_BDFS).chain([ERRING_BDF, PHYSICAL_BDF])
+    {
         driver::bind(&mut l1, device, VFIO)?;
     }
     progress.step("running the tests in L1");
@@ -85,6 +113,9 @@ fn launch(options: &Options) -> Launch {
         variable("EDU", EDU_BDF),
         variable("GROUP", &GROUP_BDFS.join(",")),
         variable("BUS", &BUS_BDFS.join(",")),
+        variable("ERRING", ERRING_BDF),
+        variable("PHYSICAL", PHYSICAL_BDF),
+        variable("UNGUARDED", UNGUARDED_BDF),
         variable("BACKEND", options.host.backend().word()),
         REAL_KERNEL.into(),
         // They share the devices, and count what the whole process has open.
