@@ -11,7 +11,9 @@ use crate::capture::CaptureArguments;
 use crate::doctor::DoctorArguments;
 use crate::exit::EXIT_STATUS;
 use crate::explain::ExplainArguments;
+use crate::inspect::InspectArguments;
 use crate::list::ListArguments;
+use crate::manual::{CompletionsArguments, ManArguments};
 use crate::replay::ReplayArguments;
 
 /// Give a Linux guest a real PCI device.
@@ -102,6 +104,16 @@ Examples:
   vfio-assign capture 04:00.0 --no-ids > anonymous.capture")]
     Capture(CaptureArguments),
 
+    /// Show the registers of a device as they are now, decoded
+    ///
+    /// The device is not opened, and goes on as it is. Only root sees more than the first 64 bytes.
+    #[command(after_help = "\
+Examples:
+  vfio-assign inspect 04:00.0
+  vfio-assign inspect 04:00.0 --watch 2
+  vfio-assign inspect tests/captures/e1000e.capture --json")]
+    Inspect(InspectArguments),
+
     /// Do again what a guest did to a device, without the device, and say the first difference
     #[command(after_help = "\
 Examples:
@@ -109,6 +121,19 @@ Examples:
 
 Exit status: 0 the guest would be answered as it was, 3 it would not.")]
     Replay(ReplayArguments),
+
+    /// Print what a shell completes the command's arguments by
+    #[command(after_help = "\
+Examples:
+  vfio-assign completions bash > /etc/bash_completion.d/vfio-assign")]
+    Completions(CompletionsArguments),
+
+    /// Print the manual page, or write one for each command
+    #[command(after_help = "\
+Examples:
+  vfio-assign man | man -l -
+  vfio-assign man --folder /usr/local/share/man/man1")]
+    Man(ManArguments),
 }
 
 /// Which run is told what.
@@ -190,6 +215,14 @@ pub(crate) struct RunArguments {
     /// Write a report of the run to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+
+    /// Print at the end what left guest mode, and what that cost the host, to standard error
+    #[arg(long)]
+    pub(crate) stats: bool,
+
+    /// Only look at what a run would need, as `doctor` does, and at what it would give, as `explain` does
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// The kernel's two interfaces to VFIO.

@@ -17,20 +17,25 @@ mod exit;
 mod explain;
 mod help;
 mod host;
+mod inspect;
 mod list;
 mod machine;
+mod manual;
 mod replay;
 mod report;
 mod run;
 mod shape;
+mod stats;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser as _;
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, RunArguments};
+use doctor::DoctorArguments;
 use exit::Exit;
+use explain::ExplainArguments;
 use help::Problem;
 use host::HostFiles;
 use run::Ending;
@@ -55,6 +60,7 @@ fn main() -> ExitCode {
 fn command(arguments: &Arguments, start: Instant) -> Result<Exit, Problem> {
     let host = HostFiles::at(&arguments.root);
     match &arguments.command {
+        Command::Run(arguments) if arguments.dry_run => dry_run(&host, arguments),
         Command::Run(arguments) => Ok(match run::run(arguments, start)? {
             Ending::PoweredOff | Ending::Left => Exit::Done,
             Ending::Signal(signal) => Exit::Signal(signal),
@@ -65,7 +71,33 @@ fn command(arguments: &Arguments, start: Instant) -> Result<Exit, Problem> {
         Command::Bind(arguments) => bind::bind(&host, arguments),
         Command::Unbind(arguments) => bind::unbind(&host, arguments),
         Command::Explain(arguments) => explain::explain(&host, arguments),
+        Command::Inspect(arguments) => inspect::inspect(&host, arguments),
+        Command::Completions(arguments) => manual::completions(arguments),
+        Command::Man(arguments) => manual::man(arguments),
         Command::Replay(arguments) => replay::replay(arguments),
         Command::Capture(arguments) => capture::capture(&host, arguments),
     }
+}
+
+/// What `run` would find and give, without running: the doctor and the plan of each device.
+fn dry_run(host: &HostFiles, arguments: &RunArguments) -> Result<Exit, Problem> {
+    let devices = assignment::addresses(&arguments.devices)?;
+    if devices.is_empty() {
+        return doctor::doctor(
+            host,
+            &DoctorArguments { device: None, memory: arguments.memory, json: false },
+        );
+    }
+    let mut exit = Exit::Done;
+    for bdf in devices {
+        let device = DoctorArguments { device: Some(bdf), memory: arguments.memory, json: false };
+        let found = doctor::doctor(host, &device)?;
+        if exit != Exit::No && found != Exit::Done {
+            exit = found;
+        }
+        display::print("\n")?;
+        let (what, backend) = (bdf.to_string(), arguments.backend);
+        explain::explain(host, &ExplainArguments { what, backend, svg: None, json: false })?;
+    }
+    Ok(exit)
 }

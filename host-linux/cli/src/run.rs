@@ -21,6 +21,7 @@ use crate::machine::serial::SerialPort;
 use crate::machine::vcpu::Exits;
 use crate::machine::vm::Vm;
 use crate::report::{Report, ReportFile, Times};
+use crate::stats;
 
 /// How a run came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,11 @@ pub(crate) fn run(arguments: &RunArguments, start: Instant) -> Result<Ending, Pr
     let mut seen = Seen::default();
     let result = run_machine(arguments, start, &mut times, &mut seen);
     times.life = Times::between(start, Instant::now());
+    if arguments.stats {
+        let exits = serde_json::to_value(seen.exits).unwrap_or_default();
+        // The guest's console is on standard output.
+        anstream::eprint!("{}", stats::text(&exits, &seen.devices));
+    }
     if let Some(file) = report {
         let ended = match &result {
             Ok(Ending::PoweredOff) => "power-off",

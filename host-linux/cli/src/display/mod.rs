@@ -57,14 +57,19 @@ impl Help for NotPrinted {
     }
 }
 
+/// Writes to standard output as [`print`] does, and says whether anybody still reads it.
+pub(crate) fn print_while_read(text: &str) -> Result<bool, NotPrinted> {
+    let mut output = anstream::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true).map_err(|source| NotPrinted { source }),
+    }
+}
+
 /// Writes to standard output. Colours go out only to a terminal, and not where `NO_COLOR` is set; a reader that has
 /// seen enough is no error.
 pub(crate) fn print(text: &str) -> Result<(), NotPrinted> {
-    let mut output = anstream::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|source| NotPrinted { source }),
-    }
+    print_while_read(text).map(|_read| ())
 }
 
 /// Writes a value as JSON, indented, to standard output.

@@ -5,6 +5,7 @@ mod bind;
 mod doctor;
 mod explain;
 mod golden;
+mod inspect;
 mod list;
 mod replay;
 mod run;
