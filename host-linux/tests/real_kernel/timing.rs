@@ -3,9 +3,9 @@
 #[path = "../../examples/timing/measure.rs"]
 mod measure;
 
-use crate::rig::{Rig, figure};
+use crate::rig::{Rig, figure, open};
 use measure::{Step, measure};
-use vfio_assign_linux::VmOptions;
+use vfio_assign_linux::{IrqKind, VmOptions};
 
 /// The steps after start-up, on whichever interface, and their calls in alphabetical order.
 const AFTERWARDS: &[(&str, &[&str])] = &[
@@ -14,10 +14,7 @@ const AFTERWARDS: &[(&str, &[&str])] = &[
     ("read configuration space", &["pread"]),
     ("read a trapped register", &["pread"]),
     ("switch MSI-X on", &["vfio-device-set-irqs"]),
-    (
-        "use 8 vectors for the first time",
-        &["eventfd", "kvm-irqfd-assign", "kvm-set-gsi-routing", "vfio-device-set-irqs"],
-    ),
+    (GROWING, &["eventfd", "kvm-irqfd-assign", "kvm-set-gsi-routing", "vfio-device-set-irqs"]),
     ("mask a vector and unmask it", &["kvm-irqfd-assign", "kvm-irqfd-deassign"]),
     (
         "switch MSI-X off",
@@ -25,6 +22,14 @@ const AFTERWARDS: &[(&str, &[&str])] = &[
     ),
     ("switch memory decoding off", &["kvm-set-user-memory-region", "pwrite"]),
 ];
+
+/// Where vectors cannot be added, those that were on are signalled once when there are more.
+const GROWING: &str = "use 8 vectors for the first time";
+const SIGNAL: &str = "eventfd-write";
+
+fn signals_as_it_grows(rig: &Rig) -> bool {
+    open(rig.nvme).irq(IrqKind::Msix).is_some_and(|irq| irq.noresize)
+}
 
 fn steps(rig: &Rig) -> Vec<Step> {
     measure(rig.nvme, VmOptions { backend: Some(rig.backend), ..VmOptions::default() })
@@ -34,12 +39,14 @@ fn steps(rig: &Rig) -> Vec<Step> {
 #[test]
 fn every_step_is_measured_and_makes_the_calls_that_are_documented() {
     let Some(rig) = Rig::get() else { return };
+    let signals = signals_as_it_grows(rig);
     let steps = steps(rig);
     let mut wrong = Vec::new();
     for Step { name, took, calls } in &steps {
         figure(&format!("ms_{}", name.replace(' ', "_")), format_args!("{:.3}", took.as_secs_f64() * 1000.0));
         println!("{name}: {calls:?}");
-        let made: Vec<_> = calls.keys().copied().collect();
+        let grows = signals && *name == GROWING;
+        let made: Vec<_> = calls.keys().copied().filter(|call| !(grows && *call == SIGNAL)).collect();
         if let Some((_, expected)) = AFTERWARDS.iter().find(|(documented, _)| documented == name)
             && made != *expected
         {
