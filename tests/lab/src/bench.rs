@@ -138,6 +138,12 @@ impl Bench {
         Ok(self)
     }
 
+    /// Puts a program of this machine into L1.
+    pub(crate) fn with_program(mut self, path: &'static str, program: PathBuf) -> Self {
+        self.programs.push((path, program));
+        self
+    }
+
     /// Puts the crate's tests against a real kernel into L1, at [`REAL_KERNEL`].
     pub(crate) fn with_tests(mut self) -> Result<Self, BenchError> {
         let program = build_program("the tests against a real kernel", TESTS, &self.progress)?;

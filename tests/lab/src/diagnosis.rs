@@ -11,8 +11,26 @@ const COUNTERS: &str = "/sys/kernel/debug/kvm";
 /// How long the counters are watched.
 const WATCHED: Duration = Duration::from_secs(2);
 
-/// The counters that rose while L1 was watched, as a line for a person; and if that fails, why.
+/// The counters that rose while L1 was watched, and whether L1's own clocks go, as lines for a person; and if that
+/// fails, why.
 pub(crate) fn of_silence(l1: &mut L1) -> String {
+    let counters = risen(l1);
+    let clocks = clocks(l1).unwrap_or_else(|error| format!("not known: {error}"));
+    format!("{counters}\n  L1's timers: {clocks}")
+}
+
+/// When each of L1's processors expects its timer, by now: one that has expected it for long has lost it.
+fn clocks(l1: &mut L1) -> Result<String, L1Error> {
+    let text = l1.read("/proc/timer_list")?;
+    let number = |line: &str| line.split_whitespace().find_map(|word| word.parse::<i64>().ok());
+    let now = text.lines().find(|line| line.starts_with("now at")).and_then(number).unwrap_or_default();
+    let nexts = text.lines().filter(|line| line.trim_start().starts_with(".expires_next")).filter_map(number);
+    let nexts =
+        nexts.enumerate().map(|(cpu, next)| format!("processor {cpu} in {} ms", (next - now) / 1_000_000));
+    Ok(nexts.collect::<Vec<_>>().join(", "))
+}
+
+fn risen(l1: &mut L1) -> String {
     match rise(l1) {
         Ok(rise) if rise.is_empty() => "nothing at all".into(),
         Ok(rise) => rise.iter().map(|(name, by)| format!("{name} {by}")).collect::<Vec<_>>().join(", "),

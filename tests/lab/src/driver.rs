@@ -25,6 +25,14 @@ pub(crate) fn release(l1: &mut L1, device: &str) -> Result<(), L1Error> {
     }
 }
 
+/// The device behind a root port.
+pub(crate) fn behind(l1: &mut L1, port: &str) -> Result<String, L1Error> {
+    let names = l1.list(&format!("/sys/bus/pci/devices/{port}"))?;
+    let is_function = |name: &String| name.starts_with("0000:") && name.ends_with(".0");
+    let nothing = Answer::Names(names.clone());
+    names.into_iter().find(is_function).ok_or(L1Error::WrongAnswer { wanted: "device", answer: nothing })
+}
+
 /// The number of a device's IOMMU group.
 pub(crate) fn group_of(l1: &mut L1, device: &str) -> Result<String, L1Error> {
     match l1.ask(Request::LinkName { path: format!("/sys/bus/pci/devices/{device}/iommu_group") })? {

@@ -61,7 +61,29 @@ network() {
 drive() {
 	visitor "$@" 2>&1 | while read -r line; do say "$line"; done
 }
-edu() { drive edu "$(path_of "$1")" "slot=$1"; }
+edu() {
+	drive edu "$(path_of "$1")" "slot=$1"
+	pins "$1"
+}
+
+# The pin of a function that Linux has no driver for, by its driver for programs in user space.
+pins() {
+	local device=$(path_of "$1")
+	echo uio_pci_generic >"$device/driver_override"
+	echo "${device##*/}" >/sys/bus/pci/drivers_probe
+	drive edu-pin "$device" "slot=$1"
+	say "line slot=$1 number=$(cat "$device/irq")"
+	echo "${device##*/}" >/sys/bus/pci/drivers/uio_pci_generic/unbind
+}
+# shared_line SLOT SLOT ADDRESS...: a network works while another function's pin is raised.
+shared_line() {
+	local network=$1 other=$2
+	shift 2
+	network "$network" "$@" &
+	pins "$other"
+	wait
+	say "network-line slot=$network number=$(cat "$(path_of "$network")/irq")"
+}
 testdev() { drive testdev "$(path_of "$1")" "slot=$1"; }
 memory() { drive memory "$(path_of "$1")" "slot=$1"; }
 
@@ -102,10 +124,17 @@ rom() {
 	echo 0 >"$file"
 }
 
+# The numbers of the function's interrupts: of its messages, else of its pin.
+numbers_of() {
+	local messages
+	messages=$(ls "$(path_of "$1")/msi_irqs" 2>/dev/null)
+	if [ -n "$messages" ]; then echo "$messages"; else cat "$(path_of "$1")/irq"; fi
+}
+
 # The lines of /proc/interrupts that are the function's.
 interrupts_of() {
 	local number
-	for number in $(ls "$(path_of "$1")/msi_irqs" 2>/dev/null || cat "$(path_of "$1")/irq"); do
+	for number in $(numbers_of "$1"); do
 		grep "^ *$number:" /proc/interrupts | while read -r line; do say "interrupt slot=$1 $line"; done
 	done
 }
@@ -164,7 +193,9 @@ moving_interrupts() {
 	rm -f "/tmp/carried$slot"
 	("$@"; touch "/tmp/carried$slot") &
 	while [ $moved -lt "$count" ] || [ ! -e "/tmp/carried$slot" ]; do
-		for number in $(ls "$(path_of "$slot")/msi_irqs"); do
+		for number in $(numbers_of "$slot"); do
+			# What no driver has asked for has no folder.
+			[ -e "/proc/irq/$number/smp_affinity" ] || continue
 			echo $((moved % 2 + 1)) >"/proc/irq/$number/smp_affinity" || { say "fault affinity slot=$slot irq=$number"; return; }
 		done
 		moved=$((moved + 1))

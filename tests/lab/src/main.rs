@@ -24,9 +24,11 @@ mod packages;
 mod progress;
 mod protocol;
 mod random;
+mod record;
 mod report;
 mod scenarios;
 mod uapi;
+mod virtual_function;
 mod wire;
 mod zoo;
 

@@ -29,6 +29,11 @@ impl Report {
         Self { scenario, checks: Vec::new(), figures: Map::new() }
     }
 
+    /// The scenario's name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.scenario
+    }
+
     /// Two values must be equal; returns whether they are.
     pub(crate) fn equal(&mut self, name: &str, expected: impl Display, got: impl Display) -> bool {
         let (expected, got) = (expected.to_string(), got.to_string());

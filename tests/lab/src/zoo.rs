@@ -5,7 +5,9 @@
 
 use crate::disk::{Disk, nameless, path_of};
 use crate::echo::Echo;
+use crate::l1::L1;
 use crate::machine::Machine;
+use crate::virtual_function::{self, VirtualFunctionError};
 use std::fs::File;
 use std::io;
 
@@ -39,6 +41,8 @@ pub(crate) enum Interrupts {
 pub(crate) struct Kind {
     /// As people name it on the command line.
     pub(crate) name: &'static str,
+    /// Whether the guest gets a virtual function of the device, which for that is behind a root port.
+    pub(crate) virtual_function: bool,
     /// What `-device` takes. `{n}` stands for the device's number, by which it names what stands behind it.
     qemu: &'static str,
     /// A second `-device` that sits on the first one's bus.
@@ -58,6 +62,7 @@ pub(crate) struct Kind {
 /// What most devices are.
 const PLAIN: Kind = Kind {
     name: "",
+    virtual_function: false,
     qemu: "",
     on_it: None,
     behind: Behind::Nothing,
@@ -84,6 +89,17 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind {
         name: "nvme-2048",
         qemu: "nvme,drive=b{n},serial=zoo{n},msix_qsize=2048,max_ioqpairs=2047",
+        behind: Behind::Disk,
+        modules: &["nvme"],
+        interrupts: Interrupts::Msix,
+        ..PLAIN
+    },
+    Kind {
+        name: "nvme-vf",
+        virtual_function: true,
+        qemu: "nvme,id=c{n},serial=zoo{n},bus=p{n},subsys=s{n},sriov_max_vfs=4,sriov_vq_flexible=8,\
+               sriov_vi_flexible=4,max_ioqpairs=26,msix_qsize=27",
+        on_it: Some("nvme-ns,drive=b{n},bus=c{n}"),
         behind: Behind::Disk,
         modules: &["nvme"],
         interrupts: Interrupts::Msix,
@@ -161,6 +177,7 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind {
         name: "edu",
         qemu: "edu,dma_mask=0xffffffffffffffff",
+        modules: &["uio_pci_generic"],
         also: Some("edu"),
         // Its message interrupt is shown by way of a driver that has one: see `edu` in the guest's program.
         needs: Some("ahci"),
@@ -213,9 +230,17 @@ impl Animal {
         Ok(Self { kind, number, disk, echo, rom })
     }
 
-    /// The device's address in L1: slots from 4 on.
+    /// The address in L1 of the device, or of the port that it is behind: slots from 4 on.
     pub(crate) fn address(&self) -> String {
         format!("0000:00:{:02x}.0", self.slot_in_l1())
+    }
+
+    /// Gets the device ready to be lent and gives its address.
+    pub(crate) fn prepare(&self, l1: &mut L1) -> Result<String, VirtualFunctionError> {
+        match self.kind.virtual_function {
+            true => virtual_function::enable(l1, &self.address()),
+            false => Ok(self.address()),
+        }
     }
 
     /// The slot in which the guest finds it: the monitor fills them from 1 on, in the order of its command line.
@@ -234,7 +259,13 @@ impl Animal {
             _ => machine,
         };
         let slot = self.slot_in_l1();
-        let machine = machine.device(&format!("{},addr={slot:x}.0", self.filled(self.kind.qemu)));
+        let machine = if self.kind.virtual_function {
+            let port = self.filled(&format!("pcie-root-port,id=p{{n}},chassis={number},addr={slot:x}.0"));
+            let machine = machine.device(&port).device(&self.filled("nvme-subsys,id=s{n}"));
+            machine.device(&self.filled(self.kind.qemu))
+        } else {
+            machine.device(&format!("{},addr={slot:x}.0", self.filled(self.kind.qemu)))
+        };
         match self.kind.on_it {
             Some(second) => machine.device(&self.filled(second)),
             None => machine,

@@ -23,7 +23,9 @@ use crate::l1::{L1, L1Error};
 use crate::machine::{DISK_BDF, Machine};
 use crate::monitor::{LifeError, Monitor};
 use crate::protocol::{End, Request};
+use crate::record::RecordError;
 use crate::report::Report;
+use crate::virtual_function::VirtualFunctionError;
 use std::io;
 
 /// A scenario that could not be carried through.
@@ -43,6 +45,10 @@ pub(crate) enum Cause {
     L1(#[from] L1Error),
     #[error("{0}")]
     Life(#[from] LifeError),
+    #[error("{0}")]
+    Record(#[from] RecordError),
+    #[error("{0}")]
+    VirtualFunction(#[from] VirtualFunctionError),
     #[error("the disk's file or the terminal: {0}")]
     File(#[from] io::Error),
     #[error("'{command}' in L1 ended with {end:?}: {stderr}")]

@@ -1,7 +1,7 @@
 //! The zoo: every kind of device in one guest, each doing work whose content is checked from outside.
 
 use super::{Cause, Failure, check_kernel_log, named};
-use crate::bench::Bench;
+use crate::bench::{Bench, BenchError};
 use crate::driver::{self, VFIO};
 use crate::guest::InterruptLine;
 use crate::host::HostOptions;
@@ -11,7 +11,9 @@ use crate::monitor::{Life, Monitor, REPORT};
 use crate::orders::{Done, Servant};
 use crate::progress::Progress;
 use crate::protocol::End;
+use crate::record::record;
 use crate::report::Report;
+use crate::virtual_function::{self, NVME_CLI};
 use crate::zoo::{Animal, Behind, Interrupts, KINDS, Kind, option_rom};
 use sha2::{Digest, Sha256};
 use std::rc::Rc;
@@ -26,6 +28,9 @@ pub(crate) struct Options {
     /// Only this device; may be given several times [default: all].
     #[arg(long = "device", value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(KINDS.iter().map(|kind| kind.name)))]
     devices: Vec<String>,
+    /// Keep the results in tests/lab/results.json, and in the README's tables.
+    #[arg(long)]
+    record: bool,
     #[command(flatten)]
     host: HostOptions,
 }
@@ -37,13 +42,18 @@ pub(crate) fn run(options: &Options, progress: &Rc<Progress>) -> Result<Report, 
 
 fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, Cause> {
     let kinds = Kind::select(&options.devices);
-    let bench = Bench::on(&options.host, progress, true)?.with_guest(&modules(&kinds))?;
+    let mut bench = Bench::on(&options.host, progress, true)?.with_guest(&modules(&kinds))?;
+    if kinds.iter().any(|kind| kind.virtual_function) {
+        bench = bench.with_program(NVME_CLI, virtual_function::nvme_cli(progress).map_err(BenchError::from)?);
+    }
     let mut animals = house(&kinds)?;
     let machine = animals.iter().fold(Machine::new(), |machine, animal| animal.house(machine));
     let mut l1 = bench.boot(&machine, Watch::total(Duration::from_secs(900)))?;
-    let addresses: Vec<String> = animals.iter().map(Animal::address).collect();
-    for address in &addresses {
-        driver::bind(&mut l1, address, VFIO)?;
+    let mut addresses = Vec::new();
+    for animal in &animals {
+        let address = animal.prepare(&mut l1)?;
+        driver::bind(&mut l1, &address, VFIO)?;
+        addresses.push(address);
     }
     progress.step(format!("vfio-assign boots a guest with {} devices", animals.len()));
     let launch = options.host.tell(&Monitor::Ours, Monitor::serving(&addresses, 2, REPORT));
@@ -65,6 +75,9 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
     let complaints = guest.life.stderr.clone();
     report.figure("monitor_said", complaints);
     report.figure("backend", options.host.backend().word());
+    if options.record {
+        record(report.name(), options.host.backend().word(), &rows)?;
+    }
     report.figure("devices", rows);
     let log = l1.power_off()?;
     check_kernel_log(&mut report, &log);
@@ -168,6 +181,7 @@ fn special(animal: &mut Animal, also: &str, done: &Done, report: &mut Report) ->
             equal("the factorial of 10", "3628800", "factorial", "is");
             equal("a page goes in by DMA and comes out", "true", "dma", "right");
             equal("each message interrupt comes", "100", "messages", "came");
+            equal("each interrupt of the pin comes", "100", "pins", "came");
         }
         "testdev" => {
             equal("each write by memory is counted", "50", "memory", "counted");

@@ -4,12 +4,15 @@
 mod functions;
 mod hostile;
 mod kills;
+mod lines;
 mod reboots;
+mod removal;
 mod several;
 
 use super::zoo::{house, modules};
 use super::{Cause, Failure, check_kernel_log_of, named};
 use crate::bench::Bench;
+use crate::disk::Disk;
 use crate::driver::{self, VFIO};
 use crate::host::HostOptions;
 use crate::l1::{L1, Watch};
@@ -17,6 +20,7 @@ use crate::machine::Machine;
 use crate::monitor::{Life, Monitor, REPORT};
 use crate::orders::{Done, Servant};
 use crate::progress::Progress;
+use crate::record::record;
 use crate::report::Report;
 use crate::zoo::{Animal, Kind};
 use clap::ValueEnum;
@@ -38,6 +42,9 @@ pub(crate) struct Options {
     /// What the hostile guest makes its accesses from, and the kills their moments.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Keep the results in tests/lab/results.json, and in the README's tables.
+    #[arg(long)]
+    record: bool,
     #[command(flatten)]
     host: HostOptions,
 }
@@ -47,12 +54,16 @@ pub(crate) struct Options {
 pub(crate) enum Part {
     /// What a guest does to its functions: drivers, resets, power, places, interrupts.
     Functions,
+    /// Two functions' pins on one interrupt line.
+    Lines,
     /// The guest reboots while it reads.
     Reboots,
     /// The monitor is killed at random moments.
     Kills,
     /// Four guests at once.
     Several,
+    /// The disk is taken out while its guest reads.
+    Removal,
     /// A guest that writes anything anywhere.
     Hostile,
 }
@@ -100,14 +111,19 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
         let before = report.failures();
         match part {
             Part::Functions => functions::run(&stage, &mut report)?,
+            Part::Lines => lines::run(&stage, &mut report)?,
             Part::Reboots => reboots::run(&stage, &mut report)?,
             Part::Kills => kills::run(&stage, &mut report)?,
             Part::Several => several::run(&stage, &mut report)?,
+            Part::Removal => removal::run(&stage, &mut report)?,
             Part::Hostile => hostile::run(&stage, &mut report)?,
         }
         rows.insert(format!("{part:?}").to_lowercase(), (report.failures() == before).into());
     }
     report.figure("backend", options.host.backend().word());
+    if options.record {
+        record(report.name(), options.host.backend().word(), &rows)?;
+    }
     report.figure("parts", rows);
     Ok(report)
 }
@@ -126,6 +142,18 @@ impl Stage<'_> {
             driver::bind(&mut l1, address, VFIO)?;
         }
         Ok(Scene { animals, addresses, l1 })
+    }
+
+    /// Boots an L1 with a disk behind a root port in slot 4, that nobody has bound.
+    fn set_behind_port(&self, patience: Duration) -> Result<Scene, Cause> {
+        let bench = Bench::on(&self.options.host, self.progress, true)?.with_guest(&["nvme"])?;
+        let disk = Disk::small()?;
+        let machine = Machine::new()
+            .device("pcie-root-port,id=port,chassis=1,addr=4.0")
+            .drive("disk", &disk)
+            .device("nvme,drive=disk,serial=lab,bus=port");
+        let l1 = bench.boot(&machine, Watch::total(patience))?;
+        Ok(Scene { animals: Vec::new(), addresses: Vec::new(), l1 })
     }
 
     /// Starts a guest with these devices.
