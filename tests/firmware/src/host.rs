@@ -3,13 +3,14 @@
 use crate::events::{LineError, Lines};
 use crate::pci::{Function, PciError};
 use crate::sys::Registers;
+use crate::sys::iommu::{self, IommuError};
 use crate::sys::processor::message_address;
 use crate::sys::windows::{self, WindowError};
 use vfio_assign_core::host::{
     Events, GuestRange, GuestWindows, HostError, InterruptHost, InterruptKind, MappedWindow, Message,
     PhysicalFunction, Step, StepKind,
 };
-use vfio_assign_core::regs::{capability, header, msi, msix};
+use vfio_assign_core::regs::{capability, msi, msix};
 use vfio_assign_core::{
     BarError, BarIndex, Bars, ConfigImage, ConfigOffset, Decoder, MsixLayout, PhysBarOffset, VectorIndex,
     Width,
@@ -21,8 +22,6 @@ pub(crate) struct Hardware {
     msi: Option<ConfigOffset>,
     msix: Option<(MsixLayout, Registers)>,
     pub(crate) lines: Lines,
-    /// Whether the guest may have the device access memory. There is no IOMMU here, so only a friendly one may.
-    trusted: bool,
     /// Steps taken and steps failed, by [`StepKind`].
     pub(crate) steps: [(u64, u64); 4],
 }
@@ -33,6 +32,9 @@ pub(crate) enum HardwareError {
     /// The function.
     #[error(transparent)]
     Pci(#[from] PciError),
+    /// The IOMMU.
+    #[error(transparent)]
+    Iommu(#[from] IommuError),
     /// A window.
     #[error(transparent)]
     Window(#[from] WindowError),
@@ -55,14 +57,15 @@ pub(crate) enum HardwareError {
 
 impl Hardware {
     /// The host's side of a function; `config` is a copy of its configuration space.
-    pub(crate) fn new(function: Function, config: &[u8], trusted: bool) -> Result<Self, HardwareError> {
+    pub(crate) fn new(function: Function, config: &[u8]) -> Result<Self, HardwareError> {
+        iommu::admit(function.device)?;
         let config = ConfigImage::new(config);
         let bars = Bars::new(config, &Self::sizes(&function))?;
         let layout = MsixLayout::new(config, &bars, |_| {});
         let msix = layout.and_then(|layout| Some((layout, function.bar(layout.table.bar.position())?)));
         let msi = config.capabilities().flatten().find(|found| found.id == capability::MSI);
         let msi = msi.map(|found| found.offset);
-        Ok(Self { function, msi, msix, lines: Lines::none(), trusted, steps: [(0, 0); 4] })
+        Ok(Self { function, msi, msix, lines: Lines::none(), steps: [(0, 0); 4] })
     }
 
     /// The sizes of a function's regions. Its expansion ROM is not handed on.
@@ -130,6 +133,13 @@ impl Hardware {
     }
 }
 
+impl Drop for Hardware {
+    fn drop(&mut self) {
+        // Whose device it is next is not known: it reaches nothing. A stuck IOMMU tells whoever comes next.
+        let _stuck = iommu::expel(self.function.device);
+    }
+}
+
 /// Where a vector's entry is in the table's BAR.
 fn entry(layout: &MsixLayout, vector: u16) -> u64 {
     layout.table.span.first().get() + msix::ENTRY_SIZE * u64::from(vector)
@@ -145,12 +155,7 @@ impl PhysicalFunction for Hardware {
     }
 
     fn config_write(&mut self, offset: ConfigOffset, width: Width, value: u32) -> Result<(), HardwareError> {
-        let kept = if offset == header::COMMAND && !self.trusted {
-            value & !u32::from(header::Command::BUS_MASTER.bits())
-        } else {
-            value
-        };
-        self.function.write_on_behalf(offset, width, kept);
+        self.function.write_on_behalf(offset, width, value);
         Ok(())
     }
 

@@ -45,6 +45,10 @@ fn run(command_line: &str) -> Ending {
     let Some(places) = check(format_args!("configuration space is found"), pci::places()) else {
         return Ending::Failed;
     };
+    let confined = sys::iommu::set_up(&guest::memory::MEMORY, guest::memory::FIRST);
+    if check(format_args!("devices are confined"), confined).is_none() {
+        return Ending::Failed;
+    }
     let mut passed = true;
     let mut disks = 0;
     for place in places {
@@ -64,7 +68,7 @@ fn run(command_line: &str) -> Ending {
 /// A guest with `edu`.
 fn edu(place: Place, storage: &mut Storage) -> Option<()> {
     line(format_args!("device {}: edu", place.device));
-    let mut paravisor = check(format_args!("edu is assigned"), Paravisor::assign(place, storage, true))?;
+    let mut paravisor = check(format_args!("edu is assigned"), Paravisor::assign(place, storage))?;
     check(
         format_args!("edu: BAR sized and moved, MSI on and off, a factorial, DMA"),
         edu::drive(&mut paravisor),
@@ -78,18 +82,18 @@ fn disk(place: Place, storage: &mut Storage, number: u64, seed: u64, steps: u64)
     line(format_args!("device {}: nvme", place.device));
     let before = read("nvme", place, storage, number)?;
     line(format_args!("a hostile guest: seed {seed}, {steps} steps"));
-    let mut paravisor = check(
-        format_args!("disk {number}: assigned to a hostile guest"),
-        Paravisor::assign(place, storage, false),
-    )?;
+    let mut paravisor =
+        check(format_args!("disk {number}: assigned to a hostile guest"), Paravisor::assign(place, storage))?;
     check(
         format_args!("disk {number}: the hostile guest does no harm"),
         hostile::attack(&mut paravisor, seed, steps),
     )?;
     account("hostile", number, &paravisor);
-    let idle = [paravisor.direct, paravisor.trapped, paravisor.forwarded].contains(&0);
+    let idle = [paravisor.direct, paravisor.trapped, paravisor.forwarded, paravisor.stopped].contains(&0);
     check(
-        format_args!("disk {number}: the hostile guest had windows, traps and interrupts"),
+        format_args!(
+            "disk {number}: the hostile guest had windows, traps and interrupts, and was kept from memory"
+        ),
         holds(!idle, "it lacked one of them"),
     )?;
     check(format_args!("disk {number}: taken back from the hostile guest"), paravisor.take_back())?;
@@ -102,8 +106,7 @@ fn disk(place: Place, storage: &mut Storage, number: u64, seed: u64, steps: u64)
 
 /// Has a guest read all of a disk; returns its digest.
 fn read(name: &str, place: Place, storage: &mut Storage, number: u64) -> Option<[u8; 32]> {
-    let mut paravisor =
-        check(format_args!("disk {number}: assigned"), Paravisor::assign(place, storage, true))?;
+    let mut paravisor = check(format_args!("disk {number}: assigned"), Paravisor::assign(place, storage))?;
     check(format_args!("disk {number}: reset"), holds(paravisor.reset(), "it was not"))?;
     let driven = nvme::drive(&mut paravisor);
     let found = check(
@@ -113,6 +116,7 @@ fn read(name: &str, place: Place, storage: &mut Storage, number: u64) -> Option<
     let serial = core::str::from_utf8(&found.serial).unwrap_or("?");
     line(format_args!("disk {} bytes {} sha256 {}", serial.trim_end(), found.bytes, Hex(&found.digest)));
     account(name, number, &paravisor);
+    check(format_args!("disk {number}: no DMA went astray"), holds(paravisor.stopped == 0, "some did"))?;
     let same = found.interrupts == paravisor.forwarded;
     check(
         format_args!("disk {number}: every interrupt forwarded is one that the driver waited for"),
@@ -140,6 +144,7 @@ fn account(name: &str, number: u64, paravisor: &Paravisor<'_>) {
         ("registers_direct", paravisor.direct),
         ("registers_trapped", paravisor.trapped),
         ("interrupts_forwarded", paravisor.forwarded),
+        ("dma_stopped", paravisor.stopped),
         ("steps_read", read.0),
         ("steps_revoke", revoke.0),
         ("steps_forward", forward.0),

@@ -2,6 +2,7 @@
 
 use crate::host::{Hardware, HardwareError};
 use crate::pci::{Function, PciError, Place};
+use crate::sys::iommu;
 use crate::sys::processor::{TICKS, sleep_unless};
 use crate::sys::windows::{self, APERTURE};
 use vfio_assign_core::host::HostInterrupts;
@@ -46,6 +47,8 @@ pub(crate) struct Paravisor<'a> {
     pub(crate) trapped: u64,
     /// Interrupts forwarded to the guest.
     pub(crate) forwarded: u64,
+    /// How often the IOMMU was found to have stopped the device.
+    pub(crate) stopped: u64,
 }
 
 /// Why a device cannot be given to the guest.
@@ -63,11 +66,11 @@ pub(crate) enum AssignError {
 }
 
 impl<'a> Paravisor<'a> {
-    /// Gives the function to a guest. A guest that is not trusted does not get DMA, for there is no IOMMU.
-    pub(crate) fn assign(place: Place, storage: &'a mut Storage, trusted: bool) -> Result<Self, AssignError> {
+    /// Gives the function to a guest.
+    pub(crate) fn assign(place: Place, storage: &'a mut Storage) -> Result<Self, AssignError> {
         let device = Function::new(place)?;
         device.copy_config(&mut storage.config);
-        let hardware = Hardware::new(device, &storage.config, trusted)?;
+        let hardware = Hardware::new(device, &storage.config)?;
         let sizes = Hardware::sizes(&device);
         let areas = sizes.map(|size| [MmapArea { offset: 0, size }]);
         let regions = core::array::from_fn(|index| Region {
@@ -93,7 +96,7 @@ impl<'a> Paravisor<'a> {
             findings,
         )?;
         let mut paravisor =
-            Self { function, hardware, requested: [0; 4], direct: 0, trapped: 0, forwarded: 0 };
+            Self { function, hardware, requested: [0; 4], direct: 0, trapped: 0, forwarded: 0, stopped: 0 };
         paravisor.function.attach(&mut paravisor.hardware);
         Ok(paravisor)
     }
@@ -121,6 +124,7 @@ impl<'a> Paravisor<'a> {
 
     /// Interrupts that the handlers have latched become the guest's.
     pub(crate) fn forward(&mut self) {
+        self.stopped += u64::from(iommu::take_fault());
         while let Some(message) = self.hardware.lines.take() {
             let vector = message.data as u8;
             self.requested[usize::from(vector / 64)] |= 1 << (vector % 64);

@@ -17,6 +17,8 @@ const CONFIG_SIZE: u64 = 0x1000;
 /// A function that is there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Function {
+    /// Its device number on bus 0.
+    pub(crate) device: u8,
     config: Registers,
     bars: [Option<Registers>; 6],
     /// What the BARs' registers hold.
@@ -84,8 +86,9 @@ impl Place {
 impl Function {
     /// Finds out about a function.
     pub(crate) fn new(place: Place) -> Result<Self, PciError> {
-        let config = place.config;
-        let mut function = Self { config, bars: [None; 6], placed: [0; 6], express: None, power: None };
+        let Place { device, config } = place;
+        let mut function =
+            Self { device, config, bars: [None; 6], placed: [0; 6], express: None, power: None };
         function.placed = core::array::from_fn(|index| function.read(bar_register(index), Width::Dword));
         let mut image = [0; CONFIG_SIZE as usize];
         function.copy_config(&mut image);

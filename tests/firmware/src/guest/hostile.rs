@@ -1,9 +1,9 @@
 //! A guest that does whatever it likes: accesses made up from a seed, at its own function and past it.
 //!
-//! After each step what must hold of any guest is looked at. The device is not its master of memory, for there is no
-//! IOMMU; everything else is as for a friendly guest.
+//! It also aims its device at memory that is not its own. After each step what must hold of any guest is looked at.
 
-use super::capability;
+use super::memory::FIRST;
+use super::{capability, nvme};
 use crate::paravisor::{Machine, Paravisor};
 use crate::sys::processor::{DEVICE_VECTORS, interrupt_self};
 use crate::sys::windows;
@@ -15,6 +15,9 @@ use vfio_assign_core::{Access, BarIndex, BusMastering, Bytes, GuestAddr, GuestPo
 const WIDTHS: [Width; 4] = [Width::Byte, Width::Word, Width::Dword, Width::Qword];
 /// Places for BARs, some of them over each other, one outside the aperture.
 const PLACES: [u64; 6] = [0xc000_0000, 0xc000_4000, 0xd000_0000, 0xffe0_0000, 0xffff_c000, 0x9000_0000];
+
+/// Where it has its device look for queues: in its own memory, in the image, elsewhere.
+const TARGETS: [u64; 4] = [FIRST, 0x12_0000, 0, 1 << 40];
 
 /// What the guest must not have brought about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -91,7 +94,8 @@ fn act(paravisor: &mut Paravisor<'_>, numbers: &mut Numbers) {
             paravisor.config_write(BAR0.get() + 4, Width::Dword, 0);
         }
         20..22 => awake(paravisor, numbers),
-        22..36 => register(paravisor, numbers, None),
+        22..24 => aim(paravisor, numbers),
+        24..36 => register(paravisor, numbers, None),
         36..48 => {
             let msix = paravisor.function.msix().map(|msix| *msix.layout());
             let place = msix.map(|layout| numbers.one_of(&[layout.table, layout.table, layout.pba]));
@@ -137,6 +141,16 @@ fn awake(paravisor: &mut Paravisor<'_>, numbers: &mut Numbers) {
     for (register, value) in [(0, 0xfee0_0000), (4, 0), (8, numbers.below(256)), (12, 0)] {
         paravisor.write(entry + register, Width::Dword, value);
     }
+}
+
+/// Starts the controller with queues in memory that is the guest's, or the image's, or nobody's.
+fn aim(paravisor: &mut Paravisor<'_>, numbers: &mut Numbers) {
+    awake(paravisor, numbers);
+    let command = Command::MEMORY_SPACE | Command::BUS_MASTER;
+    paravisor.config_write(COMMAND.get(), Width::Word, u32::from(command.bits()));
+    let Some(span) = BarIndex::new(0).and_then(|bar| paravisor.function.bars().memory(bar)) else { return };
+    let (submission, completion) = (numbers.one_of(&TARGETS), numbers.one_of(&TARGETS));
+    nvme::start(paravisor, span.first().get(), submission, completion);
 }
 
 /// An access of any length to anywhere, as an exit would tell of it.

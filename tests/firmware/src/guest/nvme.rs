@@ -122,6 +122,21 @@ pub(crate) fn drive(machine: &mut dyn Machine) -> Result<Found, NvmeError> {
     driver.run()
 }
 
+/// Starts a controller with queues anywhere, and has it look for a command.
+pub(crate) fn start(machine: &mut dyn Machine, bar: u64, submission: u64, completion: u64) {
+    let queues = u64::from(ENTRIES - 1) << 16 | u64::from(ENTRIES - 1);
+    for (register, width, value) in [
+        (CONFIGURATION, Width::Dword, 0),
+        (ADMIN_QUEUES, Width::Dword, queues),
+        (ADMIN_SUBMISSION, Width::Qword, submission),
+        (ADMIN_COMPLETION, Width::Qword, completion),
+        (CONFIGURATION, Width::Dword, ENABLED),
+        (DOORBELLS, Width::Dword, 1),
+    ] {
+        machine.write(bar + register, width, value);
+    }
+}
+
 impl Driver<'_> {
     fn run(&mut self) -> Result<Found, NvmeError> {
         (0..4).for_each(|page| GuestPage::new(page).clear());

@@ -2,16 +2,18 @@
 //!
 //! The image lies at 1 MiB and all that Rust owns is in it, below 2 GiB as `image.ld` asserts. Addresses from
 //! [`DEVICES`] on belong to devices; what is read and written there is no Rust object. The guest's address space is a
-//! part of the virtual one in which nothing but devices is ever shown.
+//! part of the virtual one in which nothing but devices is ever shown; devices reach nothing but pages made of atomics.
 #![expect(
     unsafe_code,
     reason = "instructions, registers at addresses, names of the assembler's and the linker's"
 )]
 
+pub(crate) mod iommu;
 pub(crate) mod processor;
 mod start;
 pub(crate) mod windows;
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use vfio_assign_core::Width;
 
 core::arch::global_asm!(
@@ -38,6 +40,27 @@ unsafe extern "C" {
 pub(crate) fn image_memory() -> u64 {
     let (first, end) = (&raw const image_start, &raw const image_end);
     end.addr() as u64 - first.addr() as u64
+}
+
+/// A page of memory that others read and write, too: page tables, and what a guest shares with its devices.
+#[repr(align(4096))]
+pub(crate) struct Page(pub(crate) [AtomicU64; 512]);
+
+impl Page {
+    /// A page of zeroes.
+    pub(crate) const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; 512])
+    }
+
+    /// Its physical address.
+    fn address(&'static self) -> u64 {
+        self.0.as_ptr() as u64
+    }
+
+    /// Whether it is all zeroes.
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|entry| entry.load(Ordering::Relaxed) == 0)
+    }
 }
 
 /// Registers of devices, at their physical addresses.
@@ -105,7 +128,7 @@ fn load<T>(at: *const T) -> T {
 
 /// Writes a register; `Registers::at` has made the address.
 fn store<T>(at: *mut T, value: T) {
-    // SAFETY: as for `load`; what the device makes of it is its own matter, but for DMA, of which the image's host lets
-    // only a guest be master whose driver is a part of the image.
+    // SAFETY: as for `load`; what the device makes of it is its own matter, for the IOMMU lets it reach no
+    // memory but pages that others may write to at any time.
     unsafe { at.write_volatile(value) }
 }

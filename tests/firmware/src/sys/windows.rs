@@ -3,14 +3,14 @@
 //! An access of the guest's is an access to its page there. If no window covers it the processor faults, and the
 //! handler lets the access say that it was trapped, as a hypervisor's exit would.
 
-use super::Registers;
-use core::sync::atomic::{AtomicU64, Ordering};
+use super::{Page, Registers};
+use core::sync::atomic::Ordering;
 use vfio_assign_core::host::MappedWindow;
 use vfio_assign_core::{GuestAddr, Span, Width};
 
 /// Where guest-physical address 0 is.
 const GUEST: u64 = 1 << 39;
-/// A page.
+/// Bytes of a page.
 const PAGE: u64 = 0x1000;
 /// What one table of the last level covers.
 const REACH: u64 = 512 * PAGE;
@@ -21,30 +21,12 @@ const DEVICE_PAGE: u64 = 1 << 63 | 0x1b;
 /// Present and writable, for what leads to it.
 const TABLE: u64 = 3;
 
-/// A table of any level.
-#[repr(align(4096))]
-pub(super) struct Table([AtomicU64; 512]);
-
-impl Table {
-    const fn new() -> Self {
-        Self([const { AtomicU64::new(0) }; 512])
-    }
-
-    fn address(&'static self) -> u64 {
-        self.0.as_ptr() as u64
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.iter().all(|entry| entry.load(Ordering::Relaxed) == 0)
-    }
-}
-
 /// The root of all page tables; the boot code fills the entry of the first 512 GiB.
-pub(super) static ROOT: Table = Table::new();
-static UPPER: Table = Table::new();
+pub(super) static ROOT: Page = Page::new();
+static UPPER: Page = Page::new();
 /// What the guest's devices may take: 1 GiB.
-static MIDDLE: Table = Table::new();
-static LAST: [Table; TABLES] = [const { Table::new() }; TABLES];
+static MIDDLE: Page = Page::new();
+static LAST: [Page; TABLES] = [const { Page::new() }; TABLES];
 
 /// Where the guest's devices can be: the last GiB of the first four. Nothing can be shown elsewhere.
 pub(crate) const APERTURE: (u64, u64) = (0xc000_0000, 0xffff_ffff);
@@ -103,19 +85,19 @@ pub(crate) fn hide(guest: Span<GuestAddr>) {
 
 /// How many pages the guest can reach.
 pub(crate) fn shown() -> usize {
-    let pages = |table: &Table| table.0.iter().filter(|entry| entry.load(Ordering::Relaxed) != 0).count();
+    let pages = |table: &Page| table.0.iter().filter(|entry| entry.load(Ordering::Relaxed) != 0).count();
     LAST.iter().map(pages).sum()
 }
 
 /// The table that leads to a page of the guest's, if there is one.
-fn table_at(page: u64) -> Option<&'static Table> {
+fn table_at(page: u64) -> Option<&'static Page> {
     let entry = MIDDLE.0[(page / REACH % 512) as usize].load(Ordering::Relaxed);
     // The processor notes in the low bits that it has used the entry.
     LAST.iter().find(|table| entry & !(PAGE - 1) == table.address())
 }
 
 /// The same; a free one if there is none.
-fn table_for(page: u64) -> Option<&'static Table> {
+fn table_for(page: u64) -> Option<&'static Page> {
     table_at(page).or_else(|| {
         let free = LAST.iter().find(|table| table.is_empty())?;
         MIDDLE.0[(page / REACH % 512) as usize].store(free.address() | TABLE, Ordering::Relaxed);
