@@ -105,6 +105,6 @@ impl Devices {
     }
 }
 
-fn report(device: &AssignedDevice) -> Option<serde_json::Value> {
+pub(super) fn report(device: &AssignedDevice) -> Option<serde_json::Value> {
     serde_json::to_value(DeviceReport::of(device)).ok()
 }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use vfio_assign_core::Bdf;
 use vfio_assign_linux::{DeviceEvent, IrqError, Reservation};
 
-use super::devices::{Devices, Member};
+use super::devices::{Devices, Member, report};
 use super::{AssignmentError, Opener, address};
 use crate::control::{Answer, DeviceStatus, MachineLine, Notice, Request, Server, Wish};
 use crate::machine::event::Event;
@@ -197,6 +197,9 @@ impl Keeper {
             Request::Status => Some(self.status()),
             Request::Pause => self.wish(Wish::Pause, true),
             Request::Resume => self.wish(Wish::Resume, false),
+            Request::Inspect { device } => {
+                Some(self.inspect(&device).unwrap_or_else(|error| Answer::refusal(&error)))
+            }
             Request::Quit => self.control.as_ref()?.machine.ask(Wish::Quit),
             Request::Add { device } => done(self.add(&device)),
             Request::Remove { device } => done(self.remove(&device)),
@@ -227,6 +230,13 @@ impl Keeper {
             devices: self.devices.there().iter().map(status).collect(),
             free_slots: self.bus.free_slots().count(),
         }
+    }
+
+    /// What there is to say of a device.
+    fn inspect(&self, device: &str) -> Result<Answer, AssignmentError> {
+        let bdf = address(device)?;
+        let Member { device, .. } = self.devices.find(bdf).ok_or(AssignmentError::NotHere { bdf })?;
+        Ok(Answer::Report { report: report(&device).unwrap_or_default() })
     }
 
     /// Opens a device and puts it into a free slot.

@@ -73,6 +73,11 @@ pub(crate) fn control(arguments: &ControlArguments) -> Result<(), Problem> {
     Ok(io::stdout().write_all(&line(&answer)).map_err(ControlError::Lost)?)
 }
 
+/// One request to the run at this socket, and its answer.
+pub(crate) fn ask(socket: &Path, request: &Request) -> Result<Answer, ControlError> {
+    Conversation::begin(socket)?.ask(request)
+}
+
 struct Conversation {
     stream: BufReader<UnixStream>,
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use crate::machine::power::Stop;
 
-pub(crate) use client::control;
+pub(crate) use client::{ControlError, ask, control};
 pub(crate) use protocol::{Answer, DeviceStatus, Notice, Request};
 pub(crate) use server::Server;
 

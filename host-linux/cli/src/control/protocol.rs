@@ -29,6 +29,11 @@ pub(crate) enum Request {
         /// Its address on the host.
         device: String,
     },
+    /// What the run has to say of a device.
+    Inspect {
+        /// Its address on the host.
+        device: String,
+    },
     /// The run ends.
     Quit,
 }
@@ -47,6 +52,11 @@ pub(crate) enum Answer {
         devices: Vec<DeviceStatus>,
         /// Slots in which there is room for another.
         free_slots: usize,
+    },
+    /// What there is to say of a device.
+    Report {
+        /// As the report at the end of the run has it.
+        report: serde_json::Value,
     },
     /// It was not done, and nothing has changed.
     Refused {

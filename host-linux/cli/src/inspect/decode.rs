@@ -19,6 +19,8 @@ pub(super) struct Registers {
     pub(super) parts: Vec<Part>,
     /// What is wrong with the lists of capabilities.
     pub(super) findings: Vec<String>,
+    /// What the run that has the device says of it, if it was asked.
+    pub(super) guest: Option<serde_json::Value>,
 }
 
 /// The header, or a capability.
@@ -147,7 +149,7 @@ impl Registers {
                 Err(error) => findings.push(error.to_string()),
             }
         }
-        Self { device, name, readable: config.len(), parts, findings }
+        Self { device, name, readable: config.len(), parts, findings, guest: None }
     }
 }
 

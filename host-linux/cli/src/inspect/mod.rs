@@ -3,8 +3,10 @@
 mod capabilities;
 mod decode;
 mod extended;
+mod guest;
 mod show;
 
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -29,6 +31,10 @@ pub(crate) struct InspectArguments {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", conflicts_with = "json")]
     pub(crate) watch: Option<u32>,
 
+    /// Also ask the run that has the device, at the socket that it was given with --control
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) control: Option<PathBuf>,
+
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -46,7 +52,7 @@ struct Schema<'a> {
 
 /// Looks at a device.
 pub(crate) fn inspect(host: &HostFiles, arguments: &InspectArguments) -> Result<Exit, Problem> {
-    let registers = read(host, &arguments.what)?;
+    let registers = read(host, arguments)?;
     if arguments.json {
         display::print_json(&Schema { schema: SCHEMA, registers: &registers })?;
         return Ok(Exit::Done);
@@ -56,7 +62,7 @@ pub(crate) fn inspect(host: &HostFiles, arguments: &InspectArguments) -> Result<
     let mut before = registers;
     loop {
         sleep(Duration::from_secs(seconds.max(1).into()));
-        let now = read(host, &arguments.what)?;
+        let now = read(host, arguments)?;
         let changes = show::changes(&before, &now);
         if !changes.is_empty() && !display::print_while_read(&changes)? {
             return Ok(Exit::Done);
@@ -66,12 +72,14 @@ pub(crate) fn inspect(host: &HostFiles, arguments: &InspectArguments) -> Result<
 }
 
 /// What is in the registers now. A device is not opened for this, which would reset it: sysfs shows them.
-fn read(host: &HostFiles, what: &str) -> Result<Registers, Problem> {
-    let Ok(bdf) = what.parse() else {
-        let shape = of_file(what.as_ref())?;
+fn read(host: &HostFiles, arguments: &InspectArguments) -> Result<Registers, Problem> {
+    let Ok(bdf) = arguments.what.parse() else {
+        let shape = of_file(arguments.what.as_ref())?;
         return Ok(Registers::of_capture(&shape.capture));
     };
     let function = named(host, bdf)?;
     let config = host.bytes(&format!("{}/config", folder(bdf)))?.unwrap_or_default();
-    Ok(Registers::of_function(&function, &config))
+    let mut registers = Registers::of_function(&function, &config);
+    registers.guest = arguments.control.as_deref().map(|socket| guest::report(socket, bdf)).transpose()?;
+    Ok(registers)
 }

@@ -1,8 +1,10 @@
 //! Registers as a person reads them, and what has changed of them.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::decode::{Part, Registers};
+use super::guest::flat;
 use crate::display::{HEADING, QUIET, UNSURE, styled, wrapped};
 
 /// What everybody may read.
@@ -10,7 +12,7 @@ const HEADER: usize = 64;
 
 /// All of them.
 pub(super) fn registers(registers: &Registers, width: usize) -> String {
-    let Registers { device, name, readable, parts, findings } = registers;
+    let Registers { device, name, readable, parts, findings, guest } = registers;
     let mut text = String::new();
     let device = device.as_deref().map_or_else(String::new, |device| format!("{device} "));
     let _infallible = writeln!(text, "{}", styled(HEADING, format!("{device}{name}")));
@@ -22,6 +24,14 @@ pub(super) fn registers(registers: &Registers, width: usize) -> String {
         for field in fields {
             let lead = format!("      {:<widest$}  ", field.name);
             text.push_str(&wrapped(&lead, &field.value, width));
+        }
+    }
+    if let Some(report) = guest {
+        let lines = flat(report);
+        let widest = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let _infallible = writeln!(text, "\n{}", styled(HEADING, "In its guest"));
+        for (name, value) in &lines {
+            text.push_str(&wrapped(&format!("      {name:<widest$}  "), value, width));
         }
     }
     for finding in findings {
@@ -51,6 +61,17 @@ pub(super) fn changes(before: &Registers, now: &Registers) -> String {
             }
         }
     }
+    let reported = |registers: &Registers| registers.guest.as_ref().map(flat).unwrap_or_default();
+    let old: BTreeMap<String, String> = reported(before).into_iter().collect();
+    for (name, value) in reported(now) {
+        match old.get(&name) {
+            Some(was) if *was == value => {}
+            was => {
+                let was = was.map_or("nothing", String::as_str);
+                let _infallible = writeln!(text, "in its guest, {name}: {value} (was {was})");
+            }
+        }
+    }
     text
 }
 
@@ -62,7 +83,7 @@ mod tests {
     fn with(state: &str) -> Registers {
         let fields = vec![field("vectors", "65"), field("state", state)];
         let parts = vec![Part { offset: 0x40, name: "MSI-X".into(), fields }];
-        Registers { device: None, name: String::new(), readable: 256, parts, findings: vec![] }
+        Registers { device: None, name: String::new(), readable: 256, parts, findings: vec![], guest: None }
     }
 
     #[test]
