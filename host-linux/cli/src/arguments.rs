@@ -35,7 +35,12 @@ pub(crate) enum Command {
     /// Boot a Linux kernel in a virtual machine, with PCI devices of this host in it
     ///
     /// The guest's first serial port is this terminal. Ctrl-A x leaves; Ctrl-A Ctrl-A sends one Ctrl-A.
-    #[command(after_help = EXIT_STATUS)]
+    #[command(after_help = "\
+Examples:
+  vfio-assign run --device 04:00.0 --kernel /boot/vmlinuz --initrd initrd.img --memory 2G --cpus 2
+  vfio-assign run --device 04:00.0 --kernel /boot/vmlinuz --dry-run
+
+Exit status: 0 the guest powered off, or you left with Ctrl-A x; 1 failed; 128+N signal N ended it.")]
     Run(RunArguments),
 
     /// Tell a run what to do while it runs
@@ -215,6 +220,11 @@ pub(crate) struct RunArguments {
     /// Write a report of the run to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+
+    /// Record the device's shape and every access of the guest's that came to the monitor, for `replay`; of one device
+    /// that is there from the beginning
+    #[arg(long, value_name = "FILE", conflicts_with = "slots")]
+    pub(crate) record: Option<PathBuf>,
 
     /// Print at the end what left guest mode, and what that cost the host, to standard error
     #[arg(long)]

@@ -8,7 +8,7 @@ use std::thread::{self, Builder};
 use std::time::Instant;
 
 use crate::arguments::RunArguments;
-use crate::assignment::{Assignment, Control, addresses};
+use crate::assignment::{Assignment, Control, Means, Recording, addresses};
 use crate::control::{Answer, Ask, MachineLine, Server, Wish};
 use crate::help::Problem;
 use crate::machine::Machine;
@@ -79,6 +79,8 @@ fn run_machine(
 ) -> Result<Ending, Problem> {
     let mut images = BootImages::open(&arguments.kernel, arguments.initrd.as_deref(), &arguments.append)?;
     let devices = addresses(&arguments.devices)?;
+    let recording = arguments.record.as_deref();
+    let recording = recording.map(|path| Recording::create(path, devices.len())).transpose()?;
     let control = arguments.control.as_deref().map(Server::listen).transpose()?;
     let stops = channel();
     let (console_stop, control_stop) = (stops.0.clone(), stops.0.clone());
@@ -91,9 +93,9 @@ fn run_machine(
         let load = || images.load(vm.ram(), vm.layout());
         let loading = Builder::new().name("load".into()).spawn_scoped(scope, load);
         let loading = loading.map_err(|source| BootError::Thread { source })?;
-        let backend = arguments.backend.into();
+        let means = Means { backend: arguments.backend.into(), recording };
         let with = (vm.for_devices(), plan.starts_in());
-        let assignment = Assignment::reserve(Arc::clone(&pci), devices, backend, with, stops.0.clone())?;
+        let assignment = Assignment::reserve(Arc::clone(&pci), devices, means, with, stops.0.clone())?;
         Ok((assignment, loading.join().unwrap_or_else(|panic| resume_unwind(panic))?))
     })?;
     let stdout = rustix::io::dup(io::stdout()).map_err(|errno| NoOutput { source: errno.into() })?;

@@ -1,11 +1,13 @@
 //! An assigned device on the guest's PCI bus, and what is said of it when something fails.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vfio_assign_core::{Bdf, GuestAddr, ResetOutcome};
 use vfio_assign_linux::kvm::KvmGuest;
 use vfio_assign_linux::{Assigned, DeviceEvent, Host, ResetError};
 
+use super::record::{Recording, Turn};
 use crate::machine::pci::{PciFunction, Quarantine};
 
 /// An assigned device.
@@ -14,6 +16,7 @@ pub(super) struct AssignedDevice {
     /// Where its calls to the kernel are counted.
     pub(super) host: Host,
     pub(super) resets: Resets,
+    recording: Option<Arc<Recording>>,
     events: [AtomicU64; DeviceEvent::ALL.len()],
 }
 
@@ -58,8 +61,12 @@ impl Resets {
 
 impl AssignedDevice {
     /// A device that has just been assigned.
-    pub(super) fn new(assigned: Assigned<KvmGuest>, host: Host) -> Self {
-        Self { assigned, host, resets: Resets::default(), events: Default::default() }
+    pub(super) fn new(assigned: Assigned<KvmGuest>, host: Host, recording: Option<Arc<Recording>>) -> Self {
+        Self { assigned, host, resets: Resets::default(), recording, events: Default::default() }
+    }
+
+    fn turn(&self) -> Turn<'_> {
+        Turn::take(self.recording.as_deref())
     }
 
     /// The device's address on the host.
@@ -90,27 +97,51 @@ impl AssignedDevice {
 
 impl PciFunction for AssignedDevice {
     fn config_read(&self, offset: u16, data: &mut [u8]) {
+        let turn = self.turn();
         self.assigned.config_read(u32::from(offset), data);
+        turn.wrote_down("config read", offset.into(), data);
     }
 
     fn config_write(&self, offset: u16, data: &[u8]) {
+        let turn = self.turn();
         self.assigned.config_write(u32::from(offset), data);
+        turn.wrote_down("config write", offset.into(), data);
     }
 
     fn memory_read(&self, address: u64, data: &mut [u8]) -> bool {
-        self.assigned.memory_read(GuestAddr::new(address), data)
+        let turn = self.turn();
+        let ours = self.assigned.memory_read(GuestAddr::new(address), data);
+        if ours {
+            turn.wrote_down("memory read", address, data);
+        }
+        ours
     }
 
     fn memory_write(&self, address: u64, data: &[u8]) -> bool {
-        self.assigned.memory_write(GuestAddr::new(address), data)
+        let turn = self.turn();
+        let ours = self.assigned.memory_write(GuestAddr::new(address), data);
+        if ours {
+            turn.wrote_down("memory write", address, data);
+        }
+        ours
     }
 
     fn port_read(&self, port: u16, data: &mut [u8]) -> bool {
-        self.assigned.port_read(port, data)
+        let turn = self.turn();
+        let ours = self.assigned.port_read(port, data);
+        if ours {
+            turn.wrote_down("port read", port.into(), data);
+        }
+        ours
     }
 
     fn port_write(&self, port: u16, data: &[u8]) -> bool {
-        self.assigned.port_write(port, data)
+        let turn = self.turn();
+        let ours = self.assigned.port_write(port, data);
+        if ours {
+            turn.wrote_down("port write", port.into(), data);
+        }
+        ours
     }
 
     fn revoke_if_dead(&self) -> bool {

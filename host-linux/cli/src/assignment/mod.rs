@@ -6,6 +6,7 @@ mod device;
 mod devices;
 mod keeper;
 mod opener;
+mod record;
 mod report;
 
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -28,6 +29,7 @@ use crate::machine::power::Stop;
 use crate::machine::vm::ForDevices;
 
 pub(crate) use keeper::Control;
+pub(crate) use record::Recording;
 
 /// Why the devices were not assigned.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +120,12 @@ impl Help for AssignmentError {
     }
 }
 
+/// How devices are opened, and whether what is done to them is recorded.
+pub(crate) struct Means {
+    pub(crate) backend: Option<Backend>,
+    pub(crate) recording: Option<Recording>,
+}
+
 /// An address that a person has given.
 fn address(text: &str) -> Result<Bdf, AssignmentError> {
     text.parse().map_err(|error| AssignmentError::Address { text: text.to_owned(), error })
@@ -159,14 +167,14 @@ struct Keeping {
 }
 
 impl Assignment {
-    /// Reserves `wanted` by this interface, and starts to map memory for them, `first` first. No processor may have
+    /// Reserves `wanted` by these means, and starts to map memory for them, `first` first. No processor may have
     /// run yet: on Intel, KVM must know of a device whose DMA passes the caches by before the guest touches its memory.
     ///
     /// From here on a failure is told to `stops`.
     pub(crate) fn reserve(
         bus: Arc<PciBus>,
         wanted: Vec<Bdf>,
-        backend: Option<Backend>,
+        means: Means,
         (machine, first): (ForDevices, Vec<Span<GuestAddr>>),
         stops: Sender<Stop>,
     ) -> Result<Self, AssignmentError> {
@@ -185,7 +193,7 @@ impl Assignment {
             return Ok(assignment);
         }
         let ram = machine.ram.clone();
-        let opener = Opener::new(machine, backend, assignment.bus.has_ports())?;
+        let opener = Opener::new(machine, means, assignment.bus.has_ports())?;
         let reserve = |bdf| opener.vm.reserve(bdf);
         assignment.reserved = wanted.into_iter().map(reserve).collect::<Result<_, _>>()?;
         let (failure, told) = (Arc::clone(&assignment.unmapped), assignment.stops.clone());

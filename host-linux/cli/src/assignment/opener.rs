@@ -5,12 +5,13 @@ use std::sync::Arc;
 use vfio_assign_core::{Options, Placement};
 use vfio_assign_linux::kvm::{Gsi, IrqchipRoutes, KvmGuest, KvmVfio, Routes};
 use vfio_assign_linux::{
-    AssignError, AssignOptions, Assigned, Backend, Device, FaultHandler, LineEnd, RegionIndex, RegisterPath,
+    AssignError, AssignOptions, Assigned, Device, FaultHandler, LineEnd, RegionIndex, RegisterPath,
     Reservation, Vm, VmOptions,
 };
 
-use super::AssignmentError;
 use super::device::AssignedDevice;
+use super::record::Recording;
+use super::{AssignmentError, Means};
 use crate::machine::layout::intx_gsi;
 use crate::machine::vm::ForDevices;
 
@@ -22,6 +23,7 @@ pub(super) struct Opener {
     registers: RegisterPath,
     /// Devices are behind ports.
     hot_plug: bool,
+    recording: Option<Arc<Recording>>,
     machine: ForDevices,
 }
 
@@ -29,7 +31,7 @@ impl Opener {
     /// What devices of this machine are connected to; they are opened by this interface.
     pub(super) fn new(
         machine: ForDevices,
-        backend: Option<Backend>,
+        Means { backend, recording }: Means,
         hot_plug: bool,
     ) -> Result<Self, AssignmentError> {
         let refused = |errno| AssignmentError::Kvm { what: "tell its route limit", errno };
@@ -38,7 +40,8 @@ impl Opener {
         let files = Arc::new(KvmVfio::new(machine.kvm.clone()));
         let options = VmOptions { files: Some(files), backend, ..VmOptions::default() };
         let vm = Vm::new(machine.host.clone(), options);
-        Ok(Self { vm, routes: Arc::new(routes), registers, hot_plug, machine })
+        let recording = recording.map(Arc::new);
+        Ok(Self { vm, routes: Arc::new(routes), registers, hot_plug, recording, machine })
     }
 
     /// Opens a device and connects it to the machine, for this slot of the bus.
@@ -52,7 +55,11 @@ impl Opener {
         let placement = if self.hot_plug { Placement::BehindPort } else { Placement::RootComplex };
         let function = Options { placement, ..Options::default() };
         let options = AssignOptions { registers: self.registers, function, ..AssignOptions::default() };
-        Ok(AssignedDevice::new(Assigned::new(device, guest, &options)?, host.clone()))
+        if let Some(recording) = &self.recording {
+            recording.begin(&device)?;
+        }
+        let assigned = Assigned::new(device, guest, &options)?;
+        Ok(AssignedDevice::new(assigned, host.clone(), self.recording.clone()))
     }
 }
 

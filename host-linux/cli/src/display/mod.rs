@@ -34,14 +34,21 @@ pub(crate) fn styled(style: Style, text: impl std::fmt::Display) -> String {
 
 /// How many columns there are: what `COLUMNS` says, or the terminal; none where output goes to a file or a program.
 pub(crate) fn columns() -> Option<usize> {
-    let told = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
-    let told = told.filter(|columns| *columns > 0);
-    told.or_else(|| terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0)))
+    let terminal = || terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
+    told().or_else(terminal)
 }
 
-/// How wide running text is: a line that is as long as a wide terminal is hard to read.
+/// What `COLUMNS` says.
+fn told() -> Option<usize> {
+    let told = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    told.filter(|columns| *columns > 0)
+}
+
+/// How wide running text is: a line that is as long as a wide terminal is hard to read. Text in a pager ends where the
+/// terminal does.
 pub(crate) fn text_width() -> usize {
-    columns().unwrap_or(100).clamp(40, 120)
+    let terminal = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+    told().or_else(terminal).unwrap_or(100).clamp(40, 120)
 }
 
 /// Standard output does not take what is to be said.

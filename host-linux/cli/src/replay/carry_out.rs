@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use vfio_assign_core::fake::{CallKind, Capture, FakeHost};
-use vfio_assign_core::{Access, AssignedFunction, Bytes, GuestAddr, Target, Vector, VectorIndex, Window};
+use vfio_assign_core::{
+    Access, AssignedFunction, Bytes, GuestAddr, GuestPort, Target, Vector, VectorIndex, Window,
+};
 
-use super::trace::Line;
+use super::trace::{Line, Space};
 use crate::explain::NoPlan;
 
 /// What came of it.
@@ -52,9 +54,11 @@ pub(super) fn carry_out(capture: &Capture, lines: &[Line]) -> Result<Replayed, N
         calls: BTreeMap::new(),
     };
     for line in lines {
-        let target = match u32::try_from(line.at) {
-            Ok(offset) if !line.memory => Target::Config(offset),
-            _ => Target::Memory(GuestAddr::new(line.at)),
+        let target = match line.space {
+            // The reader lets no larger offset pass.
+            Space::Config => Target::Config(u32::try_from(line.at).unwrap_or(u32::MAX)),
+            Space::Memory => Target::Memory(GuestAddr::new(line.at)),
+            Space::Port => Target::Port(GuestPort::new(line.at)),
         };
         replayed.accesses += 1;
         let answer = if line.write {
@@ -72,7 +76,9 @@ pub(super) fn carry_out(capture: &Capture, lines: &[Line]) -> Result<Replayed, N
         }
         replayed.reads += 1;
         let now = value(&answer);
-        let asked = kinds.iter().any(|kind| matches!(kind, CallKind::ReadConfig | CallKind::ReadBar));
+        let asked = kinds
+            .iter()
+            .any(|kind| matches!(kind, CallKind::ReadConfig | CallKind::ReadBar | CallKind::PollPending));
         replayed.asked_device += usize::from(asked);
         if now != line.value && asked {
             replayed.device_differs += 1;

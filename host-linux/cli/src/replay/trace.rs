@@ -16,12 +16,20 @@ pub(super) struct Line {
     /// The line, from 1.
     pub(super) number: usize,
     pub(super) text: String,
-    pub(super) memory: bool,
+    pub(super) space: Space,
     pub(super) write: bool,
-    /// The offset into configuration space, or the guest-physical address.
+    /// The offset into configuration space, the guest-physical address or the port.
     pub(super) at: u64,
     pub(super) size: usize,
     pub(super) value: u64,
+}
+
+/// What an access goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Space {
+    Config,
+    Memory,
+    Port,
 }
 
 /// Why a text is no trace.
@@ -72,9 +80,10 @@ impl Line {
         let words: Vec<&str> = text.split_whitespace().collect();
         let [space, direction, at, size, value] = words[..] else { return None };
         let hexadecimal = |word: &str| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok();
-        let memory = match space {
-            "config" => false,
-            "memory" => true,
+        let space = match space {
+            "config" => Space::Config,
+            "memory" => Space::Memory,
+            "port" => Space::Port,
             _ => return None,
         };
         let write = match direction {
@@ -84,8 +93,8 @@ impl Line {
         };
         let size = size.parse().ok().filter(|size| (1..=8).contains(size))?;
         let (at, value) = (hexadecimal(at)?, hexadecimal(value)?);
-        let fits = memory || u32::try_from(at).is_ok();
-        fits.then(|| Self { number, text: text.into(), memory, write, at, size, value })
+        let fits = space == Space::Memory || u32::try_from(at).is_ok();
+        fits.then(|| Self { number, text: text.into(), space, write, at, size, value })
     }
 }
 
@@ -101,8 +110,8 @@ mod tests {
         let trace = Trace::parse(TEXT).unwrap();
         assert_eq!(trace.capture.map(|capture| capture.config[0]), Some(0x36));
         let seen: Vec<_> =
-            trace.accesses.iter().map(|line| (line.number, line.memory, line.write, line.value)).collect();
-        assert_eq!(seen, [(6, false, false, 0x1b36), (7, true, true, 1)]);
+            trace.accesses.iter().map(|line| (line.number, line.space, line.write, line.value)).collect();
+        assert_eq!(seen, [(6, Space::Config, false, 0x1b36), (7, Space::Memory, true, 1)]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod sysfs;
 mod vfio;
 
 pub(crate) use scrub::{scrub, without_ids};
+pub(crate) use vfio::of_open_device;
 
 use std::fs;
 use std::io;

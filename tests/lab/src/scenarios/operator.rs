@@ -21,6 +21,8 @@ use std::time::Duration;
 const SIBLING: &str = "0000:00:04.1";
 /// What the operator does again and again can be done this often.
 const ROUNDS: usize = 10;
+/// Where the run records the guest's accesses.
+const RECORDING: &str = "/tmp/run.trace";
 /// What is written onto the disk before a guest has it.
 const NOTE: &str = "the host was here";
 
@@ -81,7 +83,8 @@ fn carry_through(progress: &Rc<Progress>) -> Result<Report, Cause> {
 
     progress.step("a guest reads the disk");
     let expected = disk.digest()?;
-    let launch = Monitor::Ours.launch(DISK_BDF, Work::Read);
+    let mut launch = Monitor::Ours.launch(DISK_BDF, Work::Read);
+    launch.arguments.extend(["--record", RECORDING].map(str::to_owned));
     let mut life = Life::start(&mut l1, &Monitor::Ours, launch, progress)?;
     let (_, end) = life.until_end(&mut l1)?;
     let read = life.said("read").next().and_then(|mark| mark.value("sha256")).unwrap_or("nothing").to_owned();
@@ -90,6 +93,11 @@ fn carry_through(progress: &Rc<Progress>) -> Result<Report, Cause> {
         format!("{expected} {:?}", End::Status(0)),
         format!("{read} {end:?}"),
     );
+
+    let replayed = run_line(&mut l1, &format!("vfio-assign replay {RECORDING}"), progress)?;
+    let got = format!("{:?}, {}", replayed.end, replayed.output.lines().next().unwrap_or(&replayed.errors));
+    let same = replayed.end == End::Status(0);
+    report.holds("what the guest did is answered the same without the disk", same, "it is", got);
 
     progress.step("the disk goes back");
     expect(&mut l1, &format!("vfio-assign unbind --siblings {DISK_BDF}"), progress)?;
