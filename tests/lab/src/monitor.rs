@@ -123,6 +123,10 @@ pub(crate) enum LifeError {
         "a processor of the guest is stuck under {monitor}\n  KVM's counters that still rise: {doing}\n  the guest's last words:\n{console}"
     )]
     Stuck { monitor: &'static str, console: String, doing: String },
+    #[error(
+        "the guest said '{said}' under {monitor} where '{wanted}' was to come; its last words:\n{console}"
+    )]
+    Unwanted { monitor: &'static str, said: String, wanted: String, console: String },
     #[error("the guest's kernel panicked under {monitor}; its last words:\n{console}")]
     Panic { monitor: &'static str, console: String },
 }
@@ -173,11 +177,29 @@ impl Life {
 
     /// Waits until the guest says this, from where the last such wait ended.
     pub(crate) fn until(&mut self, l1: &mut L1, word: &str) -> Result<Mark, LifeError> {
+        self.until_unless(l1, word, None)
+    }
+
+    /// The same, where the guest must not say something else before.
+    pub(crate) fn until_unless(
+        &mut self,
+        l1: &mut L1,
+        word: &str,
+        unless: Option<&str>,
+    ) -> Result<Mark, LifeError> {
         loop {
             while let Some(mark) = self.marks.get(self.read_marks) {
                 self.read_marks += 1;
                 if mark.word == word {
                     return Ok(mark.clone());
+                }
+                if unless == Some(mark.word.as_str()) {
+                    return Err(LifeError::Unwanted {
+                        monitor: self.monitor,
+                        said: mark.word.clone(),
+                        wanted: word.to_owned(),
+                        console: self.last_words(),
+                    });
                 }
             }
             if let Some((_, end)) = self.end {

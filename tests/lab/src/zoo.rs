@@ -97,8 +97,8 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind {
         name: "nvme-vf",
         virtual_function: true,
-        qemu: "nvme,id=c{n},serial=zoo{n},bus=p{n},subsys=s{n},sriov_max_vfs=4,sriov_vq_flexible=8,\
-               sriov_vi_flexible=4,max_ioqpairs=26,msix_qsize=27",
+        qemu: "nvme,id=c{n},serial=zoo{n},bus=p{n},subsys=s{n},sriov_max_vfs=4,sriov_vq_flexible=16,\
+               sriov_vi_flexible=16,max_ioqpairs=26,msix_qsize=27",
         on_it: Some("nvme-ns,drive=b{n},bus=c{n}"),
         behind: Behind::Disk,
         modules: &["nvme"],

@@ -273,6 +273,12 @@ fn processors(
             .leaves(number)
             .map_err(|_| VmError::TooMany { what: "CPUID leaves", count: KVM_MAX_CPUID_ENTRIES })?;
         vcpu.set_cpuid2(&leaves).during("KVM_SET_CPUID2")?;
+        // 0 is the rate of the host's counter now. By default KVM takes the one that it found when it was loaded, and
+        // where the host has measured again since (a counter whose rate need not be constant) and that was lower, Linux
+        // 6.12 converts nothing: the guest's clock stands, and each timer comes as much too late as the host is up.
+        if let Err(error) = vcpu.set_tsc_khz(0) {
+            log::info!("processor {number}: its time stamp counter has KVM's rate: {error}");
+        }
         let own = own_descriptor("a processor", &vcpu)?;
         let vcpu = Vcpu::new(vcpu, own)
             .map_err(|errno| VmError::Devices { what: "map the run page of a processor", errno })?;

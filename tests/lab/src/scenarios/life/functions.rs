@@ -66,8 +66,12 @@ fn network(
     let order = format!("again {} pm_reset {slot}", stage.scale.rounds);
     carried_out(report, "e1000e: the guest resets it by its power state", guest, &mut scene.l1, &order)?;
     exchange(report, "e1000e: after the resets", guest, scene, "")?;
-    for (mode, chip) in [(0, "IO-APIC"), (1, "PCI-MSI-"), (2, "PCI-MSIX")] {
-        let what = format!("e1000e: its driver takes {}", chip.trim_end_matches('-'));
+    // Told to take MSI, the driver tries an interrupt, which QEMU's device never sends, in L1 itself as little as here;
+    // so MSI goes on and off again and the pin comes after it.
+    for (mode, chip, by) in
+        [(0, "IO-APIC", "the pin"), (1, "IO-APIC", "MSI and then the pin"), (2, "PCI-MSIX", "MSI-X")]
+    {
+        let what = format!("e1000e: its driver takes {by}");
         stage.progress.step(&what);
         carried_out(report, &what, guest, &mut scene.l1, &format!("interrupt_mode {slot} {mode}"))?;
         exchange(report, &what, guest, scene, "")?;

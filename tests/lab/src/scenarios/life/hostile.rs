@@ -29,7 +29,12 @@ pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<(), Cause> {
         let became = match guest.order(&mut scene.l1, &order) {
             Ok(done) => done.said("scribbled").map(|mark| mark.rest.clone()).unwrap_or_default(),
             // The guest may have hurt itself.
-            Err(LifeError::Stopped { .. } | LifeError::Panic { .. } | LifeError::Stuck { .. }) => {
+            Err(
+                LifeError::Stopped { .. }
+                | LifeError::Panic { .. }
+                | LifeError::Stuck { .. }
+                | LifeError::Unwanted { .. },
+            ) => {
                 scene.l1.be_patient();
                 "it hurt itself".to_owned()
             }

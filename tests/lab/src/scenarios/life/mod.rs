@@ -43,7 +43,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Keep the results in tests/lab/results.json, and in the README's tables.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "quick")]
     record: bool,
     #[command(flatten)]
     host: HostOptions,
