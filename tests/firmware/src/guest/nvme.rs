@@ -84,6 +84,17 @@ pub(crate) struct Found {
     pub(crate) interrupts: u64,
 }
 
+/// What is submitted.
+#[derive(Clone, Copy)]
+struct Command {
+    opcode: u32,
+    namespace: u32,
+    /// The Data Pointer.
+    pages: [u64; 2],
+    /// Dwords 10 to 12.
+    dwords: [u32; 3],
+}
+
 /// A pair of queues: one command at a time.
 struct Queues {
     number: u16,
@@ -150,9 +161,11 @@ impl Driver<'_> {
         self.switch(true)?;
 
         let page = GuestPage::new(IDENTIFIED);
-        self.command(&mut admin, IDENTIFY, 0, [page.address(), 0], [1, 0, 0])?;
+        let identify = Command { opcode: IDENTIFY, pages: [page.address(), 0], ..Command::NONE };
+        // Of the controller; of its first namespace.
+        self.command(&mut admin, Command { dwords: [1, 0, 0], ..identify })?;
         let serial = core::array::from_fn(|place| page.byte(4 + place));
-        self.command(&mut admin, IDENTIFY, 1, [page.address(), 0], [0, 0, 0])?;
+        self.command(&mut admin, Command { namespace: 1, ..identify })?;
         let blocks = page.qword(0);
         let format = page.dword(24) >> 16 & 0xf;
         let shift = page.dword(128 + 4 * format as usize) >> 16 & 0xff;
@@ -160,23 +173,17 @@ impl Driver<'_> {
             return Err(NvmeError::BlockSize(shift));
         }
 
-        self.command(&mut admin, SET_FEATURES, 0, [0, 0], [NUMBER_OF_QUEUES, 0, 0])?;
+        let dwords = [NUMBER_OF_QUEUES, 0, 0];
+        self.command(&mut admin, Command { opcode: SET_FEATURES, dwords, ..Command::NONE })?;
         let size = u32::from(ENTRIES - 1) << 16 | u32::from(queues.number);
-        // Physically contiguous, with interrupts of vector 1.
-        self.command(
-            &mut admin,
-            CREATE_COMPLETION,
-            0,
-            [queues.completion.address(), 0],
-            [size, 0x1_0003, 0],
-        )?;
-        self.command(
-            &mut admin,
-            CREATE_SUBMISSION,
-            0,
-            [queues.submission.address(), 0],
-            [size, 0x1_0001, 0],
-        )?;
+        // Physically contiguous, the one with interrupts of vector 1, the other completed by it.
+        for (opcode, page, how) in [
+            (CREATE_COMPLETION, queues.completion, 0x1_0003),
+            (CREATE_SUBMISSION, queues.submission, 0x1_0001),
+        ] {
+            let (pages, dwords) = ([page.address(), 0], [size, how, 0]);
+            self.command(&mut admin, Command { opcode, pages, dwords, ..Command::NONE })?;
+        }
 
         self.try_masks(&mut queues)?;
         let per_read = (DATA_PAGES as u64 * PAGE) >> shift;
@@ -205,17 +212,22 @@ impl Driver<'_> {
         self.machine.config_write(self.control, Width::Word, u32::from(msix::ENABLE));
     }
 
-    /// A vector that is masked, by itself or with all others, stays pending, and interrupts when it no longer is.
+    /// A vector that is masked, by itself or with all others, stays pending, also while MSI-X is off; it interrupts when
+    /// it is masked no longer.
     fn try_masks(&mut self, queues: &mut Queues) -> Result<(), NvmeError> {
         let mask = self.table + msix::ENTRY_SIZE + 12;
-        for whole in [false, true] {
+        for (whole, off_meanwhile) in [(false, false), (true, false), (false, true)] {
             self.set_mask(whole, mask, true);
-            self.submit(queues, READ, 1, data_pages(), [0, 0, 0]);
-            expect_none(self.machine, "a vector that is masked").map_err(NvmeError::Bus)?;
+            self.submit(queues, Command::read());
+            expect_none(self.machine, "a vector that is masked")?;
             self.wait_for(queues, READ)?;
             let pending = self.read(self.pending, Width::Qword);
             if pending != 2 {
                 return Err(NvmeError::Pending(pending));
+            }
+            if off_meanwhile {
+                self.machine.config_write(self.control, Width::Word, 0);
+                self.machine.config_write(self.control, Width::Word, u32::from(msix::ENABLE));
             }
             self.set_mask(whole, mask, false);
             expect(self.machine, VECTORS[1], "a vector that was masked")?;
@@ -254,44 +266,23 @@ impl Driver<'_> {
     }
 
     fn read_blocks(&mut self, queues: &mut Queues, first: u64, count: u64) -> Result<(), NvmeError> {
-        let command = [first as u32, (first >> 32) as u32, count as u32 - 1];
-        self.command(queues, READ, 1, data_pages(), command)
+        let dwords = [first as u32, (first >> 32) as u32, count as u32 - 1];
+        self.command(queues, Command { dwords, ..Command::read() })
     }
 
     /// Submits a command, waits for its interrupt and takes its completion.
-    fn command(
-        &mut self,
-        queues: &mut Queues,
-        opcode: u32,
-        namespace: u32,
-        pages: [u64; 2],
-        dwords: [u32; 3],
-    ) -> Result<(), NvmeError> {
-        self.submit(queues, opcode, namespace, pages, dwords);
+    fn command(&mut self, queues: &mut Queues, command: Command) -> Result<(), NvmeError> {
+        self.submit(queues, command);
         expect(self.machine, VECTORS[usize::from(queues.number)], "a command")?;
         self.interrupts += 1;
-        self.wait_for(queues, opcode)
+        self.wait_for(queues, command.opcode)
     }
 
-    fn submit(
-        &mut self,
-        queues: &mut Queues,
-        opcode: u32,
-        namespace: u32,
-        pages: [u64; 2],
-        dwords: [u32; 3],
-    ) {
+    fn submit(&mut self, queues: &mut Queues, command: Command) {
+        let Command { opcode, namespace, pages, dwords } = command;
         let [ten, eleven, twelve] = dwords.map(u64::from);
-        let entry = [
-            u64::from(opcode) | u64::from(namespace) << 32,
-            0,
-            0,
-            pages[0],
-            pages[1],
-            ten | eleven << 32,
-            twelve,
-            0,
-        ];
+        let first = u64::from(opcode) | u64::from(namespace) << 32;
+        let entry = [first, 0, 0, pages[0], pages[1], ten | eleven << 32, twelve, 0];
         for (place, value) in entry.into_iter().enumerate() {
             queues.submission.set_qword(64 * usize::from(queues.tail) + 8 * place, value);
         }
@@ -333,7 +324,12 @@ impl Queues {
     }
 }
 
-/// Where a read's blocks go.
-fn data_pages() -> [u64; DATA_PAGES] {
-    core::array::from_fn(|page| GuestPage::new(DATA + page).address())
+impl Command {
+    const NONE: Self = Self { opcode: 0, namespace: 0, pages: [0; 2], dwords: [0; 3] };
+
+    /// Reads a block to where data goes.
+    fn read() -> Self {
+        let pages = core::array::from_fn(|page| GuestPage::new(DATA + page).address());
+        Self { opcode: READ, namespace: 1, pages, dwords: [0; 3] }
+    }
 }

@@ -84,9 +84,9 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
     for ((serial, bytes, _), (_, digest)) in DISKS.iter().zip(&files) {
         let read: Vec<_> = disks_read(&lines).filter(|read| read.serial == *serial).collect();
         report.equal(&format!("disk '{serial}' is read twice"), 2, read.len());
-        for read in read {
-            report.equal(&format!("a guest reads what is on disk '{serial}'"), digest, read.digest);
-            report.equal("all of it", bytes, read.bytes);
+        for (guest, read) in ["the first guest", "the guest after the hostile one"].iter().zip(read) {
+            report.equal(&format!("{guest} reads what is on disk '{serial}'"), digest, read.digest);
+            report.equal(&format!("{guest} reads all of disk '{serial}'"), bytes, read.bytes);
         }
     }
     // What QEMU says of a device that the IOMMU has stopped is of interest if the image does not come to its end.
