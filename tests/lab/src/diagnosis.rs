@@ -11,12 +11,16 @@ const COUNTERS: &str = "/sys/kernel/debug/kvm";
 /// How long the counters are watched.
 const WATCHED: Duration = Duration::from_secs(2);
 
-/// The counters that rose while L1 was watched, and whether L1's own clocks go, as lines for a person; and if that
-/// fails, why.
+/// For each virtual machine the counters that rose while L1 was watched and where in L1's kernel each thread of its
+/// monitor is; and whether L1's own clocks go. Lines for a person; what fails is told in its place.
 pub(crate) fn of_silence(l1: &mut L1) -> String {
-    let counters = risen(l1);
-    let clocks = clocks(l1).unwrap_or_else(|error| format!("not known: {error}"));
-    format!("{counters}\n  L1's timers: {clocks}")
+    let not_known = |error: L1Error| format!("not known: {error}");
+    let mut lines = format!("\n    L1's timers: {}", clocks(l1).unwrap_or_else(not_known));
+    for machine in machines(l1).unwrap_or_default() {
+        let threads = threads(l1, process_of(&machine)).unwrap_or_else(not_known);
+        lines += &format!("\n    {machine}: {}\n{threads}", risen(l1, &machine));
+    }
+    lines
 }
 
 /// When each of L1's processors expects its timer, by now: one that has expected it for long has lost it.
@@ -30,24 +34,17 @@ fn clocks(l1: &mut L1) -> Result<String, L1Error> {
     Ok(nexts.collect::<Vec<_>>().join(", "))
 }
 
-fn risen(l1: &mut L1) -> String {
-    match rise(l1) {
+fn risen(l1: &mut L1, machine: &str) -> String {
+    match rise(l1, machine) {
         Ok(rise) if rise.is_empty() => "nothing at all".into(),
         Ok(rise) => rise.iter().map(|(name, by)| format!("{name} {by}")).collect::<Vec<_>>().join(", "),
         Err(error) => format!("not known: {error}"),
     }
 }
 
-/// The same, and where in L1's kernel each thread of the monitor is, for a guest one of whose processors is stuck.
-pub(crate) fn of_stuck(l1: &mut L1) -> String {
-    let threads = threads(l1).unwrap_or_else(|error| format!("not known: {error}"));
-    format!("{}\n  the monitor's threads:\n{threads}", of_silence(l1))
-}
-
 /// A line a thread: its name, its state, and the calls it is in.
-fn threads(l1: &mut L1) -> Result<String, L1Error> {
+fn threads(l1: &mut L1, process: &str) -> Result<String, L1Error> {
     let mut lines = String::new();
-    let process = monitors_process(l1)?.unwrap_or_default();
     for thread in l1.list(&format!("/proc/{process}/task"))? {
         let folder = format!("/proc/{process}/task/{thread}");
         let mut file =
@@ -55,21 +52,30 @@ fn threads(l1: &mut L1) -> Result<String, L1Error> {
         let (name, status, stack) = (file("comm"), file("status"), file("stack"));
         let state = status.lines().find(|line| line.starts_with("State")).unwrap_or_default().to_owned();
         let calls: Vec<&str> = stack.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
-        lines += &format!("    {} {state} {}\n", name.trim(), calls.join(" < "));
+        lines += &format!("      {} {state} {}\n", name.trim(), calls.join(" < "));
     }
     Ok(lines)
 }
 
-/// The virtual machine's folder of counters; none if no monitor is running.
+/// The first virtual machine's folder of counters; none if no monitor is running.
 pub(crate) fn counters_folder(l1: &mut L1) -> Result<Option<String>, L1Error> {
-    let machine = l1.list(COUNTERS)?.into_iter().find(|name| is_of_a_monitor(name));
-    Ok(machine.map(|machine| format!("{COUNTERS}/{machine}")))
+    Ok(machines(l1)?.first().map(|machine| format!("{COUNTERS}/{machine}")))
 }
 
-/// The process of the monitor; none if no monitor is running.
+/// The first monitor's process; none if no monitor is running.
 pub(crate) fn monitors_process(l1: &mut L1) -> Result<Option<String>, L1Error> {
-    let machine = l1.list(COUNTERS)?.into_iter().find(|name| is_of_a_monitor(name));
-    Ok(machine.and_then(|machine| machine.split('-').next().map(str::to_owned)))
+    Ok(machines(l1)?.first().map(|machine| process_of(machine).to_owned()))
+}
+
+/// The monitors' virtual machines.
+fn machines(l1: &mut L1) -> Result<Vec<String>, L1Error> {
+    let mut names = l1.list(COUNTERS)?;
+    names.retain(|name| is_of_a_monitor(name));
+    Ok(names)
+}
+
+fn process_of(machine: &str) -> &str {
+    machine.split('-').next().unwrap_or_default()
 }
 
 /// A machine is named by its process and file descriptor. Process 1 is the agent, which keeps one that never runs.
@@ -77,10 +83,10 @@ fn is_of_a_monitor(name: &str) -> bool {
     name.split_once('-').is_some_and(|(process, _)| process != "1")
 }
 
-fn rise(l1: &mut L1) -> Result<BTreeMap<String, i64>, L1Error> {
-    let before = counters(l1)?;
+fn rise(l1: &mut L1, machine: &str) -> Result<BTreeMap<String, i64>, L1Error> {
+    let before = counters(l1, machine)?;
     std::thread::sleep(WATCHED);
-    let mut after = counters(l1)?;
+    let mut after = counters(l1, machine)?;
     for (name, count) in &mut after {
         *count -= before.get(name).copied().unwrap_or(0);
     }
@@ -88,14 +94,13 @@ fn rise(l1: &mut L1) -> Result<BTreeMap<String, i64>, L1Error> {
     Ok(after)
 }
 
-fn counters(l1: &mut L1) -> Result<BTreeMap<String, i64>, L1Error> {
+fn counters(l1: &mut L1, machine: &str) -> Result<BTreeMap<String, i64>, L1Error> {
+    let folder = format!("{COUNTERS}/{machine}");
     let mut counters = BTreeMap::new();
-    if let Some(folder) = counters_folder(l1)? {
-        for name in l1.list(&folder)? {
-            // Folders of processors and histograms are no counters.
-            let value = l1.read(&format!("{folder}/{name}")).ok().and_then(|text| text.trim().parse().ok());
-            counters.extend(value.map(|value| (name, value)));
-        }
+    for name in l1.list(&folder)? {
+        // Folders of processors and histograms are no counters.
+        let value = l1.read(&format!("{folder}/{name}")).ok().and_then(|text| text.trim().parse().ok());
+        counters.extend(value.map(|value| (name, value)));
     }
     Ok(counters)
 }

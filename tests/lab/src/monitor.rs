@@ -116,11 +116,11 @@ pub(crate) enum LifeError {
     )]
     EndedEarly { monitor: &'static str, end: End, wanted: String, stderr: String, console: String },
     #[error(
-        "{source}  KVM's counters that still rise: {doing}\n  the guest's last words under {monitor}:\n{console}"
+        "{source}  what KVM's counters and the monitors do: {doing}\n  the guest's last words under {monitor}:\n{console}"
     )]
     Stopped { monitor: &'static str, source: Box<L1Error>, console: String, doing: String },
     #[error(
-        "a processor of the guest is stuck under {monitor}\n  KVM's counters that still rise: {doing}\n  the guest's last words:\n{console}"
+        "a processor of the guest is stuck under {monitor}\n  what KVM's counters and the monitors do: {doing}\n  the guest's last words:\n{console}"
     )]
     Stuck { monitor: &'static str, console: String, doing: String },
     #[error(
@@ -283,7 +283,7 @@ impl Life {
             {
                 Stream::Out if self.printed(microseconds, &bytes.0)? => Err(LifeError::Stuck {
                     monitor: self.monitor,
-                    doing: diagnosis::of_stuck(l1),
+                    doing: diagnosis::of_silence(l1),
                     console: self.last_words(),
                 }),
                 Stream::Out => Ok(()),

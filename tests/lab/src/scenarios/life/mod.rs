@@ -149,9 +149,9 @@ impl Stage<'_> {
         let bench = Bench::on(&self.options.host, self.progress, true)?.with_guest(&["nvme"])?;
         let disk = Disk::small()?;
         let machine = Machine::new()
-            .device("pcie-root-port,id=port,chassis=1,addr=4.0")
+            .device("pcie-root-port,id=p0,chassis=1,addr=4.0")
             .drive("disk", &disk)
-            .device("nvme,drive=disk,serial=lab,bus=port");
+            .device("nvme,drive=disk,serial=lab,bus=p0");
         let l1 = bench.boot(&machine, Watch::total(patience))?;
         Ok(Scene { animals: Vec::new(), addresses: Vec::new(), l1 })
     }
