@@ -214,4 +214,10 @@ reboot_now() {
 	say "rebooting"
 	reboot -f
 }
-scribble() { drive scribble "$(path_of "$1")" "slot=$1" "seed=$2" "seconds=$3"; }
+# scribble SLOT SEED SECONDS: a driver would keep the BARs to itself.
+scribble() {
+	local device
+	device=$(path_of "$1")
+	[ ! -e "$device/driver" ] || echo "${device##*/}" >"$device/driver/unbind"
+	drive scribble "$device" "slot=$1" "seed=$2" "seconds=$3"
+}
