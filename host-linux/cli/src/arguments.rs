@@ -173,6 +173,11 @@ pub(crate) enum ControlVerb {
         /// PCI address on the host
         device: String,
     },
+    /// Write the paused run to a file, for `run --restore` to go on with
+    Save {
+        /// The file
+        file: PathBuf,
+    },
     /// End it
     Quit,
 }
@@ -216,6 +221,14 @@ pub(crate) struct RunArguments {
     /// Listen at this path for what `vfio-assign control` says while the guest runs
     #[arg(long, value_name = "SOCKET")]
     pub(crate) control: Option<PathBuf>,
+
+    /// Go on with a paused run that was saved to this file, instead of booting; other arguments as the first run had them
+    #[arg(long, value_name = "FILE", requires = "from", conflicts_with_all = ["devices", "record", "dry_run"])]
+    pub(crate) restore: Option<PathBuf>,
+
+    /// The control socket of the run that was saved, which hands over memory and devices, and ends
+    #[arg(long, value_name = "SOCKET", requires = "restore")]
+    pub(crate) from: Option<PathBuf>,
 
     /// Write a report of the run to this file, as JSON
     #[arg(long, value_name = "FILE")]

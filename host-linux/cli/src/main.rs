@@ -18,12 +18,14 @@ mod explain;
 mod help;
 mod host;
 mod inspect;
+mod life;
 mod list;
 mod machine;
 mod manual;
 mod replay;
 mod report;
 mod run;
+mod saved;
 mod shape;
 mod stats;
 
@@ -62,7 +64,7 @@ fn command(arguments: &Arguments, start: Instant) -> Result<Exit, Problem> {
     match &arguments.command {
         Command::Run(arguments) if arguments.dry_run => dry_run(&host, arguments),
         Command::Run(arguments) => Ok(match run::run(arguments, start)? {
-            Ending::PoweredOff | Ending::Left => Exit::Done,
+            Ending::PoweredOff | Ending::Left | Ending::HandedOver => Exit::Done,
             Ending::Signal(signal) => Exit::Signal(signal),
         }),
         Command::Control(arguments) => control::control(arguments).map(|()| Exit::Done),

@@ -2,25 +2,29 @@
 
 use std::io;
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, Builder};
 use std::time::Instant;
 
 use crate::arguments::RunArguments;
 use crate::assignment::{Assignment, Control, Means, Recording, addresses};
-use crate::control::{Answer, Ask, MachineLine, Server, Wish};
+use crate::control::{MachineLine, Server, take_over};
 use crate::help::Problem;
-use crate::machine::Machine;
+use crate::life::Life;
 use crate::machine::boot::{BootError, BootImages};
 use crate::machine::console::Console;
-use crate::machine::output::{NoOutput, Output};
-use crate::machine::pci::{PciBus, SlotPlan};
+use crate::machine::output::{NoOutput, Output, OutputThread};
+use crate::machine::pci::{Arrival, PciBus, SlotPlan};
 use crate::machine::power::Stop;
+use crate::machine::ram::Contents;
 use crate::machine::serial::SerialPort;
 use crate::machine::vcpu::Exits;
 use crate::machine::vm::Vm;
+use crate::machine::{Machine, Start as MachineStart};
 use crate::report::{Report, ReportFile, Times};
+use crate::saved::{SavedError, SavedRun, Shape};
 use crate::stats;
 
 /// How a run came to its end.
@@ -30,6 +34,8 @@ pub(crate) enum Ending {
     PoweredOff,
     /// The person left.
     Left,
+    /// Another process goes on with it.
+    HandedOver,
     /// A signal ended it.
     Signal(i32),
 }
@@ -50,6 +56,7 @@ pub(crate) fn run(arguments: &RunArguments, start: Instant) -> Result<Ending, Pr
         let ended = match &result {
             Ok(Ending::PoweredOff) => "power-off",
             Ok(Ending::Left) => "left",
+            Ok(Ending::HandedOver) => "handed-over",
             Ok(Ending::Signal(_)) => "signal",
             Err(_) => "failed",
         };
@@ -71,25 +78,30 @@ struct Seen {
     reboots: u64,
 }
 
-fn run_machine(
-    arguments: &RunArguments,
-    start: Instant,
-    times: &mut Times,
-    seen: &mut Seen,
-) -> Result<Ending, Problem> {
+/// A machine with its devices and its console's output, ready to run.
+struct Made {
+    machine: Machine,
+    assignment: Assignment,
+    arrival: Arrival,
+    serial: Arc<SerialPort>,
+    output: Output,
+    writer: OutputThread,
+}
+
+/// A machine that boots.
+fn boot(arguments: &RunArguments, stops: (Sender<Stop>, Receiver<Stop>)) -> Result<Made, Problem> {
     let mut images = BootImages::open(&arguments.kernel, arguments.initrd.as_deref(), &arguments.append)?;
     let devices = addresses(&arguments.devices)?;
     let recording = arguments.record.as_deref();
     let recording = recording.map(|path| Recording::create(path, devices.len())).transpose()?;
-    let control = arguments.control.as_deref().map(Server::listen).transpose()?;
-    let stops = channel();
-    let (console_stop, control_stop) = (stops.0.clone(), stops.0.clone());
-    let vm = Vm::new(arguments.memory, arguments.cpus)?;
+    // Only files can be handed to another process.
+    let contents = if arguments.control.is_some() { Contents::EmptyFiles } else { Contents::Empty };
+    let vm = Vm::new(arguments.memory, arguments.cpus, contents)?;
     let slots = SlotPlan { devices: devices.len(), hot_plug: arguments.slots.into() };
     let (pci, arrival) = PciBus::new(slots, vm.port_interrupts())?;
     // What cannot boot is refused before memory is pinned for it.
     let plan = images.plan(vm.layout())?;
-    let (mut assignment, entry) = thread::scope(|scope| -> Result<_, Problem> {
+    let (assignment, entry) = thread::scope(|scope| -> Result<_, Problem> {
         let load = || images.load(vm.ram(), vm.layout());
         let loading = Builder::new().name("load".into()).spawn_scoped(scope, load);
         let loading = loading.map_err(|source| BootError::Thread { source })?;
@@ -98,19 +110,74 @@ fn run_machine(
         let assignment = Assignment::reserve(Arc::clone(&pci), devices, means, with, stops.0.clone())?;
         Ok((assignment, loading.join().unwrap_or_else(|panic| resume_unwind(panic))?))
     })?;
-    let stdout = rustix::io::dup(io::stdout()).map_err(|errno| NoOutput { source: errno.into() })?;
-    let (output, writer) = Output::start(stdout).map_err(|source| NoOutput { source })?;
+    let (output, writer) = output()?;
     let serial = Arc::new(SerialPort::new(vm.fd(), output.clone())?);
-    let boot = (images, entry);
-    let mut machine = Machine::new(vm, arguments.cpus, boot, Arc::clone(&serial), pci, stops)?;
+    let images = (images, MachineStart::At(entry));
+    let machine = Machine::new(vm, arguments.cpus, images, Arc::clone(&serial), pci, stops)?;
+    Ok(Made { machine, assignment, arrival, serial, output, writer })
+}
+
+/// A machine that goes on where another process has saved it, which ends.
+fn go_on(
+    arguments: &RunArguments,
+    (state, from): (&Path, &Path),
+    stops: (Sender<Stop>, Receiver<Stop>),
+) -> Result<Made, Problem> {
+    // What can be wrong is found out while the other process can still go on itself.
+    let images = BootImages::open(&arguments.kernel, arguments.initrd.as_deref(), &arguments.append)?;
+    let SavedRun { machine, devices, .. } = SavedRun::read(state, Shape::of(arguments))?;
+    let mut files = take_over(from)?;
+    let found = files.len();
+    let mut files = files.drain(..);
+    let vm = Vm::new(arguments.memory, arguments.cpus, Contents::Files(&mut files))?;
+    let last = devices.iter().map(|device| usize::from(device.slot)).max();
+    let slots = SlotPlan { devices: last.unwrap_or(0), hot_plug: arguments.slots.into() };
+    let (pci, arrival) = PciBus::new(slots, vm.port_interrupts())?;
+    let (output, writer) = output()?;
+    let serial = Arc::new(SerialPort::new(vm.fd(), output.clone())?);
+    let (for_devices, told) = (vm.for_devices(), stops.0.clone());
+    let images = (images, MachineStart::GoOn(Box::new(machine)));
+    let machine = Machine::new(vm, arguments.cpus, images, Arc::clone(&serial), Arc::clone(&pci), stops)?;
+    // Not before the interrupt controllers are what they were: what was pending is delivered.
+    let assignment = Assignment::take_over(pci, devices, &mut files, for_devices, told)?;
+    if files.next().is_some() {
+        return Err(SavedError::Files { found }.into());
+    }
+    Ok(Made { machine, assignment, arrival, serial, output, writer })
+}
+
+fn output() -> Result<(Output, OutputThread), NoOutput> {
+    let stdout = rustix::io::dup(io::stdout()).map_err(|errno| NoOutput { source: errno.into() })?;
+    Output::start(stdout).map_err(|source| NoOutput { source })
+}
+
+fn run_machine(
+    arguments: &RunArguments,
+    start: Instant,
+    times: &mut Times,
+    seen: &mut Seen,
+) -> Result<Ending, Problem> {
+    let stops = channel();
+    let (console_stop, control_stop) = (stops.0.clone(), stops.0.clone());
+    let listen = || arguments.control.as_deref().map(Server::listen).transpose();
+    let (made, control) = match arguments.restore.as_deref().zip(arguments.from.as_deref()) {
+        Some(paths) => {
+            let made = go_on(arguments, paths, stops)?;
+            // Not before the other process has ended, which may have listened there.
+            (made, listen()?)
+        }
+        None => {
+            let control = listen()?;
+            (boot(arguments, stops)?, control)
+        }
+    };
+    let Made { mut machine, mut assignment, arrival, serial, output, writer } = made;
     let console = Console::start(serial, console_stop)?;
     times.ready = Some(Times::between(start, Instant::now()));
     let (asks, inbox) = channel();
     let line = MachineLine { asks, stops: control_stop };
     assignment.open(arrival, control.map(|server| Control::new(server, line)))?;
-    let reboots = &mut seen.reboots;
-    let life =
-        Life { machine: &mut machine, assignment: &mut assignment, asks: inbox, reboots, paused: false };
+    let life = Life::new((&mut machine, &mut assignment), inbox, &mut seen.reboots, Shape::of(arguments));
     let mut result = life.run();
     // The last output comes before the terminal is given back, and before any error. What follows may take long,
     // and signals have their effect again.
@@ -126,69 +193,12 @@ fn run_machine(
     seen.exits = machine.exits();
     seen.devices = assignment.devices().reports();
     assignment.devices().complaints().iter().for_each(|line| log::warn!("{line}"));
-    // Nobody listens to the devices any more when they go, with the machine.
-    drop(assignment);
+    if let Ok(Ending::HandedOver) = result {
+        assignment.vanish();
+        machine.vanish();
+    } else {
+        // Nobody listens to the devices any more when they go, with the machine.
+        drop(assignment);
+    }
     result
-}
-
-/// A machine over all its reboots and pauses.
-struct Life<'a> {
-    machine: &'a mut Machine,
-    assignment: &'a mut Assignment,
-    asks: Receiver<Ask>,
-    reboots: &'a mut u64,
-    paused: bool,
-}
-
-impl Life<'_> {
-    /// Runs to the end.
-    fn run(mut self) -> Result<Ending, Problem> {
-        loop {
-            let stop = if self.paused { self.machine.wait() } else { self.machine.run()? };
-            match stop {
-                Stop::Attend => {}
-                Stop::Reset => {
-                    *self.reboots += 1;
-                    log::info!("the guest resets the machine");
-                    self.assignment.devices().reset();
-                    self.machine.reset()?;
-                }
-                Stop::PowerOff => return Ok(Ending::PoweredOff),
-                Stop::Left => return Ok(Ending::Left),
-                Stop::Signal(signal) => return Ok(Ending::Signal(signal)),
-                Stop::NoDevices => {
-                    if let Some(error) = self.assignment.failure() {
-                        return Err(error.into());
-                    }
-                }
-                Stop::Quarantined(quarantine) => return Err(quarantine.into()),
-                Stop::Failed(error) => return Err(error.into()),
-            }
-            // Also after a reset: what was asked at that moment was not told by itself.
-            while let Ok(Ask { wish, reply }) = self.asks.try_recv() {
-                let quits = matches!(wish, Wish::Quit);
-                self.fulfil(&wish);
-                // Nobody waits only when the client has left.
-                drop(reply.send(Answer::Done));
-                if quits {
-                    return Ok(Ending::Left);
-                }
-            }
-        }
-    }
-
-    /// Does what was asked, where it is not so already.
-    fn fulfil(&mut self, wish: &Wish) {
-        match wish {
-            Wish::Pause if !self.paused => {
-                self.assignment.devices().stop();
-                self.paused = true;
-            }
-            Wish::Resume if self.paused => {
-                self.assignment.devices().start();
-                self.paused = false;
-            }
-            Wish::Pause | Wish::Resume | Wish::Quit => {}
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! The devices of the machine: all of them together where a reset or a report is about all, and one where it leaves.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vfio_assign_core::{Bdf, BusMastering};
@@ -8,6 +9,7 @@ use vfio_assign_linux::Assigned;
 
 use super::device::AssignedDevice;
 use super::report::DeviceReport;
+use super::saved::{NotHandedOn, SavedDevice};
 use crate::machine::pci::PciBus;
 
 /// The devices, and the bus that they are on.
@@ -83,6 +85,13 @@ impl Devices {
     /// The machine goes on, and what was held is delivered.
     pub(crate) fn start(&self) {
         self.there().iter().for_each(|member| member.device.assigned.start());
+    }
+
+    /// What another process needs to go on with the stopped devices: what is in the file, and what is handed over.
+    pub(crate) fn hand_on(&self) -> Result<(Vec<SavedDevice>, Vec<OwnedFd>), NotHandedOn> {
+        let handed = self.there().iter().map(SavedDevice::of).collect::<Result<Vec<_>, _>>()?;
+        let (saved, files): (Vec<_>, Vec<_>) = handed.into_iter().unzip();
+        Ok((saved, files.into_iter().flatten().collect()))
     }
 
     /// What the run's report says of every device that is there, or was.

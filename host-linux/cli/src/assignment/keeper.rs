@@ -12,7 +12,7 @@ use vfio_assign_linux::{DeviceEvent, IrqError, Reservation};
 
 use super::devices::{Devices, Member, report};
 use super::{AssignmentError, Opener, address};
-use crate::control::{Answer, DeviceStatus, MachineLine, Notice, Request, Server, Wish};
+use crate::control::{Answer, DeviceStatus, MachineLine, Notice, Reply, Request, Server, Wish};
 use crate::machine::event::Event;
 use crate::machine::pci::{FIRST_SLOT, PciBus};
 
@@ -179,7 +179,7 @@ impl Keeper {
         let said = self.control.as_mut().map(|control| control.server.listen_to_all());
         for one in said.into_iter().flatten() {
             let answer = match one.request {
-                Ok(request) => self.answer(request),
+                Ok(request) => self.answer(one.client, request),
                 Err(error) => Some(Answer::refusal(&error)),
             };
             // None where the machine has ended, and soon everybody is told by the end of the conversation.
@@ -189,7 +189,7 @@ impl Keeper {
         }
     }
 
-    fn answer(&mut self, request: Request) -> Option<Answer> {
+    fn answer(&mut self, client: u64, request: Request) -> Option<Answer> {
         let done = |result: Result<(), AssignmentError>| {
             Some(result.map_or_else(|error| Answer::refusal(&error), |()| Answer::Done))
         };
@@ -200,7 +200,9 @@ impl Keeper {
             Request::Inspect { device } => {
                 Some(self.inspect(&device).unwrap_or_else(|error| Answer::refusal(&error)))
             }
-            Request::Quit => self.control.as_ref()?.machine.ask(Wish::Quit),
+            Request::Quit => Some(self.control.as_ref()?.machine.ask(Wish::Quit)?.answer),
+            Request::Save { file } => Some(self.control.as_ref()?.machine.ask(Wish::Save(file))?.answer),
+            Request::HandOver => self.hand_over(client),
             Request::Add { device } => done(self.add(&device)),
             Request::Remove { device } => done(self.remove(&device)),
         }
@@ -208,11 +210,26 @@ impl Keeper {
 
     fn wish(&mut self, wish: Wish, paused: bool) -> Option<Answer> {
         let control = self.control.as_mut()?;
-        let answer = control.machine.ask(wish)?;
+        let answer = control.machine.ask(wish)?.answer;
         if answer == Answer::Done {
             control.paused = paused;
         }
         Some(answer)
+    }
+
+    /// Hands all over to the process that a client is, and has this one end; none where that has gone well.
+    fn hand_over(&mut self, client: u64) -> Option<Answer> {
+        let control = self.control.as_mut()?;
+        let Reply { answer, files } = control.machine.ask(Wish::Files)?;
+        if answer != Answer::Done {
+            return Some(answer);
+        }
+        if let Err(error) = control.server.hand_over(client, &files) {
+            let error = format!("the files were not sent: {error}");
+            return Some(Answer::Refused { error, help: None });
+        }
+        control.machine.ask(Wish::Vanish)?;
+        None
     }
 
     fn is_paused(&self) -> bool {

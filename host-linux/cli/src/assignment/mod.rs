@@ -8,12 +8,13 @@ mod keeper;
 mod opener;
 mod record;
 mod report;
+mod saved;
 
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
 
-use devices::Devices;
 use keeper::Keeper;
 use opener::Opener;
 use vfio_assign_core::{Bdf, BdfError, GuestAddr, Span};
@@ -28,8 +29,10 @@ use crate::machine::pci::{Arrival, PciBus};
 use crate::machine::power::Stop;
 use crate::machine::vm::ForDevices;
 
+pub(crate) use devices::Devices;
 pub(crate) use keeper::Control;
 pub(crate) use record::Recording;
+pub(crate) use saved::{NotHandedOn, SavedDevice};
 
 /// Why the devices were not assigned.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +69,9 @@ pub(crate) enum AssignmentError {
         /// The device.
         bdf: Bdf,
     },
+    /// Fewer files than devices.
+    #[error("the other run has handed over fewer files than its devices have")]
+    FilesMissing,
     /// No processor runs that could answer.
     #[error("the machine is paused, and its guest can neither find a device nor give one up")]
     Paused,
@@ -106,6 +112,7 @@ impl Help for AssignmentError {
             Self::Address { .. } => "give the address as `lspci -D` prints it, such as 0000:00:04.0".into(),
             Self::NoFreeSlot { .. } | Self::NotHotPlug { .. } => "start the run with --slots".into(),
             Self::NotHere { .. } => "ask for its status to see which are".into(),
+            Self::FilesMissing => "save the run again, and go on from that".into(),
             Self::Paused => "resume it first".into(),
             Self::Twice { .. } => "give each --device once".into(),
             Self::Kvm { .. } => "raise the number of open files (`ulimit -n`) if it says EMFILE".into(),
@@ -178,17 +185,7 @@ impl Assignment {
         (machine, first): (ForDevices, Vec<Span<GuestAddr>>),
         stops: Sender<Stop>,
     ) -> Result<Self, AssignmentError> {
-        let devices = Arc::new(Devices::new(Arc::clone(&bus)));
-        let mut assignment = Self {
-            bus,
-            devices,
-            reserved: Vec::new(),
-            opener: None,
-            keeping: None,
-            mapping: None,
-            unmapped: Arc::default(),
-            stops,
-        };
+        let mut assignment = Self::none(bus, stops);
         if wanted.is_empty() && !assignment.bus.has_ports() {
             return Ok(assignment);
         }
@@ -209,6 +206,52 @@ impl Assignment {
         assignment.mapping = Some(opener.vm.add_memory_in_background(ram, first, done)?);
         assignment.opener = Some(opener);
         Ok(assignment)
+    }
+
+    /// Goes on with devices that another process had, with these of its files.
+    pub(crate) fn take_over(
+        bus: Arc<PciBus>,
+        saved: Vec<SavedDevice>,
+        files: &mut impl Iterator<Item = OwnedFd>,
+        machine: ForDevices,
+        stops: Sender<Stop>,
+    ) -> Result<Self, AssignmentError> {
+        let mut assignment = Self::none(bus, stops);
+        if saved.is_empty() && !assignment.bus.has_ports() {
+            return Ok(assignment);
+        }
+        let ram = machine.ram.clone();
+        let opener =
+            Opener::new(machine, Means { backend: None, recording: None }, assignment.bus.has_ports())?;
+        opener.vm.add_memory(&ram)?;
+        for device in saved {
+            let slot = device.slot;
+            let (handed, state) = device.handed(files)?.ok_or(AssignmentError::FilesMissing)?;
+            assignment.devices.put(slot, opener.take_over(handed, slot, &state)?);
+        }
+        assignment.opener = Some(opener);
+        Ok(assignment)
+    }
+
+    fn none(bus: Arc<PciBus>, stops: Sender<Stop>) -> Self {
+        let devices = Arc::new(Devices::new(Arc::clone(&bus)));
+        Self {
+            bus,
+            devices,
+            reserved: Vec::new(),
+            opener: None,
+            keeping: None,
+            mapping: None,
+            unmapped: Arc::default(),
+            stops,
+        }
+    }
+
+    /// Ends without closing any device or taking anything from one: another process goes on with them. This one is to
+    /// end soon.
+    pub(crate) fn vanish(mut self) {
+        self.end_keeping();
+        std::mem::forget(self);
     }
 
     /// The devices.
@@ -259,6 +302,12 @@ impl Assignment {
 
 impl Drop for Assignment {
     fn drop(&mut self) {
+        self.end_keeping();
+    }
+}
+
+impl Assignment {
+    fn end_keeping(&mut self) {
         if let Some(Keeping { thread, quit, .. }) = self.keeping.take() {
             quit.raise();
             if thread.join().is_err() {

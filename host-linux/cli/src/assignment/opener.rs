@@ -5,8 +5,8 @@ use std::sync::Arc;
 use vfio_assign_core::{Options, Placement};
 use vfio_assign_linux::kvm::{Gsi, IrqchipRoutes, KvmGuest, KvmVfio, Routes};
 use vfio_assign_linux::{
-    AssignError, AssignOptions, Assigned, Device, FaultHandler, LineEnd, RegionIndex, RegisterPath,
-    Reservation, Vm, VmOptions,
+    AssignError, AssignOptions, Assigned, Device, FaultHandler, HandedDevice, LineEnd, RegionIndex,
+    RegisterPath, Reservation, Vm, VmOptions,
 };
 
 use super::device::AssignedDevice;
@@ -46,8 +46,28 @@ impl Opener {
 
     /// Opens a device and connects it to the machine, for this slot of the bus.
     pub(super) fn open(&self, device: Reservation, slot: u8) -> Result<AssignedDevice, AssignmentError> {
+        self.connect(device.open()?, slot, Assigned::new)
+    }
+
+    /// Goes on with a device that another process had in this slot.
+    pub(super) fn take_over(
+        &self,
+        device: HandedDevice,
+        slot: u8,
+        state: &[u8],
+    ) -> Result<AssignedDevice, AssignmentError> {
+        let go_on =
+            |device, guest, options: &AssignOptions<'_>| Assigned::take_over(device, guest, options, state);
+        self.connect(self.vm.take_over(device)?, slot, go_on)
+    }
+
+    fn connect(
+        &self,
+        device: Device,
+        slot: u8,
+        assign: impl FnOnce(Device, KvmGuest, &AssignOptions<'_>) -> Result<Assigned<KvmGuest>, AssignError>,
+    ) -> Result<AssignedDevice, AssignmentError> {
         let ForDevices { host, kvm, slots, .. } = &self.machine;
-        let device = device.open()?;
         let mut guest = KvmGuest::new(kvm.clone(), slots.clone(), self.routes.clone());
         if let Some(pin) = interrupt_pin(&device)? {
             guest = guest.with_line(Gsi(intx_gsi(slot, pin)), LineEnd::Resampled);
@@ -58,7 +78,7 @@ impl Opener {
         if let Some(recording) = &self.recording {
             recording.begin(&device)?;
         }
-        let assigned = Assigned::new(device, guest, &options)?;
+        let assigned = assign(device, guest, &options)?;
         Ok(AssignedDevice::new(assigned, host.clone(), self.recording.clone()))
     }
 }

@@ -1,9 +1,11 @@
 //! `vfio-assign control`: one request to a run, its answer, and what there is to hear.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use super::files;
 use super::protocol::{Answer, Message, Notice, Request, VERSION, line};
 use crate::arguments::{ControlArguments, ControlVerb};
 use crate::help::{Help, Problem};
@@ -63,6 +65,7 @@ pub(crate) fn control(arguments: &ControlArguments) -> Result<(), Problem> {
         ControlVerb::Pause => Request::Pause,
         ControlVerb::Resume => Request::Resume,
         ControlVerb::Quit => Request::Quit,
+        ControlVerb::Save { file } => Request::Save { file: absolute(file)? },
         ControlVerb::Add { device } => Request::Add { device: device.clone() },
         ControlVerb::Remove { device } => Request::Remove { device: device.clone() },
     };
@@ -76,6 +79,45 @@ pub(crate) fn control(arguments: &ControlArguments) -> Result<(), Problem> {
 /// One request to the run at this socket, and its answer.
 pub(crate) fn ask(socket: &Path, request: &Request) -> Result<Answer, ControlError> {
     Conversation::begin(socket)?.ask(request)
+}
+
+/// The run may have another current folder.
+fn absolute(file: &Path) -> Result<PathBuf, ControlError> {
+    Ok(std::path::absolute(file)?)
+}
+
+/// Has a saved run hand over guest memory and devices, and waits until it has ended: only then are they nobody else's.
+pub(crate) fn take_over(path: &Path) -> Result<Vec<OwnedFd>, ControlError> {
+    let refused = |source| ControlError::Connect { path: path.to_owned(), source };
+    let mut stream = UnixStream::connect(path).map_err(refused)?;
+    stream.write_all(&line(&Request::HandOver))?;
+    let (mut heard, mut files, mut bytes) = (Vec::new(), Vec::new(), [0; 4096]);
+    loop {
+        match files::receive(&stream, &mut bytes, &mut files)? {
+            0 => break,
+            count => heard.extend_from_slice(&bytes[..count]),
+        }
+        if let Some(error) = refusal(&heard) {
+            return Err(error);
+        }
+    }
+    let wanted = messages(&heard).find_map(|message| match message {
+        Message::Answer(Answer::HandedOver { files }) => Some(files),
+        _ => None,
+    });
+    if wanted == Some(files.len()) { Ok(files) } else { Err(ControlError::Ended) }
+}
+
+/// What was said in whole lines.
+fn messages(heard: &[u8]) -> impl Iterator<Item = Message> {
+    heard.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
+}
+
+fn refusal(heard: &[u8]) -> Option<ControlError> {
+    messages(heard).find_map(|message| match message {
+        Message::Answer(Answer::Refused { error, help }) => Some(ControlError::Refused { error, help }),
+        _ => None,
+    })
 }
 
 struct Conversation {

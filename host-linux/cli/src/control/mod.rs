@@ -1,14 +1,17 @@
 //! A run that is told what to do while it runs: the protocol, the monitor's end of it, and the command's.
 
 mod client;
+mod files;
 mod protocol;
 mod server;
 
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
 
 use crate::machine::power::Stop;
 
-pub(crate) use client::{ControlError, ask, control};
+pub(crate) use client::{ControlError, ask, control, take_over};
 pub(crate) use protocol::{Answer, DeviceStatus, Notice, Request};
 pub(crate) use server::Server;
 
@@ -19,6 +22,12 @@ pub(crate) enum Wish {
     Pause,
     /// Let them go on.
     Resume,
+    /// Write the state of the paused machine to this file.
+    Save(PathBuf),
+    /// Give copies of the descriptors that go with the state.
+    Files,
+    /// End without giving anything back: another process has it all.
+    Vanish,
     /// End the run.
     Quit,
 }
@@ -26,7 +35,14 @@ pub(crate) enum Wish {
 /// A wish, and where its answer goes.
 pub(crate) struct Ask {
     pub(crate) wish: Wish,
-    pub(crate) reply: Sender<Answer>,
+    pub(crate) reply: Sender<Reply>,
+}
+
+/// How a wish was fulfilled.
+pub(crate) struct Reply {
+    pub(crate) answer: Answer,
+    /// Of [`Wish::Files`].
+    pub(crate) files: Vec<OwnedFd>,
 }
 
 /// The way to the thread that runs the machine.
@@ -37,7 +53,7 @@ pub(crate) struct MachineLine {
 
 impl MachineLine {
     /// Has a wish fulfilled; none if the machine has ended.
-    pub(crate) fn ask(&self, wish: Wish) -> Option<Answer> {
+    pub(crate) fn ask(&self, wish: Wish) -> Option<Reply> {
         let (reply, answer) = channel();
         self.asks.send(Ask { wish, reply }).ok()?;
         self.stops.send(Stop::Attend).ok()?;

@@ -1,5 +1,7 @@
 //! What is said over a control socket: one JSON object a line, described in `docs/control.md`.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::help::Help;
@@ -34,6 +36,13 @@ pub(crate) enum Request {
         /// Its address on the host.
         device: String,
     },
+    /// The paused run is written to a file, for another process to go on with.
+    Save {
+        /// The file, as the run sees it.
+        file: PathBuf,
+    },
+    /// The run that was saved ends, without giving anything back: guest memory and devices come with the answer.
+    HandOver,
     /// The run ends.
     Quit,
 }
@@ -57,6 +66,11 @@ pub(crate) enum Answer {
     Report {
         /// As the report at the end of the run has it.
         report: serde_json::Value,
+    },
+    /// Guest memory and devices are in the descriptors that come with this.
+    HandedOver {
+        /// How many there are.
+        files: usize,
     },
     /// It was not done, and nothing has changed.
     Refused {

@@ -2,11 +2,13 @@
 //! speaks slowly keeps the monitor waiting.
 
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags};
 
+use super::files;
 use super::protocol::{Answer, LONGEST, NoRequest, Notice, Request, VERSION, line, request};
 use crate::help::Help;
 
@@ -93,6 +95,20 @@ impl Server {
         if let Some(client) = self.clients.iter_mut().find(|one| one.number == client) {
             client.say(&line(answer));
         }
+    }
+
+    /// Answers a client with files, at once or not at all.
+    pub(crate) fn hand_over(&mut self, client: u64, files: &[OwnedFd]) -> io::Result<()> {
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        let client = self.clients.iter().find(|one| one.number == client).ok_or_else(gone)?;
+        if !client.unread.is_empty() {
+            return Err(io::Error::from(io::ErrorKind::WouldBlock));
+        }
+        let kept = client.stream.try_clone()?;
+        files::send(&client.stream, &line(&Answer::HandedOver { files: files.len() }), files)?;
+        // The other process waits for the end of the conversation, which is to be that of this process.
+        std::mem::forget(kept);
+        Ok(())
     }
 
     /// Tells everybody.

@@ -4,16 +4,27 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use serde::{Deserialize, Serialize};
 use vm_superio::{I8042Device, Trigger};
 
 use super::layout::{ECAM, ECAM_SIZE, SERIAL_PORTS};
-use super::pci::PciBus;
 use super::pci::config::ConfigPorts;
+use super::pci::{PciBus, SavedPort};
 use super::power::{Power, Stop};
-use super::serial::SerialPort;
+use super::serial::{SavedSerial, SerialPort};
+use crate::saved::SavedError;
 
 /// Ports of the keyboard controller: only its line to the processor's reset is there.
 const KEYBOARD_PORTS: RangeInclusive<u16> = 0x60..=0x64;
+
+/// The platform's devices in a file. The keyboard controller's reset line keeps nothing that matters.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SavedBus {
+    serial: SavedSerial,
+    power: u16,
+    config_address: u32,
+    ports: Vec<SavedPort>,
+}
 
 /// Everything that is reached by ports and addresses.
 pub(crate) struct Bus {
@@ -42,6 +53,22 @@ impl Bus {
         self.power.reset();
         self.config.reset();
         self.pci.reset();
+    }
+
+    /// What the guest can see of the platform's devices, for a file.
+    pub(crate) fn save(&self) -> SavedBus {
+        let (serial, ports) = (self.serial.save(), self.pci.save());
+        SavedBus { serial, power: self.power.enabled(), config_address: self.config.address(), ports }
+    }
+
+    /// The platform's devices become what was saved.
+    pub(crate) fn restore(&self, saved: SavedBus) -> Result<(), SavedError> {
+        let SavedBus { serial, power, config_address, ports } = saved;
+        let other = |what| SavedError::Other { what };
+        self.serial.restore(serial).map_err(|_| other("a serial port"))?;
+        self.power.restore(power);
+        self.config.restore(config_address);
+        if self.pci.restore(&ports) { Ok(()) } else { Err(other("slots")) }
     }
 
     /// A read of 1, 2 or 4 bytes from a port.

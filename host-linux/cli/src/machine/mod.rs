@@ -11,7 +11,7 @@ pub(crate) mod layout;
 pub(crate) mod output;
 pub(crate) mod pci;
 pub(crate) mod power;
-mod ram;
+pub(crate) mod ram;
 mod registers;
 mod run_loop;
 pub(crate) mod serial;
@@ -21,21 +21,38 @@ mod terminal;
 pub(crate) mod vcpu;
 pub(crate) mod vm;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 
 use acpi::Description;
 use boot::{BootError, BootImages, EntryPoint};
-use bus::Bus;
+use bus::{Bus, SavedBus};
 use layout::ACPI_TABLES;
 use pci::PciBus;
 use power::{Power, Stop};
+use serde::{Deserialize, Serialize};
 use serial::SerialPort;
 use vcpu::{Exits, ProcessorThread, Run};
-use vm::Vm;
+use vm::{SavedVm, Vm, VmError};
 
 use crate::help::Problem;
+
+/// Where a machine's processors start.
+pub(crate) enum Start {
+    /// The first, at what was loaded; the others wait for it.
+    At(EntryPoint),
+    /// All where they were in another process.
+    GoOn(Box<SavedMachine>),
+}
+
+/// A machine in a file, without its RAM and its assigned devices.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SavedMachine {
+    vm: SavedVm,
+    bus: SavedBus,
+}
 
 /// A machine with everything in it.
 pub(crate) struct Machine {
@@ -50,12 +67,12 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Puts a machine together. `images` are loaded in its RAM, to be entered at `entry`. Who wants it to stop
-    /// says so through `stops`.
+    /// Puts a machine together. `images` are loaded in its RAM, or the guest goes on in it. Who wants it to stop says so
+    /// through `stops`.
     pub(crate) fn new(
         vm: Vm,
         cpus: u8,
-        (images, entry): (BootImages, EntryPoint),
+        (images, start): (BootImages, Start),
         serial: Arc<SerialPort>,
         pci: Arc<PciBus>,
         (sender, stops): (Sender<Stop>, Receiver<Stop>),
@@ -70,8 +87,30 @@ impl Machine {
         let bus = Arc::new(Bus::new(serial, power, pci));
         vcpu::install_kick()?;
         let machine = Self { bus, vm, images, acpi, sender, stops, exits: Exits::default() };
-        machine.enter(&entry)?;
+        match start {
+            Start::At(entry) => machine.enter(&entry)?,
+            Start::GoOn(saved) => {
+                let SavedMachine { vm, bus } = *saved;
+                machine.bus.restore(bus)?;
+                machine.vm.restore(vm)?;
+            }
+        }
         Ok(machine)
+    }
+
+    /// The machine for a file. It does not run, and its devices are stopped.
+    pub(crate) fn save(&self) -> Result<SavedMachine, VmError> {
+        Ok(SavedMachine { vm: self.vm.save()?, bus: self.bus.save() })
+    }
+
+    /// What its RAM is in; none where another process cannot have it.
+    pub(crate) fn ram_files(&self) -> std::io::Result<Option<Vec<OwnedFd>>> {
+        self.vm.ram().files()
+    }
+
+    /// Ends without taking anything from the guest: another process goes on with it. This one is to end soon.
+    pub(crate) fn vanish(self) {
+        std::mem::forget(self);
     }
 
     /// How often the guest was left so far.

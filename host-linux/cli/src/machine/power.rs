@@ -77,6 +77,16 @@ impl Power {
         self.enabled.store(0, Ordering::Relaxed);
     }
 
+    /// What the guest has enabled.
+    pub(crate) fn enabled(&self) -> u16 {
+        self.enabled.load(Ordering::Relaxed)
+    }
+
+    /// What the guest has enabled is this again.
+    pub(crate) fn restore(&self, enabled: u16) {
+        self.enabled.store(enabled, Ordering::Relaxed);
+    }
+
     /// Asks for a stop; the machine may already be stopping for another reason.
     pub(crate) fn request(&self, stop: Stop) {
         // Nobody listens only when the machine is already gone.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 
 use vfio_assign_core::{GuestAddr, Span};
 use vfio_assign_linux::kvm::{MemorySlot, MemorySlots, SlotError};
@@ -17,6 +18,29 @@ pub(crate) struct Ram {
     // Dropped in this order: the guest loses the memory before it goes.
     _slots: Vec<MemorySlot>,
     regions: Vec<GuestRegion>,
+}
+
+/// What RAM has in it at first.
+pub(crate) enum Contents<'a> {
+    /// Nothing, and it is this process's alone.
+    Empty,
+    /// Nothing, and another process can go on with it.
+    EmptyFiles,
+    /// What another process has left in the first of these files.
+    Files(&'a mut dyn Iterator<Item = OwnedFd>),
+}
+
+impl Contents<'_> {
+    fn memory(&mut self, bytes: u64) -> Result<GuestMemory, Errno> {
+        match self {
+            Self::Empty => GuestMemory::new(bytes, MemoryBacking::Anonymous),
+            Self::EmptyFiles => GuestMemory::new(bytes, MemoryBacking::Memfd),
+            Self::Files(files) => {
+                let memory = GuestMemory::from_file(files.next().ok_or(Errno::EBADF)?)?;
+                if memory.size() == bytes { Ok(memory) } else { Err(Errno::EINVAL) }
+            }
+        }
+    }
 }
 
 /// RAM could not be had.
@@ -45,8 +69,12 @@ pub(crate) struct NoRam {
 
 impl Ram {
     /// RAM where `layout` has it.
-    pub(crate) fn new(layout: &MemoryLayout, slots: &MemorySlots) -> Result<Self, RamError> {
-        let mut ram = Self::unseen(layout)?;
+    pub(crate) fn new(
+        layout: &MemoryLayout,
+        contents: Contents<'_>,
+        slots: &MemorySlots,
+    ) -> Result<Self, RamError> {
+        let mut ram = Self::unseen(layout, contents)?;
         for region in &ram.regions {
             ram._slots.push(slots.show_memory(region)?);
         }
@@ -54,13 +82,14 @@ impl Ram {
     }
 
     /// RAM that no machine sees.
-    pub(super) fn unseen(layout: &MemoryLayout) -> Result<Self, RamError> {
+    pub(super) fn unseen(layout: &MemoryLayout, contents: Contents<'_>) -> Result<Self, RamError> {
         let mut ram = Self { _slots: Vec::new(), regions: Vec::new() };
+        let mut contents = contents;
         for (start, bytes) in layout.ram() {
             let refused = |errno| RamError::Memory { bytes, errno };
             let guest =
                 Span::from_size(GuestAddr::new(start), bytes).ok_or(Errno::EINVAL).map_err(refused)?;
-            let memory = GuestMemory::new(bytes, MemoryBacking::Anonymous).map_err(refused)?;
+            let memory = contents.memory(bytes).map_err(refused)?;
             ram.regions.push(GuestRegion { guest, memory, offset: 0 });
         }
         Ok(ram)
@@ -69,6 +98,12 @@ impl Ram {
     /// Every part of it, to be mapped for devices.
     pub(crate) fn regions(&self) -> &[GuestRegion] {
         &self.regions
+    }
+
+    /// The files that it is in, duplicated; none where it is in no files.
+    pub(crate) fn files(&self) -> std::io::Result<Option<Vec<OwnedFd>>> {
+        let file = |region: &GuestRegion| region.memory.file().map(|file| file.try_clone_to_owned());
+        self.regions.iter().map(file).map(Option::transpose).collect()
     }
 
     /// Copies bytes in.

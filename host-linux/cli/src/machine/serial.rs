@@ -4,8 +4,9 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::VmFd;
+use serde::{Deserialize, Serialize};
 use vm_superio::serial::SerialEvents;
-use vm_superio::{Serial, Trigger};
+use vm_superio::{Serial, SerialState, Trigger};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::event::Event;
@@ -15,6 +16,17 @@ use super::vm::{KvmCall as _, VmError};
 
 /// The register that output is written to.
 const DATA: u8 = 0;
+
+/// The port's registers and what the guest has not read yet, in a file.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SavedSerial {
+    divisor: [u8; 2],
+    interrupts: [u8; 2],
+    line: [u8; 2],
+    modem: [u8; 2],
+    scratch: u8,
+    input: Vec<u8>,
+}
 
 type Uart = Serial<InterruptLine, Arc<Drained>, Output>;
 
@@ -47,6 +59,40 @@ impl SerialPort {
     pub(crate) fn reset(&self) {
         *self.uart() = uart(&self.line, &self.drained, &self.output);
         self.drained.in_buffer_empty();
+    }
+
+    /// All that the guest can see of the port.
+    pub(crate) fn save(&self) -> SavedSerial {
+        let state = self.uart().state();
+        SavedSerial {
+            divisor: [state.baud_divisor_low, state.baud_divisor_high],
+            interrupts: [state.interrupt_enable, state.interrupt_identification],
+            line: [state.line_control, state.line_status],
+            modem: [state.modem_control, state.modem_status],
+            scratch: state.scratch,
+            input: state.in_buffer,
+        }
+    }
+
+    /// The port becomes what was saved.
+    pub(crate) fn restore(&self, saved: SavedSerial) -> io::Result<()> {
+        let SavedSerial { divisor, interrupts, line, modem, scratch, input } = saved;
+        let state = SerialState {
+            baud_divisor_low: divisor[0],
+            baud_divisor_high: divisor[1],
+            interrupt_enable: interrupts[0],
+            interrupt_identification: interrupts[1],
+            line_control: line[0],
+            line_status: line[1],
+            modem_control: modem[0],
+            modem_status: modem[1],
+            scratch,
+            in_buffer: input,
+        };
+        let line = InterruptLine(Arc::clone(&self.line));
+        let uart = Serial::from_state(&state, line, Arc::clone(&self.drained), self.output.clone());
+        *self.uart() = uart.map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(())
     }
 
     /// Reads a register.

@@ -1,4 +1,5 @@
-//! The power-on state of a machine's parts inside KVM: taken when they are new, put back at a reset.
+//! The state of a machine's parts inside KVM: taken when they are new and put back at a reset, or taken at any time and
+//! put into the parts of another machine.
 //!
 //! KVM has no call that resets a machine. What it gave at creation is exactly what a reset must bring back, so
 //! nothing here knows what the registers mean.
@@ -9,6 +10,7 @@ use kvm_bindings::{
     kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
+use serde::{Deserialize, Serialize};
 use vfio_assign_linux::kvm::{KvmVm, Xsave};
 
 use super::run_loop::Vcpu;
@@ -23,11 +25,34 @@ const MTRR_DEFAULT_TYPE: u32 = 0x2ff;
 const MTRR_BASE_0: u32 = 0x200;
 const MTRR_MASK_0: u32 = 0x201;
 
-/// A processor as KVM created it.
+/// A processor, as KVM created it or at any later time.
 pub(crate) struct ProcessorState {
     regs: kvm_regs,
     pub(crate) sregs: kvm_sregs,
     floating_point: FloatingPoint,
+    xcrs: Option<kvm_xcrs>,
+    debug: kvm_debugregs,
+    lapic: kvm_lapic_state,
+    mp_state: kvm_mp_state,
+    events: kvm_vcpu_events,
+    msrs: Vec<kvm_msr_entry>,
+}
+
+/// Whether a processor's state has its time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Time {
+    /// It has: time goes on from there.
+    Kept,
+    /// It has not: time goes on as it does.
+    Left,
+}
+
+/// A processor's state in a file. On a host without XSAVE there is none.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SavedProcessor {
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    xsave: Vec<u32>,
     xcrs: Option<kvm_xcrs>,
     debug: kvm_debugregs,
     lapic: kvm_lapic_state,
@@ -45,11 +70,14 @@ enum FloatingPoint {
 }
 
 impl ProcessorState {
-    /// Reads the state of a processor of `vm` that has never run.
-    pub(crate) fn capture(vcpu: &Vcpu, vm: &KvmVm, msrs: &MsrList) -> Result<Self, VmError> {
+    /// Reads the state of a processor of `vm` that does not run; of one that never has without its time, for that is not
+    /// what a reset brings back.
+    pub(crate) fn capture(vcpu: &Vcpu, vm: &KvmVm, msrs: &MsrList, time: Time) -> Result<Self, VmError> {
         let refused = |errno| VmError::Devices { what: "give a processor's XSAVE area", errno };
         let xsave = Xsave::capture(vm, vcpu.own()).map_err(refused)?;
         let vcpu = vcpu.fd();
+        // First: it makes KVM look at signals to the processor that are under way.
+        let mp_state = vcpu.get_mp_state().during("KVM_GET_MP_STATE")?;
         Ok(Self {
             regs: vcpu.get_regs().during("KVM_GET_REGS")?,
             sregs: vcpu.get_sregs().during("KVM_GET_SREGS")?,
@@ -61,10 +89,25 @@ impl ProcessorState {
             xcrs: vcpu.get_xcrs().ok(),
             debug: vcpu.get_debug_regs().during("KVM_GET_DEBUGREGS")?,
             lapic: vcpu.get_lapic().during("KVM_GET_LAPIC")?,
-            mp_state: vcpu.get_mp_state().during("KVM_GET_MP_STATE")?,
+            mp_state,
             events: vcpu.get_vcpu_events().during("KVM_GET_VCPU_EVENTS")?,
-            msrs: capture_msrs(vcpu, msrs)?,
+            msrs: capture_msrs(vcpu, msrs, time)?,
         })
+    }
+
+    /// The state for a file; none on a host without XSAVE.
+    pub(crate) fn save(self) -> Option<SavedProcessor> {
+        let Self { regs, sregs, floating_point, xcrs, debug, lapic, mp_state, events, msrs } = self;
+        let FloatingPoint::All(area) = floating_point else { return None };
+        let xsave = area.words().to_vec();
+        Some(SavedProcessor { regs, sregs, xsave, xcrs, debug, lapic, mp_state, events, msrs })
+    }
+
+    /// The state of a file, for a processor of `vm`.
+    pub(crate) fn of_saved(saved: SavedProcessor, vm: &KvmVm) -> Self {
+        let SavedProcessor { regs, sregs, xsave, xcrs, debug, lapic, mp_state, events, msrs } = saved;
+        let floating_point = FloatingPoint::All(Xsave::from_words(vm, xsave));
+        Self { regs, sregs, floating_point, xcrs, debug, lapic, mp_state, events, msrs }
     }
 
     /// Puts the state back.
@@ -84,16 +127,18 @@ impl ProcessorState {
             FloatingPoint::Legacy(fpu) => vcpu.set_fpu(fpu).during("KVM_SET_FPU")?,
         }
         vcpu.set_debug_regs(&self.debug).during("KVM_SET_DEBUGREGS")?;
-        restore_msrs(vcpu, &self.msrs)?;
+        // Before the MSRs: the deadline of the timer among them counts in the mode that this sets.
         vcpu.set_lapic(&self.lapic).during("KVM_SET_LAPIC")?;
+        restore_msrs(vcpu, &self.msrs)?;
         vcpu.set_vcpu_events(&self.events).during("KVM_SET_VCPU_EVENTS")?;
         vcpu.set_mp_state(self.mp_state).during("KVM_SET_MP_STATE")
     }
 }
 
 /// KVM reads as many as it can in one go and says how many; what it stops at has no value to keep.
-fn capture_msrs(vcpu: &VcpuFd, list: &MsrList) -> Result<Vec<kvm_msr_entry>, VmError> {
-    let kept = |index: &&u32| !matches!(**index, TIME_STAMP_COUNTER | TIME_STAMP_ADJUST);
+fn capture_msrs(vcpu: &VcpuFd, list: &MsrList, time: Time) -> Result<Vec<kvm_msr_entry>, VmError> {
+    let is_time = |index: u32| matches!(index, TIME_STAMP_COUNTER | TIME_STAMP_ADJUST);
+    let kept = |index: &&u32| time == Time::Kept || !is_time(**index);
     let entry = |index: &u32| kvm_msr_entry { index: *index, ..kvm_msr_entry::default() };
     let mut rest: Vec<kvm_msr_entry> = list.as_slice().iter().filter(kept).map(entry).collect();
     let mut captured = Vec::with_capacity(rest.len());
@@ -144,14 +189,15 @@ pub(crate) fn set_memory_types(vcpu: &VcpuFd, uncached: u64, address_bits: u8) -
     )
 }
 
-/// Interrupt controllers and timer as KVM created them.
+/// Interrupt controllers and timer.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct ChipState {
     chips: [kvm_irqchip; 3],
     timer: kvm_pit_state2,
 }
 
 impl ChipState {
-    /// Reads the state of a machine that has never run.
+    /// Reads the state of a machine of which no processor runs.
     pub(crate) fn capture(vm: &VmFd) -> Result<Self, VmError> {
         let chip = |chip_id| {
             let mut chip = kvm_irqchip { chip_id, ..kvm_irqchip::default() };

@@ -4,8 +4,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_msi, kvm_pit_config};
+use kvm_bindings::{
+    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, MsrList, kvm_clock_data, kvm_msi, kvm_pit_config,
+};
 use kvm_ioctls::{Cap, Kvm, VmFd};
+use serde::{Deserialize, Serialize};
 use vfio_assign_linux::kvm::{KvmVm, MemorySlots, SlotNumbers};
 use vfio_assign_linux::{Errno as LinuxErrno, GuestRegion, Host};
 use vmm_sys_util::errno::Error as Errno;
@@ -14,9 +17,9 @@ use super::cpuid::CpuModel;
 use super::descriptor::{NoDescriptor, own_descriptor};
 use super::layout::{IDENTITY_MAP, LOW_RAM_LIMIT, LayoutError, MIB, MemoryLayout, TASK_STATE};
 use super::pci::PortMessage;
-use super::ram::{Ram, RamError};
+use super::ram::{Contents, Ram, RamError};
 use super::run_loop::Vcpu;
-use super::state::{ChipState, ProcessorState, set_memory_types};
+use super::state::{ChipState, ProcessorState, SavedProcessor, Time, set_memory_types};
 use crate::help::Help;
 
 /// What could not be had from KVM.
@@ -58,6 +61,17 @@ pub(crate) enum VmError {
         what: &'static str,
         /// Its answer.
         errno: LinuxErrno,
+    },
+    /// The host has no XSAVE.
+    #[error("the state of a processor cannot be saved on a host without XSAVE")]
+    NoXsave,
+    /// The state is one of another machine.
+    #[error("the saved state has {count} processors, this machine has {wanted}")]
+    OtherProcessors {
+        /// In the state.
+        count: usize,
+        /// Here.
+        wanted: usize,
     },
     /// A call failed.
     #[error("{call} failed: {source}")]
@@ -104,7 +118,8 @@ impl Help for VmError {
             Self::Ram(_) => "give the guest less with --memory, or raise the limit on memory (`ulimit -v`)".into(),
             Self::Descriptor(error) => return error.help(),
             Self::Event { .. } | Self::Devices { .. } => "raise the number of open files: `ulimit -n`".into(),
-            Self::Call { .. } | Self::TooMany { .. } => return None,
+            Self::OtherProcessors { .. } => "give the arguments that the first run was given".into(),
+            Self::Call { .. } | Self::TooMany { .. } | Self::NoXsave => return None,
         })
     }
 }
@@ -119,6 +134,14 @@ impl<T> KvmCall<T> for Result<T, Errno> {
     fn during(self, call: &'static str) -> Result<T, VmError> {
         self.map_err(|source| VmError::Call { call, source })
     }
+}
+
+/// What KVM has of a machine, in a file.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SavedVm {
+    clock: kvm_clock_data,
+    chips: ChipState,
+    processors: Vec<SavedProcessor>,
 }
 
 /// A processor and the state in which it was created.
@@ -151,13 +174,14 @@ pub(crate) struct Vm {
     vm: Arc<VmFd>,
     layout: MemoryLayout,
     chips: ChipState,
+    msrs: MsrList,
     processors: Vec<Processor>,
     address_bits: u8,
 }
 
 impl Vm {
-    /// Makes a machine with `memory` bytes of RAM and `cpus` processors.
-    pub(crate) fn new(memory: u64, cpus: u8) -> Result<Self, VmError> {
+    /// Makes a machine with `memory` bytes of RAM, which have these contents, and `cpus` processors.
+    pub(crate) fn new(memory: u64, cpus: u8, contents: Contents<'_>) -> Result<Self, VmError> {
         let kvm = Kvm::new().map_err(|source| VmError::Open { source })?;
         let version = kvm.get_api_version();
         if version != 12 {
@@ -185,9 +209,10 @@ impl Vm {
             KvmVm::new(host.clone(), own.as_fd()).map_err(refused("give a descriptor of the machine"))?;
         let numbers = SlotNumbers::new(&kvm_vm, 0).map_err(refused("tell its limit of memory slots"))?;
         let slots = MemorySlots::new(kvm_vm.clone(), Arc::new(numbers));
-        let ram = Ram::new(&layout, &slots)?;
-        let processors = processors(&kvm, (&vm, &kvm_vm), &model, cpus)?;
-        Ok(Self { ram, slots, kvm_vm, host, vm, layout, chips, processors, address_bits })
+        let ram = Ram::new(&layout, contents, &slots)?;
+        let msrs = kvm.get_msr_index_list().during("KVM_GET_MSR_INDEX_LIST")?;
+        let processors = processors(&msrs, (&vm, &kvm_vm), &model, cpus)?;
+        Ok(Self { ram, slots, kvm_vm, host, vm, layout, chips, msrs, processors, address_bits })
     }
 
     /// The machine, for its interrupt controllers.
@@ -248,6 +273,34 @@ impl Vm {
         Ok(())
     }
 
+    /// What KVM has of the machine. No processor runs.
+    pub(crate) fn save(&self) -> Result<SavedVm, VmError> {
+        let save = |processor: &Processor| {
+            let state = ProcessorState::capture(&processor.vcpu, &self.kvm_vm, &self.msrs, Time::Kept)?;
+            state.save().ok_or(VmError::NoXsave)
+        };
+        let processors = self.processors.iter().map(save).collect::<Result<_, _>>()?;
+        // Right after their time stamp counters, which a guest compares with it. Only the time: the rest is about the
+        // host's clock at that moment.
+        let clock = self.vm.get_clock().during("KVM_GET_CLOCK")?.clock;
+        let clock = kvm_clock_data { clock, ..kvm_clock_data::default() };
+        Ok(SavedVm { clock, chips: ChipState::capture(&self.vm)?, processors })
+    }
+
+    /// KVM has of the machine what was saved of one of the same shape.
+    pub(crate) fn restore(&self, saved: SavedVm) -> Result<(), VmError> {
+        let SavedVm { clock, chips, processors } = saved;
+        let (count, wanted) = (processors.len(), self.processors.len());
+        if count != wanted {
+            return Err(VmError::OtherProcessors { count, wanted });
+        }
+        chips.restore(&self.vm)?;
+        for (processor, saved) in self.processors.iter().zip(processors) {
+            ProcessorState::of_saved(saved, &self.kvm_vm).restore(&processor.vcpu)?;
+        }
+        self.vm.set_clock(&clock).during("KVM_SET_CLOCK")
+    }
+
     /// Sets the first processor to the kernel's entry, and every processor's memory types.
     pub(crate) fn enter(&self, entry: &super::boot::EntryPoint) -> Result<(), VmError> {
         for processor in &self.processors {
@@ -261,12 +314,11 @@ impl Vm {
 }
 
 fn processors(
-    kvm: &Kvm,
+    msrs: &MsrList,
     (vm, kvm_vm): (&VmFd, &KvmVm),
     model: &CpuModel,
     cpus: u8,
 ) -> Result<Vec<Processor>, VmError> {
-    let msrs = kvm.get_msr_index_list().during("KVM_GET_MSR_INDEX_LIST")?;
     let create = |number: u8| {
         let vcpu = vm.create_vcpu(u64::from(number)).during("KVM_CREATE_VCPU")?;
         let leaves = model
@@ -282,7 +334,7 @@ fn processors(
         let own = own_descriptor("a processor", &vcpu)?;
         let vcpu = Vcpu::new(vcpu, own)
             .map_err(|errno| VmError::Devices { what: "map the run page of a processor", errno })?;
-        let power_on = ProcessorState::capture(&vcpu, kvm_vm, &msrs)?;
+        let power_on = ProcessorState::capture(&vcpu, kvm_vm, msrs, Time::Left)?;
         Ok(Processor { vcpu, power_on, number })
     };
     (0..cpus).map(create).collect()

@@ -264,6 +264,7 @@ mod tests {
     use tempfile::NamedTempFile;
 
     use super::*;
+    use crate::machine::ram::Contents;
 
     /// A file that looks like a kernel with `paragraphs` of code, changed by `change`.
     fn kernel(paragraphs: u32, change: impl FnOnce(&mut setup_header)) -> NamedTempFile {
@@ -298,7 +299,7 @@ mod tests {
             file
         });
         let layout = MemoryLayout::new(memory, 40).unwrap();
-        let ram = Ram::unseen(&layout).unwrap();
+        let ram = Ram::unseen(&layout, Contents::Empty).unwrap();
         let disk = disk.as_ref().map(NamedTempFile::path);
         BootImages::open(kernel.path(), disk, line)?.load(&ram, &layout)?;
         Ok(ram)

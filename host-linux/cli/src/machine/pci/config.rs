@@ -32,6 +32,16 @@ impl ConfigPorts {
         self.address.store(0, Ordering::Relaxed);
     }
 
+    /// The address register.
+    pub(crate) fn address(&self) -> u32 {
+        self.address.load(Ordering::Relaxed)
+    }
+
+    /// The address register holds this again.
+    pub(crate) fn restore(&self, address: u32) {
+        self.address.store(address & KEPT, Ordering::Relaxed);
+    }
+
     /// A read of an access that [`Self::has`] accepts.
     pub(crate) fn read(&self, bus: &PciBus, port: u16, data: &mut [u8]) {
         if port == ADDRESS_PORT {

@@ -21,7 +21,7 @@ use host_bridge::HostBridge;
 use slot::Slot;
 
 pub(crate) use function::{PciFunction, Quarantine};
-pub(crate) use port::PortMessage;
+pub(crate) use port::{PortMessage, SavedPort};
 
 /// Slots of bus 0.
 const SLOTS: u8 = 32;
@@ -194,7 +194,7 @@ impl PciBus {
         }
     }
 
-    /// Does something with each function that is there, until one has an answer.
+    /// Does something with each function that the guest can reach, until one has an answer.
     fn find<T>(&self, mut ask: impl FnMut(&dyn PciFunction) -> Option<T>) -> Option<T> {
         self.slots.iter().find_map(|slot| slot.with(&mut ask)?)
     }
@@ -216,13 +216,23 @@ impl PciBus {
         self.look.raise();
     }
 
+    /// The ports for a file.
+    pub(crate) fn save(&self) -> Vec<SavedPort> {
+        self.slots.iter().filter_map(Slot::save_port).collect()
+    }
+
+    /// The ports become what was saved; false if those were others.
+    pub(crate) fn restore(&self, ports: &[SavedPort]) -> bool {
+        let with_ports: Vec<_> = self.slots.iter().filter(|slot| slot.has_port()).collect();
+        with_ports.len() == ports.len()
+            && with_ports.iter().zip(ports).all(|(slot, port)| slot.restore_port(port))
+    }
+
     /// How many functions have died so far. None of their memory is in the guest any more when this returns.
     pub(crate) fn revoke_dead(&self) -> usize {
-        let mut dead = 0;
-        self.find(|function| {
-            dead += usize::from(function.revoke_if_dead());
-            None::<()>
-        });
+        // Also those that the guest cannot reach by accesses that are trapped.
+        let dead = self.slots.iter().filter_map(|slot| slot.look_at(|function| function.revoke_if_dead()));
+        let dead = dead.filter(|dead| *dead).count();
         if dead != 0 {
             self.look.raise();
         }
@@ -231,7 +241,7 @@ impl PciBus {
 
     /// Why no processor may run; none if all may.
     pub(crate) fn quarantine(&self) -> Option<Quarantine> {
-        self.find(|function| function.quarantine())
+        self.slots.iter().find_map(|slot| slot.look_at(|function| function.quarantine())?)
     }
 
     /// The register at an offset of the memory-mapped configuration space, and how much of an access it takes.

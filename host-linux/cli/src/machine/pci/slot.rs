@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::PciFunction;
-use super::port::{Effect, Port, PortMessage};
+use super::port::{Effect, Port, PortMessage, SavedPort};
 
 /// A slot.
 pub(super) struct Slot {
@@ -39,9 +39,13 @@ impl Slot {
 
     /// Does something with the function, if it is there and can be reached.
     pub(super) fn with<T>(&self, access: impl FnOnce(&dyn PciFunction) -> T) -> Option<T> {
+        self.look_at(|function| self.up.load(Ordering::SeqCst).then(|| access(function)))?
+    }
+
+    /// Does something with the function, if it is there.
+    pub(super) fn look_at<T>(&self, look: impl FnOnce(&dyn PciFunction) -> T) -> Option<T> {
         let function = self.function.read().unwrap_or_else(PoisonError::into_inner);
-        let function = function.as_deref().filter(|_| self.up.load(Ordering::SeqCst))?;
-        Some(access(function))
+        function.as_deref().map(look)
     }
 
     /// Puts a function in; `announced` if the guest may have found the slot empty.
@@ -84,6 +88,19 @@ impl Slot {
         self.change_port(Port::reset);
     }
 
+    /// The port for a file, if there is one.
+    pub(super) fn save_port(&self) -> Option<SavedPort> {
+        Some(self.lock_port()?.save())
+    }
+
+    /// The port becomes what was saved; false if that is no port of this kind, or there is none.
+    pub(super) fn restore_port(&self, saved: &SavedPort) -> bool {
+        let Some(mut port) = self.lock_port() else { return false };
+        let restored = port.restore(saved);
+        self.up.store(port.is_up(), Ordering::SeqCst);
+        restored
+    }
+
     /// The guest reads a register of the port.
     pub(super) fn port_read(&self, register: u16, data: &mut [u8]) {
         if let Some(port) = self.lock_port() {
@@ -98,10 +115,7 @@ impl Slot {
         let (effect, message) = changed.unwrap_or((Effect::None, None));
         if effect == Effect::Reset {
             // Without the port: the device may take its time.
-            let function = self.function.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(function) = function.as_deref() {
-                function.reset();
-            }
+            self.look_at(|function| function.reset());
         }
         (effect == Effect::Released, message)
     }

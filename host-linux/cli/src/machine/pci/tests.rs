@@ -246,3 +246,12 @@ fn a_function_that_was_dead_when_it_was_taken_still_counts() {
     bus.take(FIRST_SLOT);
     assert_eq!(bus.revoke_dead(), 1);
 }
+
+#[test]
+fn a_quarantined_function_behind_a_link_that_is_down_is_found() {
+    let (bus, arrival) = empty(1, 1);
+    bus.put(FIRST_SLOT, Arc::new(Fake { quarantined: true, ..Fake::filled() }));
+    drop(arrival);
+    bus.ecam_write(SLOT_CONTROL, &POWER_OFF);
+    assert!(bus.quarantine().is_some());
+}

@@ -10,6 +10,9 @@
 
 mod registers;
 
+use serde::{Deserialize, Serialize};
+
+use super::super::layout::LOCAL_APIC;
 use registers::{Dword, Registers};
 
 /// What the guest does to a slot by a write.
@@ -41,6 +44,15 @@ pub(super) struct Port {
     /// What is in it is wanted back.
     wanted: bool,
     /// Whether the port's interrupt condition held when it was last looked at.
+    interrupting: bool,
+}
+
+/// A port's state in a file.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SavedPort {
+    registers: Vec<u8>,
+    present: bool,
+    wanted: bool,
     interrupting: bool,
 }
 
@@ -204,7 +216,21 @@ impl Port {
         let enabled = self.registers.word(MSI_CONTROL) & MSI_ENABLE != 0;
         let word = |offset| u64::from(self.registers.word(MSI + offset));
         let address = word(4) | word(6) << 16 | word(8) << 32 | word(10) << 48;
-        (rises && enabled).then(|| PortMessage { address, data: word(12) as u32 })
+        // Elsewhere there are no local interrupt controllers, and KVM would interrupt some processor all the same.
+        let reaches = address & !0xf_ffff == u64::from(LOCAL_APIC);
+        (rises && enabled && reaches).then(|| PortMessage { address, data: word(12) as u32 })
+    }
+
+    /// The port for a file.
+    pub(super) fn save(&self) -> SavedPort {
+        let Self { present, wanted, interrupting, .. } = *self;
+        SavedPort { registers: self.registers.bytes().to_vec(), present, wanted, interrupting }
+    }
+
+    /// The port becomes what was saved; false if that is no port of this kind.
+    pub(super) fn restore(&mut self, saved: &SavedPort) -> bool {
+        (self.present, self.wanted, self.interrupting) = (saved.present, saved.wanted, saved.interrupting);
+        self.registers.restore(&saved.registers)
     }
 
     fn bus_reset(&self) -> bool {

@@ -71,6 +71,20 @@ impl Registers {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
     }
+
+    /// All that stands there.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What stood there before stands there again, if it is as much.
+    pub(super) fn restore(&mut self, bytes: &[u8]) -> bool {
+        let fits = bytes.len() == SIZE;
+        if fits {
+            self.bytes.copy_from_slice(bytes);
+        }
+        fits
+    }
 }
 
 #[cfg(test)]

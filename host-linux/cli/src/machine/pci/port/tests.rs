@@ -131,3 +131,30 @@ fn a_reset_of_the_machine_gives_up_what_is_wanted_back() {
     port.reset();
     assert_eq!((port.is_up(), port.is_released()), (false, true));
 }
+
+#[test]
+fn a_port_goes_on_from_what_was_saved() {
+    let mut first = served(true);
+    first.write(BUSES, &[0, 5, 9]);
+    first.ask_back();
+    let mut second = Port::new(3, false);
+    assert!(second.restore(&first.save()));
+    assert_eq!(
+        (second.bus(), second.is_up(), second.is_asked_back(), second.interrupt()),
+        (Some(5), true, true, MESSAGE)
+    );
+}
+
+#[test]
+fn what_is_no_port_is_not_restored() {
+    let saved = SavedPort { registers: vec![0; 3], present: true, wanted: false, interrupting: false };
+    assert!(!Port::new(3, false).restore(&saved));
+}
+
+#[test]
+fn a_message_that_reaches_no_interrupt_controller_is_not_sent() {
+    let mut port = served(true);
+    port.write(MSI + 4, &0xfed0_0000_u32.to_le_bytes());
+    port.ask_back();
+    assert_eq!(port.interrupt(), None);
+}
