@@ -115,7 +115,10 @@ impl Function {
             let Ok(mut numbers) = fs::read_dir(other.path("msi_irqs")) else { continue };
             let number =
                 numbers.next().and_then(Result::ok).and_then(|name| name.file_name().to_str()?.parse().ok());
-            if let (Ok(_), Some(number)) = (other.capability(MSI), number) {
+            let Ok(capability) = other.capability(MSI) else { continue };
+            // One that has MSI-X too may have that on.
+            let [on, _] = other.config::<2>(capability + 2)?;
+            if let (1, Some(number)) = (on & 1, number) {
                 return Ok((other, number));
             }
         }
