@@ -50,9 +50,9 @@ fn main() -> ExitCode {
     match command(&Arguments::parse(), start) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("vfio-assign: {error}");
+            display::complain(format_args!("vfio-assign: {error}"));
             if let Some(help) = error.help() {
-                eprintln!("help: {help}");
+                display::complain(format_args!("help: {help}"));
             }
             ExitCode::FAILURE
         }

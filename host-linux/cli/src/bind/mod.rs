@@ -12,7 +12,7 @@ use vfio_assign_core::Bdf;
 use crate::display;
 use crate::exit::Exit;
 use crate::help::{Help, Problem};
-use crate::host::{Holder, HostFiles, Use, holders, named, uses};
+use crate::host::{Holder, HostFiles, Unreadable, Use, holders, named, uses};
 use carry_out::{CarriedOut, carry_out};
 use drivers::Drivers as _;
 use plan::{Device, Move, to_vfio};
@@ -80,6 +80,9 @@ pub(crate) enum Refused {
     /// The host needs it.
     #[error("the host needs {bdf}: {}", joined(.uses))]
     InUse { bdf: Bdf, uses: Vec<Use> },
+    /// The host may need it.
+    #[error("whether the host needs {bdf} cannot be told: {unseen}")]
+    Unseen { bdf: Bdf, unseen: Unreadable },
     /// Others of the group.
     #[error("others of its IOMMU group are with drivers of the host: {}", joined(.siblings))]
     Siblings { bdf: Bdf, siblings: Vec<String> },
@@ -99,6 +102,10 @@ impl Help for Refused {
             Self::NoGroup { bdf } => format!("`vfio-assign doctor {bdf}` says why"),
             Self::InUse { bdf, .. } => {
                 format!("`vfio-assign doctor {bdf}` says how to free it; --force takes it all the same")
+            }
+            Self::Unseen { unseen, .. } => {
+                let first = unseen.help().map_or_else(String::new, |help| format!("{help}; "));
+                format!("{first}--force takes it all the same")
             }
             Self::Siblings { .. } => {
                 "--siblings gives them to VFIO, too, which a guest needs; --alone leaves them".into()
@@ -130,8 +137,7 @@ pub(crate) fn unbind(host: &HostFiles, arguments: &UnbindArguments) -> Result<Ex
         if !wanted || !device.function.vfio {
             continue;
         }
-        let files = [format!("/dev/vfio/{}", device.function.group.unwrap_or_default())];
-        if let Some(holder) = holders(host, &files).found.into_iter().next()
+        if let Some(holder) = holders(host, &host.vfio_files(&device.function)?).found.into_iter().next()
             && !arguments.how.force
         {
             return Err(Refused::Held { bdf, holder }.into());
@@ -152,18 +158,17 @@ enum Others {
 /// The device, and then the others of its group.
 fn devices(host: &HostFiles, bdf: Bdf) -> Result<Vec<Device>, Problem> {
     let function = named(host, bdf)?;
-    let mut uses = uses(host)?;
+    let uses = uses(host);
     let members = match function.group {
         Some(group) => host.sysfs().group_members(group)?,
         None => Vec::new(),
     };
-    let mut found = vec![Device::read(host, function, false, uses.remove(&bdf).unwrap_or_default())?];
+    let mut found = vec![Device::read(host, function, false, &uses)?];
     for member in members {
         let Ok(other) = member.name.parse::<Bdf>() else { continue };
         if other != bdf {
             let function = named(host, other)?;
-            let uses = uses.remove(&other).unwrap_or_default();
-            found.push(Device::read(host, function, member.in_the_way, uses)?);
+            found.push(Device::read(host, function, member.in_the_way, &uses)?);
         }
     }
     Ok(found)

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use vfio_assign_core::Bdf;
 
 use super::{Others, Refused};
-use crate::host::{HostFiles, PciFunction, Unreadable, Use, folder};
+use crate::host::{HostFiles, PciFunction, Unreadable, Use, Uses, folder};
 
 /// VFIO's driver for any device.
 pub(super) const VFIO: &str = "vfio-pci";
@@ -42,6 +42,8 @@ pub(super) struct Device {
     /// Whether its driver keeps the group from a guest.
     pub(super) in_the_way: bool,
     pub(super) uses: Vec<Use>,
+    /// What could not be looked at, so that there may be more.
+    pub(super) unseen: Option<Unreadable>,
 }
 
 impl Device {
@@ -49,12 +51,13 @@ impl Device {
         host: &HostFiles,
         function: PciFunction,
         in_the_way: bool,
-        uses: Vec<Use>,
+        uses: &Uses,
     ) -> Result<Self, Unreadable> {
         let text = host.text(&format!("{}/driver_override", folder(function.bdf)))?;
         let driver_override = text.filter(|text| !text.is_empty() && text != "(null)");
         let binding = Binding { driver: function.driver.clone(), driver_override };
-        Ok(Self { function, binding, in_the_way, uses })
+        let (uses, unseen) = (uses.of(function.bdf).to_vec(), uses.unseen(function.bdf).next().cloned());
+        Ok(Self { function, binding, in_the_way, uses, unseen })
     }
 }
 
@@ -84,6 +87,11 @@ pub(super) fn to_vfio(devices: &[Device], others: Others, force: bool) -> Result
     }
     if let Some(needed) = moved.iter().find(|device| !device.uses.is_empty() && !force) {
         return Err(Refused::InUse { bdf: needed.function.bdf, uses: needed.uses.clone() });
+    }
+    for device in moved.iter().filter(|_| !force) {
+        if let Some(unseen) = &device.unseen {
+            return Err(Refused::Unseen { bdf: device.function.bdf, unseen: unseen.clone() });
+        }
     }
     let vfio = Binding { driver: Some(VFIO.into()), driver_override: Some(VFIO.into()) };
     Ok(moved

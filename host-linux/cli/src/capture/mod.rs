@@ -36,7 +36,7 @@ pub(crate) fn capture(host: &HostFiles, arguments: &CaptureArguments) -> Result<
         (capture.device, capture.name) = (None, "".into());
     }
     if shape.source != Source::Vfio {
-        eprintln!("vfio-assign: this is the device {}", shape.source.text());
+        display::complain(format_args!("vfio-assign: this is the device {}", shape.source.text()));
     }
     display::print(&shape.capture.to_string())?;
     Ok(Exit::Done)

@@ -79,6 +79,11 @@ pub(crate) fn print(text: &str) -> Result<(), NotPrinted> {
     print_while_read(text).map(|_read| ())
 }
 
+/// Writes a line to standard error. Where that is closed or full there is nobody left to tell.
+pub(crate) fn complain(line: impl std::fmt::Display) {
+    let _nobody_to_tell = writeln!(io::stderr(), "{line}");
+}
+
 /// Writes a value as JSON, indented, to standard output.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), NotPrinted> {
     let text = serde_json::to_string_pretty(value).map_err(|error| NotPrinted { source: error.into() })?;

@@ -57,7 +57,8 @@ pub(super) fn bars(facts: &Facts<'_>, device: &Device) -> Found {
         ));
     }
     let total = |wide: bool| {
-        bars().filter(|bar| !bar.is_io() && bar.is_wide() == wide).map(|bar| bar.size).sum::<u64>()
+        let of_width = bars().filter(|bar| !bar.is_io() && bar.is_wide() == wide);
+        of_width.map(|bar| bar.size).fold(0, u64::saturating_add)
     };
     let (narrow, wide) = (total(false), total(true));
     let Ok(layout) = layout(facts) else {
@@ -80,7 +81,7 @@ pub(super) fn bars(facts: &Facts<'_>, device: &Device) -> Found {
             }));
         }
     }
-    Ok(Check::ok(format!("{} fit into the guest's addresses", size(narrow + wide))))
+    Ok(Check::ok(format!("{} fit into the guest's addresses", size(narrow.saturating_add(wide)))))
 }
 
 pub(super) fn virtual_functions(facts: &Facts<'_>, device: &Device) -> Found {
@@ -113,30 +114,44 @@ pub(super) fn uses(_: &Facts<'_>, device: &Device) -> Found {
     let own = device.function.bdf;
     let mut found = Vec::new();
     let mut steps = Vec::new();
+    let mut unseen = None;
     let members = device.members.iter().filter_map(|member| member.name.parse().ok());
     let mut members: Vec<_> = members.filter(|bdf| *bdf != own).collect();
     members.insert(0, own);
     for bdf in members {
-        for one in device.uses.get(&bdf).into_iter().flatten() {
+        for one in device.uses.of(bdf) {
+            if bdf == own && matches!(one, Use::VirtualFunctions { .. }) {
+                // There is a check of its own for it.
+                continue;
+            }
             found.push(if bdf == own { one.to_string() } else { format!("{one} ({bdf}, of its group)") });
-            steps.push(one);
+            steps.push((bdf, one));
         }
+        unseen = unseen.or_else(|| device.uses.unseen(bdf).next());
     }
     if found.is_empty() {
-        return Ok(Check::ok("none that is seen: no mounted disk, default route, boot display"));
+        if let Some(unseen) = unseen {
+            let check = Check::cannot_tell(unseen.to_string(), "The host may need it.");
+            return Ok(check.act("Look again as root."));
+        }
+        return Ok(Check::ok("none that is seen: no disk in use, default route, boot display"));
     }
     let mut check = Check::problem(found.join("; "), "The host would lose it.");
-    for one in steps {
+    for (bdf, one) in steps {
         check = match one {
             Use::Mounted { at, .. } if at != "/" => check.run(format!("umount {at}")),
             Use::Mounted { .. } => check.act("The host runs from it: use another device."),
-            Use::Swap { device } => check.run(format!("swapoff /dev/{device}")),
+            Use::Swap { path } => check.run(format!("swapoff {path}")),
+            Use::Claimed { device } => check.act(format!(
+                "`lsblk -f /dev/{device}` shows what is on it: stop what uses it, and unmount or export it, in containers too."
+            )),
             Use::DefaultRoute { .. } => check.act(
                 "Give the host another way to the network first; if you are not connected over it, `bind --force` takes it.",
             ),
             Use::BootDisplay => check.act(
                 "Let the host boot with another display, or without; `bind --force` takes this one, and the console with it.",
             ),
+            Use::VirtualFunctions { .. } => check.run(format!("echo 0 > {}/sriov_numvfs", folder(bdf))),
         };
     }
     Ok(check)

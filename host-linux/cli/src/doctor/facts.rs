@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use vfio_assign_core::Bdf;
 use vfio_assign_linux::{GroupMember, SysfsError};
 
 use crate::help::Problem;
-use crate::host::{HostFiles, PciFunction, Unreadable, Use, uses};
+use crate::host::{HostFiles, PciFunction, Unreadable, Uses, uses};
 
 /// What checks look at.
 pub(super) struct Facts<'a> {
@@ -29,7 +28,7 @@ pub(super) struct Device {
     /// All of its group, itself included.
     pub(super) members: Vec<GroupMember>,
     /// What the host needs of each function.
-    pub(super) uses: BTreeMap<Bdf, Vec<Use>>,
+    pub(super) uses: Uses,
     /// Configuration space, as far as this process may read it: 64 bytes without root.
     pub(super) config: Vec<u8>,
 }
@@ -101,7 +100,7 @@ impl Device {
         let config = host.bytes(&format!("{}/config", crate::host::folder(function.bdf)));
         // Nobody is kept from the first 64 bytes; where even these fail, the device does not answer.
         let config = config.ok().flatten().unwrap_or_default();
-        Ok(Self { members, uses: uses(host)?, config, function })
+        Ok(Self { members, uses: uses(host), config, function })
     }
 }
 

@@ -76,20 +76,9 @@ pub(super) fn container(facts: &Facts<'_>) -> Found {
         .act("Or go on as root. It gives nobody a device: groups have files of their own."))
 }
 
-/// The files by which a device is opened, of which one is enough.
-fn files(facts: &Facts<'_>, device: &Device) -> Result<Vec<String>, Unreadable> {
-    let mut files = Vec::new();
-    let own = facts.host.names(&format!("{}/vfio-dev", crate::host::folder(device.function.bdf)))?;
-    for name in own.unwrap_or_default() {
-        files.push(format!("/dev/vfio/devices/{name}"));
-    }
-    files.extend(device.function.group.map(|group| format!("/dev/vfio/{group}")));
-    Ok(files)
-}
-
 pub(super) fn device_file(facts: &Facts<'_>, device: &Device) -> Found {
     let mut there = Vec::new();
-    for file in files(facts, device)? {
+    for file in facts.host.vfio_files(&device.function)? {
         let Some(owner) = facts.host.owner(&file)? else { continue };
         if facts.process.may_use(owner) {
             return Ok(Check::ok(format!("{file} is there and may be used")));
@@ -98,7 +87,7 @@ pub(super) fn device_file(facts: &Facts<'_>, device: &Device) -> Found {
     }
     if there.is_empty() {
         let check = Check::problem(
-            format!("there is no {}", files(facts, device)?.join(" and no ")),
+            format!("there is no {}", facts.host.vfio_files(&device.function)?.join(" and no ")),
             "The device cannot be opened.",
         );
         return Ok(
@@ -114,7 +103,7 @@ pub(super) fn device_file(facts: &Facts<'_>, device: &Device) -> Found {
 }
 
 pub(super) fn holder(facts: &Facts<'_>, device: &Device) -> Found {
-    let holders = holders(facts.host, &files(facts, device)?);
+    let holders = holders(facts.host, &facts.host.vfio_files(&device.function)?);
     if let Some(Holder { process, name, file }) = holders.found.first() {
         let found = format!("process {process} ({name}) has {file} open");
         let check = Check::problem(found, "A group has one user at a time (EBUSY).");

@@ -12,7 +12,7 @@ pub(crate) use holders::{Holder, holders};
 pub(crate) use ids::{class_name, device_name};
 pub(crate) use named::named;
 pub(crate) use pci::{PciFunction, functions};
-pub(crate) use uses::{Use, uses};
+pub(crate) use uses::{Use, Uses, uses};
 
 use std::fs;
 use std::io;
@@ -43,7 +43,7 @@ impl Help for Unreadable {
     fn help(&self) -> Option<String> {
         match self.errno {
             Errno::EACCES | Errno::EPERM => Some("be root for this".into()),
-            Errno::ENOENT => Some("is sysfs mounted at /sys and proc at /proc?".into()),
+            Errno::ENOENT => Some("are sysfs, proc and the device files at /sys, /proc and /dev?".into()),
             _ => None,
         }
     }
@@ -86,9 +86,13 @@ impl HostFiles {
         })
     }
 
-    /// Where a link leads to; none where there is no link.
+    /// Where a link leads to; none where there is no link, but perhaps something else.
     pub(crate) fn link(&self, path: &str) -> Result<Option<PathBuf>, Unreadable> {
-        present(&self.path(path), |path| fs::read_link(path))
+        present(&self.path(path), |path| match fs::read_link(path) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+            read => read.map(Some),
+        })
+        .map(Option::flatten)
     }
 
     /// Whether there is such a file or folder.
@@ -102,15 +106,20 @@ impl HostFiles {
         Ok(found.map(|file| (file.uid(), file.gid(), file.mode())))
     }
 
+    /// The files by which a function that VFIO has is opened, of which one is enough: its own, and its group's.
+    pub(crate) fn vfio_files(&self, function: &PciFunction) -> Result<Vec<String>, Unreadable> {
+        let own = self.names(&format!("{}/vfio-dev", folder(function.bdf)))?.unwrap_or_default();
+        let mut files: Vec<String> =
+            own.into_iter().map(|name| format!("/dev/vfio/devices/{name}")).collect();
+        files.extend(function.group.map(|group| format!("/dev/vfio/{group}")));
+        Ok(files)
+    }
+
     /// Whether this process may open a function that VFIO has: by its group's file, or by its own.
     pub(crate) fn may_open_vfio(&self, function: &PciFunction) -> Result<bool, Unreadable> {
-        let group = function.group.into_iter();
-        // The second is that of VFIO's mode without IOMMU.
-        let mut files: Vec<String> = group
-            .flat_map(|group| [format!("/dev/vfio/{group}"), format!("/dev/vfio/noiommu-{group}")])
-            .collect();
-        let own = self.names(&format!("{}/vfio-dev", folder(function.bdf)))?.unwrap_or_default();
-        files.extend(own.into_iter().map(|name| format!("/dev/vfio/devices/{name}")));
+        let mut files = self.vfio_files(function)?;
+        // That of VFIO's mode without IOMMU.
+        files.extend(function.group.map(|group| format!("/dev/vfio/noiommu-{group}")));
         let usable = |path: &String| access(self.path(path), Access::READ_OK | Access::WRITE_OK).is_ok();
         Ok(files.iter().any(usable))
     }
@@ -128,6 +137,8 @@ fn present<T>(path: &Path, read: impl FnOnce(&Path) -> io::Result<T>) -> Result<
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(None)
         }
+        // A device that has just gone.
+        Err(error) if Errno::of(&error) == Some(Errno::ENODEV) => Ok(None),
         Err(error) => {
             let errno = Errno::of(&error).unwrap_or(Errno::EIO);
             Err(Unreadable { path: path.into(), errno })

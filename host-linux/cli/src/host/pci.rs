@@ -79,7 +79,9 @@ impl PciFunction {
 
     /// How much of the address space its BARs take.
     pub(crate) fn bar_total(&self) -> u64 {
-        self.bars.iter().filter(|bar| !bar.is_io() && bar.index < 6).map(|bar| bar.size).sum()
+        let sizes = self.bars.iter().filter(|bar| !bar.is_io() && bar.index < 6).map(|bar| bar.size);
+        // What a broken device reports can be more than there are addresses.
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// Reads what there is of a function that is there.
@@ -117,12 +119,13 @@ impl PciFunction {
     }
 }
 
-/// All PCI functions of the host, in order of their addresses.
+/// All PCI functions of the host, in order of their addresses. One that goes while it is read is not there.
 pub(crate) fn functions(host: &HostFiles) -> Result<Vec<PciFunction>, Problem> {
     let names = host.names("/sys/bus/pci/devices")?.unwrap_or_default();
     let mut addresses: Vec<Bdf> = names.iter().filter_map(|name| name.parse().ok()).collect();
     addresses.sort();
-    addresses.into_iter().map(|bdf| PciFunction::read(host, bdf)).collect()
+    let read = addresses.into_iter().map(|bdf| (bdf, PciFunction::read(host, bdf)));
+    read.filter(|(bdf, _)| host.has(&folder(*bdf))).map(|(_, read)| read).collect()
 }
 
 fn hexadecimal(text: &str) -> Option<u64> {

@@ -17,7 +17,7 @@ use vfio_assign_linux::GroupMember;
 use crate::display;
 use crate::exit::Exit;
 use crate::help::Problem;
-use crate::host::{HostFiles, PciFunction, Use, functions, uses};
+use crate::host::{HostFiles, PciFunction, Use, folder, functions, uses};
 
 /// What to list.
 #[derive(Debug, Default, Args)]
@@ -67,7 +67,8 @@ pub(crate) fn list(host: &HostFiles, arguments: &ListArguments) -> Result<Exit, 
 
 /// All functions of a host.
 pub(crate) fn listed(host: &HostFiles) -> Result<Vec<Listed>, Problem> {
-    let mut uses = uses(host)?;
+    let uses = uses(host);
+    uses.unseen_of_any().for_each(|error| log::warn!("{error}, so not all that the host needs may be seen"));
     let mut groups: BTreeMap<u32, Vec<GroupMember>> = BTreeMap::new();
     let mut all = Vec::new();
     for function in functions(host)? {
@@ -76,7 +77,11 @@ pub(crate) fn listed(host: &HostFiles) -> Result<Vec<Listed>, Problem> {
             Some(number) => match groups.entry(number) {
                 std::collections::btree_map::Entry::Occupied(found) => found.into_mut(),
                 std::collections::btree_map::Entry::Vacant(place) => {
-                    place.insert(host.sysfs().group_members(number)?)
+                    match host.sysfs().group_members(number) {
+                        // The last of its group has just gone.
+                        Err(_) if !host.has(&folder(function.bdf)) => continue,
+                        members => place.insert(members?),
+                    }
                 }
             },
         };
@@ -84,7 +89,7 @@ pub(crate) fn listed(host: &HostFiles) -> Result<Vec<Listed>, Problem> {
             Some(number) => host.sysfs().is_no_iommu(number)?,
             None => false,
         };
-        let uses = uses.remove(&function.bdf).unwrap_or_default();
+        let uses = uses.of(function.bdf).to_vec();
         let readiness = readiness(&function, members, no_iommu, &uses);
         all.push(Listed { function, readiness, uses });
     }

@@ -156,19 +156,38 @@ fn a_memory_that_is_none_is_named() {
 
 #[test]
 fn a_device_that_a_process_has_is_not_taken_from_it() {
-    let tree = host("file /proc/1234/comm qemu-system-x86\nlink /proc/1234/fd/17 /dev/vfio/5");
-    let called = call(tree.root(), 80, "unbind --dry-run 04:00.0");
-    assert_eq!(called.status, Some(1));
-    assert!(
-        called.errors.contains("process 1234 (qemu-system-x86) has /dev/vfio/5 open"),
-        "{}",
-        called.errors
-    );
-    assert_eq!(call(tree.root(), 80, "unbind --dry-run --force 04:00.0").status, Some(0));
+    for file in ["/dev/vfio/5", "/dev/vfio/devices/vfio0"] {
+        let tree =
+            host(&format!("file /proc/1234/comm qemu-system-x86\nlink /proc/1234/fd/17 {file}\nfile {file}"));
+        let called = call(tree.root(), 80, "unbind --dry-run 04:00.0");
+        assert_eq!(called.status, Some(1));
+        let expected = format!("process 1234 (qemu-system-x86) has {file} open");
+        assert!(called.errors.contains(&expected), "{}", called.errors);
+        assert_eq!(call(tree.root(), 80, "unbind --dry-run --force 04:00.0").status, Some(0));
+    }
 }
 
 #[test]
 fn a_device_that_vfio_does_not_have_is_not_given_back() {
     let called = call(host(DISK).root(), 80, "unbind 04:00.0");
     assert_eq!((called.status, &*called.output), (Some(0), "There is nothing to do.\n"));
+}
+
+#[test]
+fn a_physical_function_is_not_taken_from_its_virtual_ones() {
+    let tree = host(DISK);
+    tree.apply("file /sys/bus/pci/devices/0000:04:00.0/sriov_numvfs 4");
+    let called = call(tree.root(), 80, "bind --dry-run 04:00.0");
+    assert_eq!(called.status, Some(1));
+    assert!(called.errors.contains("it has virtual functions (4)"), "{}", called.errors);
+}
+
+#[test]
+fn what_may_be_needed_is_refused_unless_forced() {
+    let tree = host(DISK);
+    tree.apply("disk 0000:04:00.0 nvme0n1 259:1\nremove /dev/nvme0n1");
+    let called = call(tree.root(), 80, "bind --dry-run 04:00.0");
+    assert_eq!(called.status, Some(1));
+    assert!(called.errors.contains("dev/nvme0n1: ENOENT"), "{}", called.errors);
+    assert_eq!(call(tree.root(), 80, "bind --dry-run --force 04:00.0").status, Some(0));
 }

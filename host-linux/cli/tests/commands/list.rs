@@ -112,8 +112,7 @@ fn colours_that_are_asked_for_come_unless_no_color_is_set() {
         String::from_utf8(output.unwrap().stdout).unwrap().contains('\u{1b}')
     };
     assert!(colours(""));
-    let plain = command(tree.root()).arg("list").env("NO_COLOR", "1").output().unwrap();
-    assert!(!String::from_utf8(plain.stdout).unwrap().contains('\u{1b}'));
+    assert!(!colours("1"));
 }
 
 #[test]
@@ -126,4 +125,38 @@ fn a_reader_that_goes_away_is_no_error() {
     let mut errors = String::new();
     child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
     assert_eq!((child.wait().unwrap().code(), &*errors), (Some(0), ""));
+}
+
+#[test]
+fn a_function_that_goes_away_meanwhile_is_left_out() {
+    let tree = Tree::good();
+    // What is left of it is in the way no longer than a look takes.
+    tree.apply("link /sys/bus/pci/devices/0000:09:00.0 /sys/devices/gone");
+    let list = json(tree.root(), "list --json");
+    assert_eq!(list["functions"].as_array().unwrap().len(), 7);
+}
+
+#[test]
+fn bars_of_all_addresses_there_are_do_not_overflow() {
+    let tree = Tree::good();
+    let all = "0x0000000000000000 0xfffffffffffffffe 0x000000000014220c";
+    tree.apply(&format!("file /sys/bus/pci/devices/0000:04:00.0/resource {all}\\n{all}"));
+    assert_eq!(json(tree.root(), "list --json --id 1b36:0010")["functions"][0]["bar_total"], u64::MAX);
+    assert_eq!(call(tree.root(), 80, "doctor 04:00.0").status, Some(3));
+}
+
+#[test]
+fn a_physical_function_whose_virtual_ones_are_there_is_in_use() {
+    let tree = Tree::good();
+    tree.apply("file /sys/bus/pci/devices/0000:04:00.0/sriov_numvfs 4");
+    assert_eq!(json(tree.root(), "list --json --id 1b36:0010")["functions"][0]["readiness"], "in-use");
+}
+
+#[test]
+fn what_cannot_be_seen_is_said_and_the_rest_is_listed() {
+    let tree = Tree::good();
+    tree.apply("remove /proc/swaps\nfolder /proc/swaps");
+    let called = call(tree.root(), 80, "list");
+    assert_eq!(called.status, Some(0));
+    assert!(called.errors.contains("proc/swaps: errno 21"), "{}", called.errors);
 }

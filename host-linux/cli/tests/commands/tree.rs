@@ -77,6 +77,7 @@ impl Tree {
                 self.file(&format!("{folder}/dev"), number);
                 self.link(&format!("/sys/dev/block/{number}"), &folder);
                 self.link(&format!("/sys/class/block/{name}"), &folder);
+                self.file(&format!("/dev/{name}"), "");
             }
             "interface" => {
                 let folder = format!("{}/net/{more}", self.real(first));
