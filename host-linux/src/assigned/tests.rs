@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::bar::WindowMemory;
-use crate::device::ResetError;
 use crate::dma::GuestRegion;
 use crate::errno::Errno;
 use crate::gate::MappingThread;
@@ -76,14 +75,6 @@ impl GuestSide for TestGuest {
 /// The test device assigned, nothing noted yet.
 fn assigned() -> (TestKernel, Assigned<TestGuest>) {
     let (kernel, assigned, _vm) = assigned_in_vm();
-    (kernel, assigned)
-}
-
-/// The test device assigned, its pin leading to such a line.
-fn with_line(line: Option<LineEnd>) -> (TestKernel, Assigned<TestGuest>) {
-    let TestDevice { kernel, device, .. } = TestDevice::open();
-    let device = Arc::into_inner(device).unwrap();
-    let assigned = Assigned::new(device, TestGuest(kernel.clone(), line), &AssignOptions::default()).unwrap();
     (kernel, assigned)
 }
 
@@ -300,30 +291,6 @@ fn window_that_cannot_be_taken_away_quarantines() {
 }
 
 #[test]
-fn reset_of_a_quarantined_function_tears_it_down_first() {
-    let (kernel, assigned) = decoding();
-    kernel.fail("unmap 0", Errno::EINVAL);
-    assigned.config_write(COMMAND, &[0, 0]);
-    kernel.calls();
-    assert_eq!((assigned.reset(), assigned.is_quarantined()), (ResetOutcome::Reset, false));
-    let calls = kernel.calls();
-    let place = |start: &str| calls.iter().position(|call| call.starts_with(start)).unwrap();
-    let order = ["unmap 0", "pwrite 0x10004 [00, 00]", "reset"].map(place);
-    assert!(order.is_sorted(), "{calls:?}");
-}
-
-#[test]
-fn reset_of_a_function_that_stays_quarantined_ends_its_bus_mastering() {
-    let (kernel, assigned) = decoding();
-    kernel.fail("unmap 0", Errno::EINVAL);
-    kernel.fail("unmap 0", Errno::EINVAL);
-    assigned.config_write(COMMAND, &[0, 0]);
-    kernel.calls();
-    assert_eq!((assigned.reset(), assigned.is_quarantined()), (ResetOutcome::NotReset, true));
-    assert!(kernel.calls().contains(&"pwrite 0x10004 [00, 00]".into()));
-}
-
-#[test]
 fn quarantine_is_seen_without_the_functions_lock() {
     let (_kernel, assigned) = decoding();
     let _held = assigned.lock();
@@ -339,25 +306,6 @@ fn window_that_cannot_be_mapped_stays_trapped() {
     assert_eq!(read(&assigned, BAR_AT), [0; 4]);
     let error = assigned.inspect(|_, _, _, failure| failure.map(|failure| failure.error.to_string()));
     assert_eq!(error.unwrap(), "ENOMEM, Cannot allocate memory");
-}
-
-#[test]
-fn reset_goes_to_the_device() {
-    let (kernel, assigned) = interrupting();
-    kernel.calls();
-    assert_eq!(assigned.reset(), ResetOutcome::Reset);
-    let calls = kernel.calls();
-    let place = |start: &str| calls.iter().position(|call| call.starts_with(start)).unwrap();
-    assert!(place("set_irqs 2 0 none 0") < place("reset"), "{calls:?}");
-}
-
-#[test]
-fn reset_that_fails_says_why_until_one_succeeds() {
-    let (kernel, assigned) = decoding();
-    kernel.fail("reset", Errno::ENOTTY);
-    let failed = ResetError::Failed { bdf: assigned.bdf(), errno: Errno::ENOTTY };
-    assert_eq!((assigned.reset(), assigned.reset_error()), (ResetOutcome::NotReset, Some(failed)));
-    assert_eq!((assigned.reset(), assigned.reset_error()), (ResetOutcome::Reset, None));
 }
 
 #[test]
@@ -399,60 +347,6 @@ fn bus_mastering_stays_off_when_the_mapping_it_waits_for_fails() {
     assert_eq!((command, why.as_deref()), (0, Some(text)));
 }
 
-#[test]
-fn reset_waits_for_no_mapping() {
-    let (_kernel, assigned, vm, mapping, held) = assigned_beside_a_mapping();
-    thread::scope(|scope| {
-        let reset = scope.spawn(|| assigned.reset());
-        while vm.waiting_for_memory() == 0 && !reset.is_finished() {
-            thread::yield_now();
-        }
-        assert_eq!(vm.waiting_for_memory(), 0);
-        assert_eq!(reset.join().unwrap(), ResetOutcome::Reset);
-        held.release(Ok(()));
-    });
-    assert_eq!(mapping.wait(), Ok(()));
-}
-
-/// What was asked for from the call on that starts so.
-fn from(calls: Vec<String>, start: &str) -> Vec<String> {
-    let place = calls.iter().position(|call| call.starts_with(start)).unwrap();
-    calls[place..].to_vec()
-}
-
-#[test]
-fn pin_with_a_resampled_line_is_armed_when_the_device_is_assigned() {
-    let (kernel, _assigned) = with_line(Some(LineEnd::Resampled));
-    let expected = ["set_irqs 0 0 fds 1", "new_event", "set_irqs 0 0 unmask_on", "arm_line resample"];
-    assert_eq!(from(kernel.calls(), "set_irqs"), expected);
-}
-
-#[test]
-fn pin_whose_end_the_monitor_tells_is_unmasked_then() {
-    let (kernel, assigned) = with_line(Some(LineEnd::Told));
-    assert_eq!(from(kernel.calls(), "set_irqs"), ["set_irqs 0 0 fds 1", "arm_line"]);
-    assigned.handle_intx_eoi();
-    assert_eq!(kernel.calls(), ["set_irqs 0 0 unmask"]);
-}
-
-#[test]
-fn pin_is_off_before_msix_is_on() {
-    let (kernel, assigned) = with_line(Some(LineEnd::Resampled));
-    kernel.calls();
-    assigned.config_write(MESSAGE_CONTROL, &[0, 0x80]);
-    assert_eq!(kernel.calls(), ["disarm_line", "set_irqs 0 0 none 0", "set_irqs 2 0 fds -"]);
-    assigned.config_write(MESSAGE_CONTROL, &[0, 0]);
-    let expected = ["set_irqs 2 0 none 0", "new_event", "set_irqs 0 0 fds 1", "new_event"];
-    assert_eq!(kernel.calls()[..4], expected);
-}
-
-#[test]
-fn pin_that_leads_nowhere_is_hidden_and_reported() {
-    let (_kernel, assigned) = with_line(None);
-    let mut pin = [0xff];
-    assigned.config_read(0x3d, &mut pin);
-    assert_eq!((pin, assigned.findings()), ([0], &[Finding::NotCarried(InterruptKind::Intx)][..]));
-}
-
 mod lifecycle;
+mod pin;
 mod reset;

@@ -5,7 +5,7 @@
 //! here from the memory that is really there.
 
 use super::ioctl::with_struct;
-use super::memory::{FilePart, HostRange};
+use super::range::{FilePart, HostRange};
 use crate::errno::Errno;
 use rustix::ioctl::{Opcode, opcode};
 use std::os::fd::{AsRawFd, BorrowedFd};

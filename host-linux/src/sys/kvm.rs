@@ -3,7 +3,7 @@
 //! Linux `include/uapi/linux/kvm.h` and `Documentation/virt/kvm/api.rst`.
 
 use super::ioctl::{with_struct, with_value};
-use super::memory::HostRange;
+use super::range::HostRange;
 use crate::errno::Errno;
 use kvm_bindings as k;
 use rustix::ioctl::{Opcode, opcode};

@@ -1,23 +1,20 @@
-//! Memory that belongs to the guest, and host addresses that are fit to be handed to devices and KVM.
+//! Memory that belongs to the guest.
 //!
 //! The guest and its devices change this memory at any time, so no Rust reference to it ever exists: it is
-//! copied from and to.
+//! [copied](access) from and to.
 
+mod access;
+mod prefault;
+
+pub use access::MemoryAccessError;
+
+use super::range::{FilePart, HostRange};
 use crate::errno::Errno;
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
-use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread;
-
-/// What is copied at a time where it can be.
-const WORD: usize = size_of::<u64>();
-/// What one thread prefaults at a time: a huge page of most kernels. In between the lock of the process's address
-/// space is free for others.
-const PREFAULT_PIECE: usize = 2 << 20;
 
 /// Memory for a guest: zeroed, shared by all clones, unmapped when the last is dropped.
 ///
@@ -63,18 +60,6 @@ impl HugePage {
             Self::Gib1 => MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
         }
     }
-}
-
-/// Bytes outside the memory were asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{length:#x} bytes at offset {offset:#x} are not all inside guest memory of {size:#x} bytes")]
-pub struct MemoryAccessError {
-    /// The first byte asked for.
-    pub offset: u64,
-    /// How many bytes.
-    pub length: u64,
-    /// The size of the memory.
-    pub size: u64,
 }
 
 #[derive(Debug)]
@@ -198,90 +183,6 @@ impl GuestMemory {
         self.0.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// Copies bytes out, from `offset` on.
-    ///
-    /// # Errors
-    ///
-    /// Where they are not all inside.
-    pub fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), MemoryAccessError> {
-        let start = self.locate(offset, data.len())?;
-        let head = start.bytes_to_word().min(data.len());
-        let (head, body) = data.split_at_mut(head);
-        let (words, tail) = body.as_chunks_mut::<WORD>();
-        let (first_word, first_tail) = (head.len(), head.len() + words.len() * WORD);
-        head.iter_mut().enumerate().for_each(|(n, byte)| *byte = start.load(n));
-        words.iter_mut().enumerate().for_each(|(n, word)| {
-            *word = start.load::<u64>(first_word + n * WORD).to_ne_bytes();
-        });
-        tail.iter_mut().enumerate().for_each(|(n, byte)| *byte = start.load(first_tail + n));
-        Ok(())
-    }
-
-    /// Copies bytes in, from `offset` on.
-    ///
-    /// # Errors
-    ///
-    /// Where they would not all be inside.
-    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), MemoryAccessError> {
-        let start = self.locate(offset, data.len())?;
-        let head = start.bytes_to_word().min(data.len());
-        let (head, body) = data.split_at(head);
-        let (words, tail) = body.as_chunks::<WORD>();
-        let (first_word, first_tail) = (head.len(), head.len() + words.len() * WORD);
-        head.iter().enumerate().for_each(|(n, byte)| start.store(n, *byte));
-        words.iter().enumerate().for_each(|(n, word)| {
-            start.store(first_word + n * WORD, u64::from_ne_bytes(*word));
-        });
-        tail.iter().enumerate().for_each(|(n, byte)| start.store(first_tail + n, *byte));
-        Ok(())
-    }
-
-    /// Makes the kernel find pages for `length` bytes from `offset` on, with at most so many threads.
-    ///
-    /// Mapping memory for devices finds them too, one after the other; clearing them is most of its time.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` where the bytes are not all inside, or the kernel (before 5.14) cannot do it; `ENOMEM` where
-    /// there are not enough pages.
-    pub fn prefault(&self, offset: u64, length: u64, threads: usize) -> Result<(), Errno> {
-        self.prefault_with(offset, length, threads, &|_| {})
-    }
-
-    /// The same, telling `found` of every so many bytes.
-    pub(crate) fn prefault_with(
-        &self,
-        offset: u64,
-        length: u64,
-        threads: usize,
-        found: &(dyn Fn(u64) + Sync),
-    ) -> Result<(), Errno> {
-        let range = self.range(offset, length).ok_or(Errno::EINVAL)?;
-        let pieces = range.length.div_ceil(PREFAULT_PIECE);
-        let threads = threads.min(pieces);
-        let next = AtomicUsize::new(0);
-        let work = || {
-            loop {
-                let start = next.fetch_add(1, Ordering::Relaxed).saturating_mul(PREFAULT_PIECE);
-                if start >= range.length {
-                    return Ok(());
-                }
-                let length = PREFAULT_PIECE.min(range.length - start);
-                // Where there are huge pages this finds the whole piece, and with no lock that others may wait for.
-                self.touch(offset + start as u64);
-                populate(range.address + start, length)?;
-                found(length as u64);
-            }
-        };
-        thread::scope(|scope| {
-            let helpers: Vec<_> =
-                (1..threads).filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
-            let own = work();
-            let others = helpers.into_iter().map(|helper| helper.join().unwrap_or(Err(Errno::EFAULT)));
-            others.fold(own, Result::and)
-        })
-    }
-
     /// The host addresses of `length` bytes from `offset` on.
     ///
     /// Whoever has them keeps a clone of the memory until device and guest no longer use them.
@@ -297,77 +198,7 @@ impl GuestMemory {
     pub(crate) fn file_part(&self, offset: u64, length: u64) -> Option<FilePart<'_>> {
         self.range(offset, length)?;
         // The memory shows its file from the start on.
-        Some(FilePart { file: self.file()?, start: offset, length })
-    }
-
-    /// Writes to the word at or after `offset`, if it is inside, without changing it.
-    fn touch(&self, offset: u64) {
-        if let Ok(word) = self.locate(offset.next_multiple_of(WORD as u64), WORD) {
-            word.touch();
-        }
-    }
-
-    fn locate(&self, offset: u64, length: usize) -> Result<Located<'_>, MemoryAccessError> {
-        let refused = MemoryAccessError { offset, length: length as u64, size: self.size() };
-        let start = usize::try_from(offset).map_err(|_| refused)?;
-        let end = start.checked_add(length).ok_or(refused)?;
-        if end > self.0.size {
-            return Err(refused);
-        }
-        // SAFETY: `start` is at most the memory's size.
-        let address = unsafe { self.0.address.add(start) };
-        Ok(Located { address, length, memory: PhantomData })
-    }
-}
-
-/// Bytes that are inside the memory.
-struct Located<'a> {
-    address: NonNull<u8>,
-    length: usize,
-    memory: PhantomData<&'a Owned>,
-}
-
-/// What may be copied at a time: any bytes are a value of it.
-trait Plain: Copy {}
-
-impl Plain for u8 {}
-impl Plain for u64 {}
-
-impl Located<'_> {
-    /// How many bytes come before the first that is aligned to a word.
-    fn bytes_to_word(&self) -> usize {
-        self.address.align_offset(WORD)
-    }
-
-    fn load<T: Plain>(&self, at: usize) -> T {
-        let place = self.place::<T>(at);
-        // SAFETY: inside and aligned, as `place` has checked; mapped while the memory lives; any bytes are a value;
-        // no references exist.
-        unsafe { place.read_volatile() }
-    }
-
-    fn store<T: Plain>(&self, at: usize, value: T) {
-        let place = self.place::<T>(at);
-        // SAFETY: inside and aligned, as `place` has checked; mapped while the memory lives; no references exist.
-        unsafe { place.write_volatile(value) };
-    }
-
-    /// Writes to the first word what is there.
-    fn touch(&self) {
-        let place = self.place::<u64>(0);
-        // SAFETY: inside and aligned, as `place` has checked; mapped while the memory lives; no references exist, and
-        // what the guest does at the same time is a race of bytes that no Rust code relies on.
-        let word = unsafe { AtomicU64::from_ptr(place.as_ptr()) };
-        // An exchange that is compiled as a write in any case; it can only put back what it found.
-        let _found = word.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
-    fn place<T>(&self, at: usize) -> NonNull<T> {
-        assert!(at.checked_add(size_of::<T>()).is_some_and(|end| end <= self.length));
-        // SAFETY: the assertion keeps it inside.
-        let place = unsafe { self.address.add(at) }.cast::<T>();
-        assert!(place.is_aligned());
-        place
+        Some(FilePart::new(self.file()?, offset, length))
     }
 }
 
@@ -381,64 +212,6 @@ impl Drop for Owned {
         if let Err(errno) = unmapped {
             log::error!("cannot unmap {:#x} bytes of guest memory: {}", self.size, Errno::from(errno));
         }
-    }
-}
-
-/// Finds pages for memory that a [`HostRange`] names.
-fn populate(address: usize, length: usize) -> Result<(), Errno> {
-    let page = rustix::param::page_size();
-    let start = address & !(page - 1);
-    let pages = std::ptr::without_provenance_mut(start);
-    // SAFETY: the range is mapped as long as its owner lives, which the caller's borrow ensures; populating
-    // pages changes no byte of them.
-    Ok(unsafe { madvise(pages, address + length - start, Advice::LinuxPopulateWrite) }?)
-}
-
-/// Host addresses of guest memory or of a mapped device.
-///
-/// Only this folder makes one, and only of memory that has no Rust references into it. It does not keep the
-/// memory alive: whoever hands it to the kernel keeps its owner.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct HostRange {
-    address: usize,
-    length: usize,
-}
-
-impl HostRange {
-    pub(super) fn new(address: usize, length: usize) -> Self {
-        Self { address, length }
-    }
-
-    pub(crate) fn address(self) -> usize {
-        self.address
-    }
-
-    pub(crate) fn length(self) -> usize {
-        self.length
-    }
-}
-
-/// A part of the file behind guest memory, to be handed to a device.
-///
-/// Only this folder makes one: what it names has no Rust references into it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FilePart<'a> {
-    file: BorrowedFd<'a>,
-    start: u64,
-    length: u64,
-}
-
-impl<'a> FilePart<'a> {
-    pub(crate) fn file(self) -> BorrowedFd<'a> {
-        self.file
-    }
-
-    pub(crate) fn start(self) -> u64 {
-        self.start
-    }
-
-    pub(crate) fn length(self) -> u64 {
-        self.length
     }
 }
 
@@ -484,13 +257,6 @@ mod tests {
     }
 
     #[test]
-    fn write_across_the_end_is_refused() {
-        let memory = GuestMemory::new(0x1000, MemoryBacking::Anonymous).unwrap();
-        let refused = MemoryAccessError { offset: 0xfff, length: 2, size: 0x1000 };
-        assert_eq!(memory.write(0xfff, &[0; 2]), Err(refused));
-    }
-
-    #[test]
     fn clone_keeps_the_memory() {
         let memory = GuestMemory::new(0x1000, MemoryBacking::Anonymous).unwrap();
         let clone = memory.clone();
@@ -499,34 +265,6 @@ mod tests {
         let mut data = [0];
         memory.read(0, &mut data).unwrap();
         assert_eq!(&data, b"x");
-    }
-
-    #[test]
-    fn odd_bytes_come_out_as_they_went_in() {
-        let memory = GuestMemory::new(0x1000, MemoryBacking::Anonymous).unwrap();
-        let data: Vec<u8> = (1..=29).collect();
-        memory.write(3, &data).unwrap();
-        let mut found = [0; 31];
-        memory.read(2, &mut found).unwrap();
-        assert_eq!((found[0], &found[1..30], found[30]), (0, &data[..], 0));
-    }
-
-    #[test]
-    fn prefault_finds_every_page() {
-        let size = 2 * PREFAULT_PIECE as u64 + 0x3000;
-        let memory = GuestMemory::new(size, MemoryBacking::Memfd).unwrap();
-        memory.prefault(0, size, 2).unwrap();
-        let start = format!("{:x}-", memory.range(0, 1).unwrap().address());
-        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let entry = smaps.split_once(&start).unwrap().1;
-        let resident = entry.lines().find(|line| line.starts_with("Rss:")).unwrap();
-        assert_eq!(resident.split_whitespace().nth(1).unwrap(), (size / 1024).to_string());
-    }
-
-    #[test]
-    fn prefault_past_the_end_is_refused() {
-        let memory = GuestMemory::new(0x1000, MemoryBacking::Anonymous).unwrap();
-        assert_eq!(memory.prefault(0, 0x1001, 1), Err(Errno::EINVAL));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! so a mapping whose address agrees with the offset modulo 1 GiB can be mapped by 1 GiB pages.
 
 use super::fault::{self, Fault};
-use super::memory::HostRange;
+use super::range::HostRange;
 use crate::errno::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::os::fd::BorrowedFd;

@@ -13,6 +13,7 @@ pub(crate) mod iommufd;
 pub(crate) mod kvm;
 mod memory;
 mod mmap;
+mod range;
 #[cfg(feature = "kvm")]
 mod run_page;
 mod uapi;
@@ -21,8 +22,8 @@ pub(crate) mod vfio;
 pub(crate) mod xsave;
 
 pub use eventfd::EventFd;
-pub(crate) use memory::{FilePart, HostRange};
 pub use memory::{GuestMemory, HugePage, MemoryAccessError, MemoryBacking};
 pub(crate) use mmap::{Mapping, Placement};
+pub(crate) use range::{FilePart, HostRange};
 #[cfg(feature = "kvm")]
 pub use run_page::RunPage;

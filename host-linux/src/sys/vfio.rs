@@ -4,7 +4,7 @@
 //! is really there, so that no caller can make the kernel write past it.
 
 use super::ioctl::{with_struct, with_value};
-use super::memory::HostRange;
+use super::range::HostRange;
 use super::uapi;
 use crate::errno::Errno;
 use rustix::ioctl::{Opcode, opcode};

@@ -1,6 +1,7 @@
-//! Resets of devices that have no reset of their own.
+//! Resets, of devices with one of their own and without.
 
 use super::*;
+use crate::device::ResetError;
 use vfio_bindings::bindings::vfio::{VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET};
 
 const ONE: &str = "0000:00:04.0";
@@ -104,4 +105,62 @@ fn neighbour_that_stays_quarantined_keeps_the_bus_from_being_reset() {
     kernel.fail_after(1, "unmap 0", Errno::EINVAL);
     assert_eq!(together(&both), [ResetOutcome::NotReset, ResetOutcome::NotReset]);
     assert_eq!(count(&kernel.calls(), "hot_reset "), 0);
+}
+
+#[test]
+fn reset_goes_to_the_device() {
+    let (kernel, assigned) = interrupting();
+    kernel.calls();
+    assert_eq!(assigned.reset(), ResetOutcome::Reset);
+    let calls = kernel.calls();
+    let place = |start: &str| calls.iter().position(|call| call.starts_with(start)).unwrap();
+    assert!(place("set_irqs 2 0 none 0") < place("reset"), "{calls:?}");
+}
+
+#[test]
+fn reset_of_a_quarantined_function_tears_it_down_first() {
+    let (kernel, assigned) = decoding();
+    kernel.fail("unmap 0", Errno::EINVAL);
+    assigned.config_write(COMMAND, &[0, 0]);
+    kernel.calls();
+    assert_eq!((assigned.reset(), assigned.is_quarantined()), (ResetOutcome::Reset, false));
+    let calls = kernel.calls();
+    let place = |start: &str| calls.iter().position(|call| call.starts_with(start)).unwrap();
+    let order = ["unmap 0", "pwrite 0x10004 [00, 00]", "reset"].map(place);
+    assert!(order.is_sorted(), "{calls:?}");
+}
+
+#[test]
+fn reset_of_a_function_that_stays_quarantined_ends_its_bus_mastering() {
+    let (kernel, assigned) = decoding();
+    kernel.fail("unmap 0", Errno::EINVAL);
+    kernel.fail("unmap 0", Errno::EINVAL);
+    assigned.config_write(COMMAND, &[0, 0]);
+    kernel.calls();
+    assert_eq!((assigned.reset(), assigned.is_quarantined()), (ResetOutcome::NotReset, true));
+    assert!(kernel.calls().contains(&"pwrite 0x10004 [00, 00]".into()));
+}
+
+#[test]
+fn reset_that_fails_says_why_until_one_succeeds() {
+    let (kernel, assigned) = decoding();
+    kernel.fail("reset", Errno::ENOTTY);
+    let failed = ResetError::Failed { bdf: assigned.bdf(), errno: Errno::ENOTTY };
+    assert_eq!((assigned.reset(), assigned.reset_error()), (ResetOutcome::NotReset, Some(failed)));
+    assert_eq!((assigned.reset(), assigned.reset_error()), (ResetOutcome::Reset, None));
+}
+
+#[test]
+fn reset_waits_for_no_mapping() {
+    let (_kernel, assigned, vm, mapping, held) = assigned_beside_a_mapping();
+    thread::scope(|scope| {
+        let reset = scope.spawn(|| assigned.reset());
+        while vm.waiting_for_memory() == 0 && !reset.is_finished() {
+            thread::yield_now();
+        }
+        assert_eq!(vm.waiting_for_memory(), 0);
+        assert_eq!(reset.join().unwrap(), ResetOutcome::Reset);
+        held.release(Ok(()));
+    });
+    assert_eq!(mapping.wait(), Ok(()));
 }
