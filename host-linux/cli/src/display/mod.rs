@@ -27,7 +27,7 @@ pub(crate) const QUIET: Style = Style::new().dimmed();
 /// Like everything else.
 pub(crate) const PLAIN: Style = Style::new();
 
-/// A text in a style, for what is written by [`print`], which takes styles out where they do not belong.
+/// A text in a style, for what is written by [`print()`], which takes styles out where they do not belong.
 pub(crate) fn styled(style: Style, text: impl std::fmt::Display) -> String {
     format!("{style}{text}{style:#}")
 }
@@ -64,7 +64,7 @@ impl Help for NotPrinted {
     }
 }
 
-/// Writes to standard output as [`print`] does, and says whether anybody still reads it.
+/// Writes to standard output as [`print()`] does, and says whether anybody still reads it.
 pub(crate) fn print_while_read(text: &str) -> Result<bool, NotPrinted> {
     let mut output = anstream::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
