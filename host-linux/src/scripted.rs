@@ -49,6 +49,8 @@ pub enum CallFault {
     Halfway(Errno),
     /// It does nothing and gives this number: of bytes that it has moved or unmapped, of vectors that there are.
     Answer(u32),
+    /// A read or a write of a region moves the first half of its bytes, and says so.
+    Short,
 }
 
 /// What the kernel has, and what it is told to do.
@@ -226,7 +228,7 @@ impl ScriptedKernel {
             None => work(&mut model),
             Some(CallFault::Late(errno)) => work(&mut model).and(Err(errno)),
             Some(CallFault::Errno(errno) | CallFault::Halfway(errno)) => Err(errno),
-            Some(CallFault::Answer(_)) => panic!("{} gives no number", call.name()),
+            Some(CallFault::Answer(_) | CallFault::Short) => panic!("{} gives no number", call.name()),
         }
     }
 
@@ -242,6 +244,24 @@ impl ScriptedKernel {
             Some(CallFault::Late(errno)) => work(&mut model).and(Err(errno)),
             Some(CallFault::Errno(errno) | CallFault::Halfway(errno)) => Err(errno),
             Some(CallFault::Answer(number)) => T::try_from(number).map_err(|_| Errno::EINVAL),
+            Some(CallFault::Short) => panic!("{} moves no bytes", call.name()),
+        }
+    }
+
+    /// A call that moves so many bytes, or fewer.
+    fn transfer(
+        &self,
+        call: Call,
+        length: usize,
+        work: impl FnOnce(&mut Model, usize) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        let (mut model, fault) = self.enter(call);
+        match fault {
+            None => work(&mut model, length),
+            Some(CallFault::Short) => work(&mut model, length / 2),
+            Some(CallFault::Late(errno)) => work(&mut model, length).and(Err(errno)),
+            Some(CallFault::Errno(errno) | CallFault::Halfway(errno)) => Err(errno),
+            Some(CallFault::Answer(number)) => Ok(number as usize),
         }
     }
 

@@ -210,6 +210,7 @@ impl Kernel for ScriptedKernel {
             Some(CallFault::Late(errno)) => device.set_irqs(set, None).and(Err(errno)),
             Some(CallFault::Errno(errno)) => Err(errno),
             Some(CallFault::Answer(available)) => Ok(available),
+            Some(CallFault::Short) => panic!("{} moves no bytes", Call::SetIrqs.name()),
         }
     }
 
@@ -234,16 +235,16 @@ impl Kernel for ScriptedKernel {
     }
 
     fn region_read(&self, device: BorrowedFd<'_>, offset: u64, data: &mut [u8]) -> Result<usize, Errno> {
-        self.number(Call::RegionRead, |model| {
+        self.transfer(Call::RegionRead, data.len(), |model, length| {
             let place = model.device_at(device)?;
-            model.devices[place].read(offset, data)
+            model.devices[place].read(offset, &mut data[..length])
         })
     }
 
     fn region_write(&self, device: BorrowedFd<'_>, offset: u64, data: &[u8]) -> Result<usize, Errno> {
-        self.number(Call::RegionWrite, |model| {
+        self.transfer(Call::RegionWrite, data.len(), |model, length| {
             let place = model.device_at(device)?;
-            model.devices[place].write(offset, data)
+            model.devices[place].write(offset, &data[..length])
         })
     }
 

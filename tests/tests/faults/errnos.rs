@@ -1,7 +1,7 @@
 //! In which ways the kernel may fail each call.
 
 use vfio_assign_linux::Errno;
-use vfio_assign_linux::scripted::CallFault::{self, Answer, Halfway, Late};
+use vfio_assign_linux::scripted::CallFault::{self, Answer, Halfway, Late, Short};
 
 const fn plain(errno: Errno) -> CallFault {
     CallFault::Errno(errno)
@@ -36,7 +36,7 @@ pub(crate) const TABLE: &[(&str, &[CallFault])] = &[
     ("vfio-set-iommu", &[EINVAL, EPERM, ENODEV, ENOMEM, EBUSY]),
     ("vfio-iommu-get-info", &[EINVAL, EFAULT, ENOMEM]),
     ("vfio-iommu-map-dma", &[ENOMEM, EFAULT, EINVAL, ENOSPC, EEXIST, E2BIG, EIO]),
-    // Nothing was unmapped.
+    // Nothing was unmapped. What one call has mapped goes as a whole, and this library unmaps no more in one.
     ("vfio-iommu-unmap-dma", &[EINVAL, EFAULT, Answer(0)]),
     // Not viable; in a container.
     ("vfio-group-get-status", &[EFAULT, ENODEV, Answer(0), Answer(3)]),
@@ -50,7 +50,7 @@ pub(crate) const TABLE: &[(&str, &[CallFault])] = &[
     ("iommu-ioas-iova-ranges", &[ENOENT, EMSGSIZE, EFAULT]),
     ("iommu-ioas-map", &[ENOMEM, EFAULT, EINVAL, EEXIST, EADDRINUSE, EIO]),
     ("iommu-ioas-map-file", &[ENOTTY, ENOMEM, EBADF, EINVAL, EFAULT, EEXIST]),
-    // Nothing was unmapped.
+    // The same.
     ("iommu-ioas-unmap", &[ENOENT, EBUSY, EINVAL, Answer(0)]),
     ("iommu-destroy", &[EBUSY, ENOENT]),
     ("vfio-device-get-info", &[EFAULT, ENODEV, EIO]),
@@ -65,9 +65,9 @@ pub(crate) const TABLE: &[(&str, &[CallFault])] = &[
     ("vfio-device-reset", &[EAGAIN, EBUSY, ENOTTY, EIO, ENODEV]),
     ("vfio-device-get-pci-hot-reset-info", &[ENODEV, EFAULT, ENOMEM]),
     ("vfio-device-pci-hot-reset", &[EPERM, EINVAL, EBUSY, EAGAIN, EIO, ENODEV]),
-    // A short access.
-    ("pread", &[EIO, ENODEV, EFAULT, Answer(0)]),
-    ("pwrite", &[EIO, ENODEV, EFAULT, Answer(0)]),
+    // Not one byte; some, which are in the buffer or the device.
+    ("pread", &[EIO, ENODEV, EFAULT, Answer(0), Short]),
+    ("pwrite", &[EIO, ENODEV, EFAULT, Answer(0), Short]),
     ("mmap-area", &[ENOMEM, EINVAL, EAGAIN, ENODEV, EACCES]),
     ("eventfd", &[EMFILE, ENOMEM, ENODEV]),
     ("eventfd-write", &[EBADF, EIO]),
