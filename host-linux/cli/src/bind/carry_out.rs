@@ -4,7 +4,7 @@ use vfio_assign_core::Bdf;
 use vfio_assign_linux::{Errno, SysfsError};
 
 use super::drivers::Drivers;
-use super::plan::{Binding, Move, Target};
+use super::plan::{Binding, Move, Target, VFIO};
 use crate::help::Help;
 
 /// A function is not where it should be.
@@ -19,6 +19,9 @@ pub(crate) enum NotMoved {
         .found.as_deref().unwrap_or("no driver"), Undone(.not_undone)
     )]
     NotTaken { bdf: Bdf, wanted: String, found: Option<String>, not_undone: Vec<String> },
+    /// VFIO took it again.
+    #[error("{bdf} was given back, and {VFIO} took it again{}", Undone(.not_undone))]
+    TakenAgain { bdf: Bdf, not_undone: Vec<String> },
 }
 
 /// What became of the rest.
@@ -41,6 +44,11 @@ impl Help for NotMoved {
                 source: SysfsError::Write { errno: Errno::EACCES | Errno::EPERM, .. }, ..
             } => Some("be root for this".into()),
             Self::NotTaken { bdf, .. } => Some(format!("`dmesg | grep {bdf}` may say why")),
+            Self::TakenAgain { .. } => Some(
+                "`vfio-pci.ids=` on the kernel's command line or `options vfio-pci ids=` in /etc/modprobe.d gives it \
+                 to VFIO: take it out, and restart"
+                    .into(),
+            ),
             Self::Refused { .. } => None,
         }
     }
@@ -48,21 +56,29 @@ impl Help for NotMoved {
 
 /// What became of moves.
 pub(super) struct CarriedOut {
-    pub(super) result: Result<(), NotMoved>,
+    /// Who drives each function now.
+    pub(super) result: Result<Vec<Option<String>>, NotMoved>,
     /// Those that are as they were before.
     pub(super) undone: Vec<Bdf>,
 }
 
 /// Carries moves out, in order. Where one fails, all are undone, the last first.
 pub(super) fn carry_out(drivers: &impl Drivers, moves: &[Move]) -> CarriedOut {
+    let mut found = Vec::new();
     for (done, one) in moves.iter().enumerate() {
-        let Err(mut error) = carry_one_out(drivers, one.bdf, &one.to) else { continue };
+        let mut error = match carry_one_out(drivers, one.bdf, &one.to) {
+            Ok(driver) => {
+                found.push(driver);
+                continue;
+            }
+            Err(error) => error,
+        };
         let mut undone = Vec::new();
         let mut not_undone = Vec::new();
         // The one that failed may have gone half the way.
         for one in moves[..=done].iter().rev() {
             match carry_one_out(drivers, one.bdf, &Target::Known(one.from.clone())) {
-                Ok(()) => undone.push(one.bdf),
+                Ok(_) => undone.push(one.bdf),
                 Err(error) => not_undone.push(error.cause()),
             }
         }
@@ -71,19 +87,26 @@ pub(super) fn carry_out(drivers: &impl Drivers, moves: &[Move]) -> CarriedOut {
         *error.not_undone() = not_undone;
         return CarriedOut { result: Err(error), undone };
     }
-    CarriedOut { result: Ok(()), undone: Vec::new() }
+    CarriedOut { result: Ok(found), undone: Vec::new() }
 }
 
-fn carry_one_out(drivers: &impl Drivers, bdf: Bdf, to: &Target) -> Result<(), NotMoved> {
+/// Carries one move out, and says who drives the function then.
+fn carry_one_out(drivers: &impl Drivers, bdf: Bdf, to: &Target) -> Result<Option<String>, NotMoved> {
     let refused = |source| NotMoved::Refused { bdf, source, not_undone: Vec::new() };
     let Target::Known(Binding { driver, driver_override }) = to else {
         drivers.set_override(bdf, None).map_err(refused)?;
         drivers.unbind(bdf).map_err(refused)?;
-        return drivers.probe(bdf).map_err(refused);
+        drivers.probe(bdf).map_err(refused)?;
+        let found = drivers.driver(bdf).map_err(refused)?;
+        if found.as_deref() == Some(VFIO) {
+            return Err(NotMoved::TakenAgain { bdf, not_undone: Vec::new() });
+        }
+        return Ok(found);
     };
     let Some(wanted) = driver else {
         drivers.unbind(bdf).map_err(refused)?;
-        return drivers.set_override(bdf, driver_override.as_deref()).map_err(refused);
+        drivers.set_override(bdf, driver_override.as_deref()).map_err(refused)?;
+        return Ok(None);
     };
     // With the override the kernel asks that driver alone, and not another that would take the function, too.
     drivers.set_override(bdf, Some(wanted)).map_err(refused)?;
@@ -96,7 +119,7 @@ fn carry_one_out(drivers: &impl Drivers, bdf: Bdf, to: &Target) -> Result<(), No
         drivers.set_override(bdf, driver_override.as_deref()).map_err(refused)?;
     }
     if found.as_ref() == Some(wanted) {
-        return Ok(());
+        return Ok(found);
     }
     Err(NotMoved::NotTaken { bdf, wanted: wanted.clone(), found, not_undone: Vec::new() })
 }
@@ -104,7 +127,9 @@ fn carry_one_out(drivers: &impl Drivers, bdf: Bdf, to: &Target) -> Result<(), No
 impl NotMoved {
     fn not_undone(&mut self) -> &mut Vec<String> {
         match self {
-            Self::Refused { not_undone, .. } | Self::NotTaken { not_undone, .. } => not_undone,
+            Self::Refused { not_undone, .. }
+            | Self::NotTaken { not_undone, .. }
+            | Self::TakenAgain { not_undone, .. } => not_undone,
         }
     }
 
@@ -113,6 +138,7 @@ impl NotMoved {
         match self {
             Self::Refused { bdf, source, .. } => format!("{bdf}: {source}"),
             Self::NotTaken { bdf, wanted, .. } => format!("{bdf} was not taken by {wanted}"),
+            Self::TakenAgain { bdf, .. } => format!("{bdf} was taken by {VFIO} again"),
         }
     }
 }
@@ -210,15 +236,15 @@ mod tests {
     fn moves() -> [Move; 2] {
         let vfio = Target::Known(binding(Some("vfio-pci"), Some("vfio-pci")));
         [
-            Move { bdf: first(), from: binding(Some("nvme"), None), to: vfio.clone() },
-            Move { bdf: second(), from: binding(None, Some("pci-stub")), to: vfio },
+            Move { bdf: first(), id: String::new(), from: binding(Some("nvme"), None), to: vfio.clone() },
+            Move { bdf: second(), id: String::new(), from: binding(None, Some("pci-stub")), to: vfio },
         ]
     }
 
     #[test]
     fn all_go_where_they_are_sent() {
         let fake = Fake::new();
-        assert_eq!(carry_out(&fake, &moves()).result, Ok(()));
+        assert_eq!(carry_out(&fake, &moves()).result, Ok(vec![Some("vfio-pci".into()); 2]));
         let vfio = binding(Some("vfio-pci"), Some("vfio-pci"));
         assert_eq!(*fake.bindings.borrow(), [(first(), vfio.clone()), (second(), vfio)].into());
     }
@@ -227,19 +253,31 @@ mod tests {
     fn what_goes_back_is_as_it_was() {
         let fake = Fake::new();
         let before = fake.bindings.borrow().clone();
-        assert_eq!(carry_out(&fake, &moves()).result, Ok(()));
+        assert!(carry_out(&fake, &moves()).result.is_ok());
         let back = moves().map(|one| Move { to: Target::Known(one.from.clone()), ..one });
-        assert_eq!(carry_out(&fake, &back).result, Ok(()));
+        assert_eq!(carry_out(&fake, &back).result, Ok(vec![Some("nvme".into()), None]));
         assert_eq!(*fake.bindings.borrow(), before);
     }
 
     #[test]
     fn where_nothing_is_known_the_kernel_finds_a_driver() {
         let fake = Fake::new();
-        assert_eq!(carry_out(&fake, &moves()).result, Ok(()));
-        let back = [Move { bdf: second(), from: Binding::default(), to: Target::Any }];
-        assert_eq!(carry_out(&fake, &back).result, Ok(()));
+        assert!(carry_out(&fake, &moves()).result.is_ok());
+        let back = [Move { bdf: second(), id: String::new(), from: Binding::default(), to: Target::Any }];
+        assert_eq!(carry_out(&fake, &back).result, Ok(vec![Some("nvme".into())]));
         assert_eq!(fake.bindings.borrow()[&second()], binding(Some("nvme"), None));
+    }
+
+    #[test]
+    fn what_the_kernel_gives_to_vfio_again_is_not_given_back() {
+        let fake = Fake { native: "vfio-pci", ..Fake::new() };
+        assert!(carry_out(&fake, &moves()).result.is_ok());
+        let before = fake.bindings.borrow().clone();
+        let from = before[&second()].clone();
+        let back = [Move { bdf: second(), id: String::new(), from, to: Target::Any }];
+        let error = NotMoved::TakenAgain { bdf: second(), not_undone: vec![] };
+        assert_eq!(carry_out(&fake, &back).result, Err(error));
+        assert_eq!(*fake.bindings.borrow(), before);
     }
 
     #[test]
@@ -257,7 +295,7 @@ mod tests {
     fn whichever_call_fails_all_is_as_it_was() {
         let whole = Fake::new();
         let before = whole.bindings.borrow().clone();
-        assert_eq!(carry_out(&whole, &moves()).result, Ok(()));
+        assert!(carry_out(&whole, &moves()).result.is_ok());
         for call in 0..*whole.calls.borrow() {
             let fake = Fake { fail_at: Some(call), ..Fake::new() };
             let error = carry_out(&fake, &moves()).result.unwrap_err();

@@ -15,7 +15,7 @@ use crate::help::{Help, Problem};
 use crate::host::{Holder, HostFiles, Unreadable, Use, holders, named, uses};
 use carry_out::{CarriedOut, carry_out};
 use drivers::Drivers as _;
-use plan::{Device, Move, to_vfio};
+use plan::{Device, Move, Target, VFIO, to_vfio};
 use remember::Memory;
 
 /// What to give to VFIO.
@@ -134,7 +134,11 @@ pub(crate) fn unbind(host: &HostFiles, arguments: &UnbindArguments) -> Result<Ex
     for device in &devices {
         let bdf = device.function.bdf;
         let wanted = bdf == arguments.device || arguments.siblings;
-        if !wanted || !device.function.vfio {
+        if !wanted {
+            continue;
+        }
+        let known = memory.recall(bdf, &device.id)?;
+        if !device.function.vfio && !known.as_ref().is_some_and(|known| device.is_on_its_way(known)) {
             continue;
         }
         if let Some(holder) = holders(host, &host.vfio_files(&device.function)?).found.into_iter().next()
@@ -142,7 +146,8 @@ pub(crate) fn unbind(host: &HostFiles, arguments: &UnbindArguments) -> Result<Ex
         {
             return Err(Refused::Held { bdf, holder }.into());
         }
-        moves.push(Move { bdf, from: device.binding.clone(), to: memory.recall(bdf)? });
+        let to = known.map_or(Target::Any, Target::Known);
+        moves.push(Move { bdf, id: device.id.clone(), from: device.binding.clone(), to });
     }
     finish(host, &moves, &arguments.how, false)
 }
@@ -177,27 +182,36 @@ fn devices(host: &HostFiles, bdf: Bdf) -> Result<Vec<Device>, Problem> {
 /// Prints what would be done, or does it and prints that.
 fn finish(host: &HostFiles, moves: &[Move], how: &How, to_vfio: bool) -> Result<Exit, Problem> {
     let module = to_vfio && !moves.is_empty() && !host.has("/sys/bus/pci/drivers/vfio-pci");
+    let mut found = None;
     if !how.dry_run {
         let drivers = host.sysfs();
         let memory = Memory::of(host);
         if module {
             drivers.load("vfio-pci")?;
         }
-        if to_vfio {
-            moves.iter().try_for_each(|one| memory.keep(one.bdf, &one.from))?;
+        let mut kept = Vec::new();
+        for one in moves.iter().filter(|_| to_vfio) {
+            // A `bind` that was ended half way has kept the driver that the function had; now it has none.
+            let half_way = one.from.driver_override.as_deref() == Some(VFIO);
+            if !half_way || memory.recall(one.bdf, &one.id)?.is_none() {
+                memory.keep(one.bdf, &one.id, &one.from)?;
+                kept.push(one.bdf);
+            }
         }
         let CarriedOut { result, undone } = carry_out(&drivers, moves);
         // What is with its own driver again needs no memory of it.
-        let forget = if to_vfio { undone } else { moves.iter().map(|one| one.bdf).collect() };
-        if result.is_ok() || to_vfio {
-            forget.into_iter().try_for_each(|bdf| memory.forget(bdf))?;
+        if to_vfio {
+            let mut forget = undone.into_iter().filter(|bdf| kept.contains(bdf));
+            forget.try_for_each(|bdf| memory.forget(bdf))?;
+        } else if result.is_ok() {
+            moves.iter().try_for_each(|one| memory.forget(one.bdf))?;
         }
-        result?;
+        found = Some(result?);
     }
     if how.json {
-        display::print_json(&show::Moves::of(moves, module, how.dry_run))?;
+        display::print_json(&show::Moves::of(moves, module, found.as_deref()))?;
     } else {
-        display::print(&show::moves(moves, module, how.dry_run))?;
+        display::print(&show::moves(moves, module, found.as_deref()))?;
     }
     Ok(Exit::Done)
 }

@@ -21,6 +21,8 @@ pub(super) struct Binding {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Move {
     pub(super) bdf: Bdf,
+    /// Which function it is, whatever its address.
+    pub(super) id: String,
     pub(super) from: Binding,
     /// Where the driver is not known, the kernel is to find one.
     pub(super) to: Target,
@@ -38,6 +40,8 @@ pub(super) enum Target {
 /// A function, and all that decides whether it is moved.
 pub(super) struct Device {
     pub(super) function: PciFunction,
+    /// Vendor, device and subsystem.
+    pub(super) id: String,
     pub(super) binding: Binding,
     /// Whether its driver keeps the group from a guest.
     pub(super) in_the_way: bool,
@@ -53,11 +57,24 @@ impl Device {
         in_the_way: bool,
         uses: &Uses,
     ) -> Result<Self, Unreadable> {
-        let text = host.text(&format!("{}/driver_override", folder(function.bdf)))?;
+        let folder = folder(function.bdf);
+        let mut id = Vec::new();
+        for name in ["vendor", "device", "subsystem_vendor", "subsystem_device"] {
+            id.push(host.text(&format!("{folder}/{name}"))?.unwrap_or_default());
+        }
+        let text = host.text(&format!("{folder}/driver_override"))?;
         let driver_override = text.filter(|text| !text.is_empty() && text != "(null)");
         let binding = Binding { driver: function.driver.clone(), driver_override };
         let (uses, unseen) = (uses.of(function.bdf).to_vec(), uses.unseen(function.bdf).next().cloned());
-        Ok(Self { function, binding, in_the_way, uses, unseen })
+        Ok(Self { function, id: id.join(" "), binding, in_the_way, uses, unseen })
+    }
+}
+
+impl Device {
+    /// Whether it was left between VFIO and the driver that it had, by a command that was ended half way.
+    pub(super) fn is_on_its_way(&self, had: &Binding) -> bool {
+        let Binding { driver, driver_override } = &self.binding;
+        self.binding != *had && (driver.is_none() || driver_override.as_deref() == Some(VFIO))
     }
 }
 
@@ -98,6 +115,7 @@ pub(super) fn to_vfio(devices: &[Device], others: Others, force: bool) -> Result
         .into_iter()
         .map(|device| Move {
             bdf: device.function.bdf,
+            id: device.id.clone(),
             from: device.binding.clone(),
             to: Target::Known(vfio.clone()),
         })

@@ -1,18 +1,30 @@
-//! Which driver a function had before VFIO, kept where it is gone after a restart, as the binding is.
+//! Which driver a function had before VFIO, kept where it is gone after a restart, as the binding is. An address can
+//! have another card meanwhile, so that it is kept which function it was.
 
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use vfio_assign_core::Bdf;
 
-use super::plan::{Binding, Target};
+use super::plan::Binding;
 use crate::help::Help;
 use crate::host::HostFiles;
 
 /// Where it is kept.
 pub(super) struct Memory {
     folder: PathBuf,
+}
+
+/// What is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    /// Which function it was; one that does not say belongs to none.
+    #[serde(default)]
+    id: String,
+    #[serde(flatten)]
+    binding: Binding,
 }
 
 /// It cannot be kept, or read again.
@@ -46,19 +58,22 @@ impl Memory {
     }
 
     /// Keeps who drives a function.
-    pub(super) fn keep(&self, bdf: Bdf, binding: &Binding) -> Result<(), NoMemory> {
+    pub(super) fn keep(&self, bdf: Bdf, id: &str, binding: &Binding) -> Result<(), NoMemory> {
         let path = self.path(bdf);
-        let text = serde_json::to_string(binding).map_err(io::Error::from);
+        let kept = Kept { id: id.into(), binding: binding.clone() };
+        let text = serde_json::to_string(&kept).map_err(io::Error::from);
         let kept = fs::create_dir_all(&self.folder).and(text).and_then(|text| fs::write(&path, text + "\n"));
         kept.map_err(|source| NoMemory { what: "keep", bdf, path, source })
     }
 
-    /// Who drove a function.
-    pub(super) fn recall(&self, bdf: Bdf) -> Result<Target, NoMemory> {
+    /// Who drove a function; none if that is not known of this one.
+    pub(super) fn recall(&self, bdf: Bdf, id: &str) -> Result<Option<Binding>, NoMemory> {
         let path = self.path(bdf);
         let read = match fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text).map_err(io::Error::from).map(Target::Known),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Target::Any),
+            Ok(text) => serde_json::from_str::<Kept>(&text)
+                .map_err(io::Error::from)
+                .map(|kept| (kept.id == id).then_some(kept.binding)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         };
         read.map_err(|source| NoMemory { what: "read", bdf, path, source })

@@ -10,23 +10,20 @@ use super::plan::{Binding, Move, Target};
 /// The schema's name, with its version at the end.
 const SCHEMA: &str = "vfio-assign/bind/1";
 
-/// What was moved, or what a shell would have to do for it.
-pub(super) fn moves(moves: &[Move], module: bool, dry_run: bool) -> String {
+/// What was moved, and who drives each now; where nothing was, what a shell would have to do for it.
+pub(super) fn moves(moves: &[Move], module: bool, found: Option<&[Option<String>]>) -> String {
     if moves.is_empty() {
         return "There is nothing to do.\n".into();
     }
     let mut text = String::new();
-    if dry_run {
+    let Some(found) = found else {
         commands(moves, module).iter().for_each(|line| {
             let _infallible = writeln!(text, "# {line}");
         });
         return text;
-    }
-    for one in moves {
-        let to = match &one.to {
-            Target::Known(Binding { driver, .. }) => driver.as_deref().unwrap_or("no driver"),
-            Target::Any => "the driver that the kernel found",
-        };
+    };
+    for (one, to) in moves.iter().zip(found) {
+        let to = to.as_deref().unwrap_or("no driver");
         let from = one.from.driver.as_deref().unwrap_or("no driver");
         let _infallible = writeln!(text, "{}: from {from} to {to}", one.bdf);
     }
@@ -52,20 +49,20 @@ struct One {
 
 impl Moves {
     /// These.
-    pub(super) fn of(moves: &[Move], module: bool, dry_run: bool) -> Self {
-        let one = |one: &Move| One {
+    pub(super) fn of(moves: &[Move], module: bool, found: Option<&[Option<String>]>) -> Self {
+        let one = |(place, one): (usize, &Move)| One {
             address: one.bdf.to_string(),
             from: one.from.driver.clone(),
             to: match &one.to {
                 Target::Known(binding) => binding.driver.clone(),
-                Target::Any => None,
+                Target::Any => found.and_then(|found| found.get(place)?.clone()),
             },
             found_by_kernel: one.to == Target::Any,
         };
         Self {
             schema: SCHEMA,
-            dry_run,
-            moves: moves.iter().map(one).collect(),
+            dry_run: found.is_none(),
+            moves: moves.iter().enumerate().map(one).collect(),
             commands: commands(moves, module),
         }
     }

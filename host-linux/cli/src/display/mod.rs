@@ -90,6 +90,15 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), NotPrinted
     print(&format!("{text}\n"))
 }
 
+/// A name as a shell takes it for one word.
+pub(crate) fn quoted(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@,".contains(&byte);
+    if !name.is_empty() && name.bytes().all(plain) {
+        return name.into();
+    }
+    format!("'{}'", name.replace('\'', "'\\''"))
+}
+
 /// A number of bytes for a person: `16 KiB`.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -116,6 +125,12 @@ mod tests {
     fn sizes_have_the_unit_that_fits() {
         let sizes = [0, 512, 0x4000, 0x41_0000, 0x10_0000_0000].map(size);
         assert_eq!(sizes, ["0 B", "512 B", "16 KiB", "4 MiB", "64 GiB"]);
+    }
+
+    #[test]
+    fn names_are_one_word_for_a_shell() {
+        let names = ["/srv/a-1", "/srv/a b", "/srv/$(id)", "it's", ""].map(quoted);
+        assert_eq!(names, ["/srv/a-1", "'/srv/a b'", "'/srv/$(id)'", "'it'\\''s'", "''"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::check::Check;
 use super::facts::{Device, Facts};
 use super::platform::layout;
-use crate::display::size;
+use crate::display::{quoted, size};
 use crate::host::{Unreadable, Use, folder};
 use crate::machine::layout::WINDOW_32;
 
@@ -24,21 +24,40 @@ pub(super) fn kind(_: &Facts<'_>, device: &Device) -> Found {
 pub(super) fn power(facts: &Facts<'_>, device: &Device) -> Found {
     let at = folder(device.function.bdf);
     let state = facts.host.text(&format!("{at}/power_state"))?;
-    let awake = |check: Check| {
-        check.run(format!("echo 0 > {at}/d3cold_allowed")).run(format!("echo on > {at}/power/control"))
+    let cannot_tell = |found: String| {
+        Check::cannot_tell(found, "Whether it answers is not known.")
+            .act("Look again as root, where sysfs is.")
     };
+    let config = match &device.config {
+        Ok(config) => config,
+        Err(error) => return Ok(cannot_tell(error.to_string())),
+    };
+    let Some(first) = config.first_chunk::<4>() else {
+        return Ok(cannot_tell(format!("{at}/config has {} bytes", config.len())));
+    };
+    // Reading wakes what the kernel has put to sleep, so that the state alone says nothing.
+    if *first != [0xff; 4] {
+        let colder = facts.host.text(&format!("{at}/d3cold_allowed"))?.as_deref() == Some("1");
+        let note = match (state.as_deref(), colder) {
+            (Some("D3cold"), _) => "; it answers all the same, for the kernel wakes it",
+            (_, true) => "; D3cold is allowed, from which VFIO wakes it",
+            (_, false) => "",
+        };
+        return Ok(Check::ok(format!("{}{note}", state.as_deref().unwrap_or("awake"))));
+    }
+    let found = "it does not answer: its configuration space reads all ones";
     if state.as_deref() == Some("D3cold") {
-        let meaning = "Without power it does not answer, and what it shows of itself is not true.";
-        return Ok(awake(Check::problem("it has no power (D3cold)", meaning)));
+        let meaning = "Without power (D3cold) what it shows of itself is not true.";
+        return Ok(Check::problem(found, meaning)
+            .run(format!("echo 0 > {at}/d3cold_allowed"))
+            .run(format!("echo on > {at}/power/control")));
     }
-    if device.config.first_chunk() == Some(&[0xff; 4]) || device.config.is_empty() {
-        let meaning = "It is gone, or hangs.";
-        let check = Check::problem("it does not answer: its configuration space reads all ones", meaning);
-        return Ok(check.run(format!("echo 1 > {at}/remove")).run("echo 1 > /sys/bus/pci/rescan"));
-    }
-    let colder = facts.host.text(&format!("{at}/d3cold_allowed"))?.as_deref() == Some("1");
-    let note = if colder { "; D3cold is allowed, from which VFIO wakes it" } else { "" };
-    Ok(Check::ok(format!("{}{note}", state.as_deref().unwrap_or("awake"))))
+    let check = Check::problem(found, "It is gone, or hangs.");
+    Ok(if device.uses.of(device.function.bdf).is_empty() {
+        check.run(format!("echo 1 > {at}/remove")).run("echo 1 > /sys/bus/pci/rescan")
+    } else {
+        check.act("Free it of the host's use, if that still goes, and restart the host.")
+    })
 }
 
 pub(super) fn bars(facts: &Facts<'_>, device: &Device) -> Found {
@@ -137,11 +156,16 @@ pub(super) fn uses(_: &Facts<'_>, device: &Device) -> Found {
         return Ok(Check::ok("none that is seen: no disk in use, default route, boot display"));
     }
     let mut check = Check::problem(found.join("; "), "The host would lose it.");
+    if steps.iter().any(|(_, one)| matches!(one, Use::Mounted { at, .. } if at == "/")) {
+        return Ok(check.act("The host runs from it: use another device."));
+    }
+    // Swap files are in file systems, and what was mounted last may be in what was mounted before.
+    steps.reverse();
+    steps.sort_by_key(|(_, one)| !matches!(one, Use::Swap { .. }));
     for (bdf, one) in steps {
         check = match one {
-            Use::Mounted { at, .. } if at != "/" => check.run(format!("umount {at}")),
-            Use::Mounted { .. } => check.act("The host runs from it: use another device."),
-            Use::Swap { path } => check.run(format!("swapoff {path}")),
+            Use::Mounted { at, .. } => check.run(format!("umount {}", quoted(at))),
+            Use::Swap { path } => check.run(format!("swapoff {}", quoted(path))),
             Use::Claimed { device } => check.act(format!(
                 "`lsblk -f /dev/{device}` shows what is on it: stop what uses it, and unmount or export it, in containers too."
             )),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vfio_assign_linux::{GroupMember, SysfsError};
+use vfio_assign_linux::{Errno, GroupMember, SysfsError};
 
 use crate::help::Problem;
 use crate::host::{HostFiles, PciFunction, Unreadable, Uses, uses};
@@ -30,7 +30,7 @@ pub(super) struct Device {
     /// What the host needs of each function.
     pub(super) uses: Uses,
     /// Configuration space, as far as this process may read it: 64 bytes without root.
-    pub(super) config: Vec<u8>,
+    pub(super) config: Result<Vec<u8>, Unreadable>,
 }
 
 /// The host's processors.
@@ -97,9 +97,9 @@ impl Device {
             Some(Ok(members)) => members,
             Some(Err(error)) => return Err(SysfsError::into(error)),
         };
-        let config = host.bytes(&format!("{}/config", crate::host::folder(function.bdf)));
-        // Nobody is kept from the first 64 bytes; where even these fail, the device does not answer.
-        let config = config.ok().flatten().unwrap_or_default();
+        let path = format!("{}/config", crate::host::folder(function.bdf));
+        let absent = || Unreadable { path: host.path(&path), errno: Errno::ENOENT };
+        let config = host.bytes(&path).and_then(|config| config.ok_or_else(absent));
         Ok(Self { members, uses: uses(host), config, function })
     }
 }

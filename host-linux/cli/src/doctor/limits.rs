@@ -57,7 +57,7 @@ pub(super) fn open_files(facts: &Facts<'_>, device: Option<&Device>) -> Found {
         return Ok(Check::cannot_tell("/proc/self/limits does not tell", "Each interrupt vector is a file."));
     };
     let Some(limit) = limit else { return Ok(Check::ok("not limited")) };
-    let vectors = device.and_then(|device| vectors(&device.config));
+    let vectors = device.and_then(|device| vectors(device.config.as_deref().ok()?));
     let needed = vectors.unwrap_or(2048) + OTHER_FILES;
     if limit >= needed {
         return Ok(Check::ok(format!("{limit} may be open")));

@@ -44,10 +44,16 @@ const NO_IOMMU: &str =
 pub(super) fn iommu(facts: &Facts<'_>) -> Found {
     let host = facts.host;
     let units = host.names("/sys/class/iommu")?.unwrap_or_default();
-    let groups = host.names("/sys/kernel/iommu_groups")?.unwrap_or_default();
-    if !units.is_empty() || !groups.is_empty() {
+    let mut groups = 0;
+    for group in host.names("/sys/kernel/iommu_groups")?.unwrap_or_default() {
+        // VFIO makes groups, too, where it was told to do without an IOMMU.
+        let name = host.text(&format!("/sys/kernel/iommu_groups/{group}/name"))?;
+        groups += u32::from(name.as_deref() != Some("vfio-noiommu"));
+    }
+    if !units.is_empty() || groups > 0 {
         let units = if units.is_empty() { "on".into() } else { format!("on: {}", units.join(", ")) };
-        return Ok(Check::ok(format!("{units}; {} groups", groups.len())));
+        let groups = if groups == 1 { "1 group".into() } else { format!("{groups} groups") };
+        return Ok(Check::ok(format!("{units}; {groups}")));
     }
     let tables = host.names("/sys/firmware/acpi/tables")?.unwrap_or_default();
     let intel = tables.iter().any(|table| table == "DMAR");

@@ -122,7 +122,7 @@ fn a_driver_that_does_not_take_the_device_leaves_all_as_it_was() {
 #[test]
 fn the_former_driver_is_remembered() {
     let tree = Tree::good();
-    tree.apply("file /run/vfio-assign/0000:04:00.0 {\"driver\":\"nvme\",\"override\":null}");
+    tree.apply("file /run/vfio-assign/0000:04:00.0 {\"id\":\"0x1b36 0x0010  \",\"driver\":\"nvme\",\"override\":null}");
     let called = call(tree.root(), 80, "unbind --dry-run 04:00.0");
     let expected = "\
 # echo nvme > /sys/bus/pci/devices/0000:04:00.0/driver_override
@@ -190,4 +190,40 @@ fn what_may_be_needed_is_refused_unless_forced() {
     assert_eq!(called.status, Some(1));
     assert!(called.errors.contains("dev/nvme0n1: ENOENT"), "{}", called.errors);
     assert_eq!(call(tree.root(), 80, "bind --dry-run --force 04:00.0").status, Some(0));
+}
+
+const REMEMBERED: &str =
+    "file /run/vfio-assign/0000:04:00.0 {\"id\":\"0x1b36 0x0010  \",\"driver\":\"nvme\",\"override\":null}";
+
+#[test]
+fn the_driver_of_another_card_at_the_address_is_not_remembered() {
+    let tree = host(REMEMBERED);
+    tree.apply("file /sys/bus/pci/devices/0000:04:00.0/subsystem_vendor 0x1af4");
+    let found = json(tree.root(), "unbind --dry-run --json 04:00.0");
+    assert_eq!(found["moves"][0]["found_by_kernel"], true);
+}
+
+#[test]
+fn what_was_ended_half_way_is_given_back() {
+    let tree =
+        host("driver 0000:04:00.0 none\nfile /sys/bus/pci/devices/0000:04:00.0/driver_override vfio-pci");
+    assert_eq!(call(tree.root(), 80, "unbind --dry-run 04:00.0").output, "There is nothing to do.\n");
+    tree.apply(REMEMBERED);
+    let found = json(tree.root(), "unbind --dry-run --json 04:00.0");
+    assert_eq!(
+        (&found["moves"][0]["from"], &found["moves"][0]["to"]),
+        (&serde_json::json!(null), &"nvme".into())
+    );
+}
+
+#[test]
+fn what_was_ended_half_way_keeps_the_driver_that_it_had() {
+    let tree =
+        host("driver 0000:04:00.0 none\nfile /sys/bus/pci/devices/0000:04:00.0/driver_override vfio-pci");
+    tree.apply(REMEMBERED);
+    let memory = || fs::read_to_string(tree.at("/run/vfio-assign/0000:04:00.0")).unwrap();
+    let before = memory();
+    // It fails for want of a `drivers_probe`, and is undone.
+    assert_eq!(call(tree.root(), 80, "bind 04:00.0").status, Some(1));
+    assert_eq!(memory(), before);
 }

@@ -96,3 +96,16 @@ fn a_device_that_is_not_there_has_others_that_may_be_meant() {
         (Red Hat QEMU NVM Express Controller)";
     assert!(called.errors.starts_with(expected), "{}", called.errors);
 }
+
+#[test]
+fn a_configuration_space_that_cannot_be_read_is_not_one_that_does_not_answer() {
+    for lines in
+        ["remove /sys/bus/pci/devices/0000:04:00.0/config", "ones /sys/bus/pci/devices/0000:04:00.0/config 0"]
+    {
+        let tree = Tree::good();
+        tree.apply(lines);
+        let called = call(tree.root(), 80, "doctor 04:00.0");
+        assert_eq!(called.status, Some(4), "{}", called.output);
+        assert!(!called.output.contains("/remove"), "{}", called.output);
+    }
+}
