@@ -22,6 +22,7 @@ mod life;
 mod list;
 mod machine;
 mod manual;
+mod open_files;
 mod replay;
 mod report;
 mod run;
@@ -63,10 +64,13 @@ fn command(arguments: &Arguments, start: Instant) -> Result<Exit, Problem> {
     let host = HostFiles::at(&arguments.root);
     match &arguments.command {
         Command::Run(arguments) if arguments.dry_run => dry_run(&host, arguments),
-        Command::Run(arguments) => Ok(match run::run(arguments, start)? {
-            Ending::PoweredOff | Ending::Left | Ending::HandedOver => Exit::Done,
-            Ending::Signal(signal) => Exit::Signal(signal),
-        }),
+        Command::Run(arguments) => {
+            open_files::raise_limit();
+            Ok(match run::run(arguments, start)? {
+                Ending::PoweredOff | Ending::Left | Ending::HandedOver => Exit::Done,
+                Ending::Signal(signal) => Exit::Signal(signal),
+            })
+        }
         Command::Control(arguments) => control::control(arguments).map(|()| Exit::Done),
         Command::List(arguments) => list::list(&host, arguments),
         Command::Doctor(arguments) => doctor::doctor(&host, arguments),

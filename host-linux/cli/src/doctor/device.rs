@@ -124,7 +124,12 @@ pub(super) fn virtual_functions(facts: &Facts<'_>, device: &Device) -> Found {
             format!("its physical function {physical} is with vfio-pci"),
             "It could then be opened with a token only, which `run` does not take.",
         );
-        return Ok(check.run(format!("vfio-assign unbind {physical}")));
+        let file = format!("{}/sriov_numvfs", folder(physical));
+        let count = facts.host.text(&file)?.unwrap_or_else(|| "1".into());
+        return Ok(check
+            .run(format!("vfio-assign unbind {physical}"))
+            .act("That takes its virtual functions away, this one too. Its own driver makes new ones:")
+            .run(format!("echo {count} > {file}")));
     }
     Ok(Check::ok(format!("a virtual function of {physical}")))
 }

@@ -51,8 +51,10 @@ pub(super) struct Process {
     pub(super) user: u32,
     groups: Vec<u32>,
     capabilities: u64,
-    /// Soft limits; none is unlimited.
-    limits: BTreeMap<&'static str, Option<u64>>,
+    /// Who started it, which is a person's shell.
+    pub(super) parent: Option<u32>,
+    /// Soft and hard limits; none is unlimited.
+    limits: BTreeMap<&'static str, [Option<u64>; 2]>,
     pub(super) page_size: Option<u64>,
 }
 
@@ -135,14 +137,19 @@ impl Process {
         let limits = host.text("/proc/self/limits")?.unwrap_or_default();
         let limit = |name: &'static str| {
             let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
-            let soft = line.split_whitespace().next()?;
-            Some((name, if soft == "unlimited" { None } else { Some(soft.parse().ok()?) }))
+            let number = |word: &str| match word {
+                "unlimited" => Some(None),
+                word => word.parse().ok().map(Some),
+            };
+            let mut words = line.split_whitespace().map(number);
+            Some((name, [words.next()??, words.next()??]))
         };
         let pages = host.text("/proc/self/smaps")?.unwrap_or_default();
         let page = pages.lines().find_map(|line| line.strip_prefix("KernelPageSize:"));
         let page = page.and_then(|size| size.trim().strip_suffix(" kB")?.parse::<u64>().ok());
         Ok(Self {
             user: effective("Uid").unwrap_or(0),
+            parent: field("PPid").parse().ok(),
             groups: groups.chain(effective("Gid")).collect(),
             capabilities: u64::from_str_radix(field("CapEff"), 16).unwrap_or(0),
             limits: LIMITS.into_iter().filter_map(limit).collect(),
@@ -162,12 +169,12 @@ impl Process {
 
     /// How much it may lock; `Some(None)` without limit, none if that cannot be told.
     pub(super) fn locked_memory(&self) -> Option<Option<u64>> {
-        self.limits.get(LIMITS[0]).copied()
+        self.limits.get(LIMITS[0]).map(|[soft, _]| *soft)
     }
 
-    /// How many files it may have open, likewise.
+    /// How many files `run` may have open, which raises the soft limit to the hard one, likewise.
     pub(super) fn open_files(&self) -> Option<Option<u64>> {
-        self.limits.get(LIMITS[1]).copied()
+        self.limits.get(LIMITS[1]).map(|[_, hard]| *hard)
     }
 
     /// Whether it may read and write a file with this owner, group and mode.

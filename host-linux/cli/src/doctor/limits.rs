@@ -23,10 +23,19 @@ pub(super) fn locked_memory(facts: &Facts<'_>) -> Found {
     }
     let found = format!("{} may be locked; the guest has {}", size(limit), size(facts.memory));
     let meaning = "All guest memory is locked for a device, and the kernel would refuse (ENOMEM).";
-    // The limit is the shell's, which only root can raise beyond its hard limit.
-    let check =
-        Check::problem(found, meaning).run(format!("prlimit --memlock={}:{0} --pid $$", facts.memory));
-    Ok(check.act("Run that in the shell that will start the guest, or go on as root."))
+    Ok(raised(facts, Check::problem(found, meaning), "memlock", facts.memory))
+}
+
+/// How a limit of the shell is raised, which only root can beyond its hard limit: `$$` would be root's own shell.
+fn raised(facts: &Facts<'_>, check: Check, limit: &str, to: u64) -> Check {
+    match facts.process.parent {
+        Some(shell) => check
+            .run(format!("prlimit --{limit}={to}:{to} --pid {shell}"))
+            .act("That is for this shell, from which the guest is then started. Or go on as root."),
+        None => check.act(format!(
+            "As root: `prlimit --{limit}={to}:{to} --pid` with the process id of the shell that will start the guest."
+        )),
+    }
 }
 
 pub(super) fn entry_limit(facts: &Facts<'_>) -> Found {
@@ -64,12 +73,11 @@ pub(super) fn open_files(facts: &Facts<'_>, device: Option<&Device>) -> Found {
     }
     let Some(vectors) = vectors else {
         let meaning = "Each interrupt vector is a file, and a device can have 2048.";
-        return Ok(Check::unsure(format!("{limit} may be open"), meaning).run(format!("ulimit -n {needed}")));
+        return Ok(raised(facts, Check::unsure(format!("{limit} may be open"), meaning), "nofile", needed));
     };
     let found = format!("{limit} may be open; the device has {vectors} vectors");
     let meaning = "Each interrupt vector is a file: a guest that uses all of them would lack some (EMFILE).";
-    let check = Check::problem(found, meaning).run(format!("prlimit --nofile={needed}:{needed} --pid $$"));
-    Ok(check.act("Run that in the shell that will start the guest."))
+    Ok(raised(facts, Check::problem(found, meaning), "nofile", needed))
 }
 
 /// How many MSI-X vectors a device has; none if that cannot be read.

@@ -119,7 +119,9 @@ fn without_word(facts: &Facts<'_>, check: Check, word: &str) -> Check {
 }
 
 pub(super) fn interrupt_remapping(facts: &Facts<'_>) -> Found {
-    const ALLOW: &str = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+    // Each of the kernel's interfaces has a parameter of its own.
+    let module = if run_takes_iommufd(facts)? { "iommufd" } else { "vfio_iommu_type1" };
+    let allow = format!("/sys/module/{module}/parameters/allow_unsafe_interrupts");
     let Some(interrupts) = facts.host.text("/proc/interrupts")? else {
         return Ok(Check::cannot_tell("there is no /proc/interrupts to see it by", "VFIO asks for it."));
     };
@@ -127,7 +129,7 @@ pub(super) fn interrupt_remapping(facts: &Facts<'_>) -> Found {
     if interrupts.split_whitespace().any(|word| word.starts_with("IR-")) {
         return Ok(Check::ok("on"));
     }
-    if facts.host.text(ALLOW)?.as_deref() == Some("Y") {
+    if facts.host.text(&allow)?.as_deref() == Some("Y") {
         let meaning = "A guest can send the host's processors any interrupt: it must be one that you trust.";
         return Ok(Check::unsure("off, and VFIO was told to go on without", meaning));
     }
@@ -140,9 +142,23 @@ pub(super) fn interrupt_remapping(facts: &Facts<'_>) -> Found {
         }
     }
     let check = Check::problem("off: no interrupt controller of /proc/interrupts uses it", meaning);
-    Ok(check
-        .act("Switch interrupt remapping (often together with x2APIC) on in the firmware's settings.")
-        .act(format!("Only for a guest that you trust, instead: `echo Y > {ALLOW}`.")))
+    let where_it_is = if facts.processor.is_virtual {
+        "This host is a virtual machine: give its IOMMU interrupt remapping where it is configured (QEMU: `intremap=on`)."
+    } else {
+        "Switch interrupt remapping (often together with x2APIC) on in the firmware's settings."
+    };
+    Ok(check.act(where_it_is).act(format!("Only for a guest that you trust, instead: `echo Y > {allow}`.")))
+}
+
+/// Whether `run` would open devices by their own files and iommufd, as it does where it can.
+fn run_takes_iommufd(facts: &Facts<'_>) -> Result<bool, Unreadable> {
+    if !facts.host.has("/dev/iommu") {
+        return Ok(false);
+    }
+    // What is not yet VFIO's has no file; the kernel would make one.
+    let Some(device) = facts.device.as_ref().filter(|device| device.function.vfio) else { return Ok(true) };
+    let files = facts.host.vfio_files(&device.function)?;
+    Ok(files.iter().any(|file| file.starts_with("/dev/vfio/devices/") && facts.host.has(file)))
 }
 
 pub(super) fn iova_width(facts: &Facts<'_>) -> Found {

@@ -13,6 +13,7 @@ pub(crate) struct PciFunction {
     pub(crate) id: (u16, u16),
     /// Base class, subclass and programming interface.
     pub(crate) class: u32,
+    bridge: bool,
     pub(crate) driver: Option<String>,
     /// Whether that driver is one of VFIO's.
     pub(crate) vfio: bool,
@@ -74,7 +75,7 @@ impl PciFunction {
 
     /// A bridge forwards for others and cannot be given to a guest.
     pub(crate) fn is_bridge(&self) -> bool {
-        self.class >> 16 == 0x06
+        self.bridge
     }
 
     /// How much of the address space its BARs take.
@@ -98,6 +99,16 @@ impl PciFunction {
         let found = host.sysfs().function(bdf)?;
         let id = (number("vendor")? as u16, number("device")? as u16);
         let class = number("class")? as u32;
+        // What is only classed as a bridge, as non-transparent ones are, is a device like others.
+        let bridge = class >> 16 == 0x06
+            && match class >> 8 {
+                // To the processor, to ISA, to another PCI bus.
+                0x0600 | 0x0601 | 0x0604 => true,
+                _ => host.bytes(&format!("{folder}/config"))?.is_some_and(|config| {
+                    // What does not answer reads all ones.
+                    config.get(0x0e).is_some_and(|kind| !matches!(kind & 0x7f, 0 | 0x7f))
+                }),
+            };
         let bars = host.text(&format!("{folder}/resource"))?.map(|text| resources(&text)).unwrap_or_default();
         let virtual_functions = match count("sriov_totalvfs")? {
             Some(total) if total > 0 => Some((count("sriov_numvfs")?.unwrap_or(0), total)),
@@ -109,6 +120,7 @@ impl PciFunction {
             bdf,
             id,
             class,
+            bridge,
             driver: found.driver.map(Into::into),
             vfio: found.vfio,
             group: found.group,

@@ -160,3 +160,20 @@ fn what_cannot_be_seen_is_said_and_the_rest_is_listed() {
     assert_eq!(called.status, Some(0));
     assert!(called.errors.contains("proc/swaps: errno 21"), "{}", called.errors);
 }
+
+#[test]
+fn a_bridge_is_what_has_the_header_of_one_or_leads_to_the_processor() {
+    let tree = Tree::good();
+    tree.apply(
+        "function 0000:06:00.0 10b5:87b0 068000 group=6\nfunction 0000:07:00.0 104c:ac56 060700 group=7",
+    );
+    // A CardBus bridge.
+    let at = tree.at("/sys/bus/pci/devices/0000:07:00.0/config");
+    let mut config = std::fs::read(&at).unwrap();
+    config[0x0e] = 2;
+    std::fs::write(at, config).unwrap();
+    let list = json(tree.root(), "list --json --class 06");
+    let functions = list["functions"].as_array().unwrap().iter();
+    let seen: Vec<_> = functions.map(|one| one["readiness"].as_str().unwrap()).collect();
+    assert_eq!(seen, ["bridge", "bridge", "bridge", "bind", "bridge"]);
+}
