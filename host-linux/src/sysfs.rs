@@ -219,7 +219,10 @@ impl Sysfs {
 
     /// A driver of VFIO's has made a `vfio-dev` entry since Linux 6.1; before, names are all there is.
     fn is_vfio(&self, device: &Path, driver: &str) -> bool {
-        device.join("vfio-dev").is_dir() || driver == "vfio-pci" || driver.ends_with("-vfio-pci")
+        device.join("vfio-dev").is_dir()
+            || driver == "vfio-pci"
+            || driver.ends_with("-vfio-pci")
+            || driver.ends_with("_vfio_pci")
     }
 
     /// The drivers beside VFIO's that the kernel lets stay in a viable group: they start no DMA.

@@ -90,6 +90,12 @@ fn variant_driver_is_known_by_its_entry() {
 }
 
 #[test]
+fn variant_driver_of_an_older_kernel_is_known_by_its_name() {
+    let host = FakeSysfs::new().add("0000:00:04.0", Some("mlx5_vfio_pci"), Some(7));
+    assert!(host.sysfs().function(bdf()).unwrap().vfio);
+}
+
+#[test]
 fn file_of_its_own_has_a_name_and_a_number() {
     let host = FakeSysfs::new().add("0000:00:04.0", Some("vfio-pci"), Some(7));
     let host = host.add_cdev("0000:00:04.0", "vfio3", 2);

@@ -1,6 +1,7 @@
 //! What was moved, or would be, for a person and for programs.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 
 use serde::Serialize;
 use vfio_assign_core::Bdf;
@@ -17,8 +18,10 @@ pub(super) fn moves(moves: &[Move], module: bool, found: Option<&[Option<String>
     }
     let mut text = String::new();
     let Some(found) = found else {
+        // A person sees that it is for root; a shell that reads it is to do it.
+        let prompt = if std::io::stdout().is_terminal() { "# " } else { "" };
         commands(moves, module).iter().for_each(|line| {
-            let _infallible = writeln!(text, "# {line}");
+            let _infallible = writeln!(text, "{prompt}{line}");
         });
         return text;
     };

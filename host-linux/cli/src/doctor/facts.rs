@@ -85,6 +85,12 @@ impl<'a> Facts<'a> {
         })
     }
 
+    /// Whether this process may read and write a file with this owner, group and mode. The kernel knows best: access
+    /// lists and namespaces count, too.
+    pub(super) fn may_use(&self, file: &str, owner: (u32, u32, u32)) -> bool {
+        self.host.may_use(file).unwrap_or_else(|| self.process.may_use(owner))
+    }
+
     /// The kernel's version: 6, 12.
     pub(super) fn version(&self) -> Option<(u32, u32)> {
         let mut parts = self.release.as_deref()?.split(['.', '-']);
@@ -178,7 +184,7 @@ impl Process {
     }
 
     /// Whether it may read and write a file with this owner, group and mode.
-    pub(super) fn may_use(&self, (user, group, mode): (u32, u32, u32)) -> bool {
+    fn may_use(&self, (user, group, mode): (u32, u32, u32)) -> bool {
         let shift = if user == self.user {
             6
         } else if self.groups.contains(&group) {
@@ -187,5 +193,19 @@ impl Process {
             0
         };
         self.is_root() || mode >> shift & 0o6 == 0o6
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_its_own_host_the_kernel_says_what_may_be_used() {
+        let host = HostFiles::at("/");
+        let facts = Facts::gather(&host, None, 0).unwrap();
+        let anybody_s = (facts.process.user, 0, 0o666);
+        assert!(facts.may_use("/dev/null", anybody_s));
+        assert!(!facts.may_use("/dev/not-there", anybody_s));
     }
 }

@@ -13,7 +13,7 @@ pub(super) fn kvm(facts: &Facts<'_>) -> Found {
     let processor = &facts.processor;
     let modules = if processor.intel { "kvm_intel" } else { "kvm_amd" };
     if let Some(owner) = facts.host.owner(FILE)? {
-        if facts.process.may_use(owner) {
+        if facts.may_use(FILE, owner) {
             return Ok(Check::ok("/dev/kvm is there and may be used"));
         }
         let check = Check::problem("/dev/kvm may not be used by this user", "No guest can be started.");

@@ -67,7 +67,7 @@ pub(super) fn container(facts: &Facts<'_>) -> Found {
             .run("modprobe vfio")
             .act("In a container: hand in /dev/vfio/vfio and the group's file when it is started."));
     };
-    if facts.process.may_use(owner) {
+    if facts.may_use(FILE, owner) {
         return Ok(Check::ok("/dev/vfio/vfio is there and may be used"));
     }
     let check = Check::problem("/dev/vfio/vfio may not be used by this user", "No device can be opened.");
@@ -80,7 +80,7 @@ pub(super) fn device_file(facts: &Facts<'_>, device: &Device) -> Found {
     let mut there = Vec::new();
     for file in facts.host.vfio_files(&device.function)? {
         let Some(owner) = facts.host.owner(&file)? else { continue };
-        if facts.process.may_use(owner) {
+        if facts.may_use(&file, owner) {
             return Ok(Check::ok(format!("{file} is there and may be used")));
         }
         there.push(file);

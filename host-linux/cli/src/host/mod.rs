@@ -115,6 +115,13 @@ impl HostFiles {
         Ok(files)
     }
 
+    /// Whether this process may read and write a file, as the kernel says that it runs under; none where the files are
+    /// those of another host.
+    pub(crate) fn may_use(&self, path: &str) -> Option<bool> {
+        let own = self.root == Path::new("/");
+        own.then(|| access(self.path(path), Access::READ_OK | Access::WRITE_OK).is_ok())
+    }
+
     /// Whether this process may open a function that VFIO has: by its group's file, or by its own.
     pub(crate) fn may_open_vfio(&self, function: &PciFunction) -> Result<bool, Unreadable> {
         let mut files = self.vfio_files(function)?;

@@ -20,9 +20,9 @@ const SIBLING: &str = "driver 0000:04:00.0 nvme
 fn a_dry_run_says_what_a_shell_would_do() {
     let called = call(host(DISK).root(), 80, "bind --dry-run 04:00.0");
     let expected = "\
-# echo vfio-pci > /sys/bus/pci/devices/0000:04:00.0/driver_override
-# echo 0000:04:00.0 > /sys/bus/pci/devices/0000:04:00.0/driver/unbind
-# echo 0000:04:00.0 > /sys/bus/pci/drivers_probe
+echo vfio-pci > /sys/bus/pci/devices/0000:04:00.0/driver_override
+echo 0000:04:00.0 > /sys/bus/pci/devices/0000:04:00.0/driver/unbind
+echo 0000:04:00.0 > /sys/bus/pci/drivers_probe
 ";
     assert_eq!((called.status, &*called.errors, &*called.output), (Some(0), "", expected));
 }
@@ -125,10 +125,10 @@ fn the_former_driver_is_remembered() {
     tree.apply("file /run/vfio-assign/0000:04:00.0 {\"id\":\"0x1b36 0x0010  \",\"driver\":\"nvme\",\"override\":null}");
     let called = call(tree.root(), 80, "unbind --dry-run 04:00.0");
     let expected = "\
-# echo nvme > /sys/bus/pci/devices/0000:04:00.0/driver_override
-# echo 0000:04:00.0 > /sys/bus/pci/devices/0000:04:00.0/driver/unbind
-# echo 0000:04:00.0 > /sys/bus/pci/drivers_probe
-# echo > /sys/bus/pci/devices/0000:04:00.0/driver_override
+echo nvme > /sys/bus/pci/devices/0000:04:00.0/driver_override
+echo 0000:04:00.0 > /sys/bus/pci/devices/0000:04:00.0/driver/unbind
+echo 0000:04:00.0 > /sys/bus/pci/drivers_probe
+echo > /sys/bus/pci/devices/0000:04:00.0/driver_override
 ";
     assert_eq!((called.status, &*called.errors, &*called.output), (Some(0), "", expected));
 }
@@ -137,9 +137,9 @@ fn the_former_driver_is_remembered() {
 fn without_a_memory_the_kernel_finds_a_driver() {
     let called = call(Tree::good().root(), 80, "unbind --dry-run 04:00.0");
     let expected = "\
-# echo > /sys/bus/pci/devices/0000:04:00.0/driver_override
-# echo 0000:04:00.0 > /sys/bus/pci/devices/0000:04:00.0/driver/unbind
-# echo 0000:04:00.0 > /sys/bus/pci/drivers_probe
+echo > /sys/bus/pci/devices/0000:04:00.0/driver_override
+echo 0000:04:00.0 > /sys/bus/pci/devices/0000:04:00.0/driver/unbind
+echo 0000:04:00.0 > /sys/bus/pci/drivers_probe
 ";
     assert_eq!(called.output, expected);
 }
