@@ -2,9 +2,11 @@
 
 use crate::bar::{MappedBars, RegisterPath};
 use crate::device::{Device, RegionError};
+use crate::errno::Errno;
 use crate::events::DeviceEvents;
 use crate::guest::GuestSide;
 use crate::host_side::{Failure, HostSide};
+use crate::irq::{IrqError, IrqKind};
 use crate::passthrough::{AccessFailures, Passthrough};
 use crate::vectors::DeviceIrqs;
 use plan::Plan;
@@ -78,6 +80,14 @@ pub enum AssignError {
         /// Why.
         error: RestoreError,
     },
+    /// Its pin could not be taken off what it led to in the process that had the device before.
+    #[error("{bdf} cannot go on: {error}")]
+    Pin {
+        /// The device.
+        bdf: Bdf,
+        /// Why.
+        error: IrqError,
+    },
     /// It has no registers that a guest's driver could reach.
     #[error(
         "{bdf} has no BARs, so no driver in a guest could reach it; `lspci -v` shows which other function has them"
@@ -124,6 +134,7 @@ impl<G: GuestSide> Assigned<G> {
         options: &AssignOptions<'_>,
         state: &[u8],
     ) -> Result<Self, AssignError> {
+        switch_pin_off(&device).map_err(|error| AssignError::Pin { bdf: device.bdf(), error })?;
         let assigned = Self::unattached(device, guest, options)?;
         assigned.restore(state).map_err(|error| AssignError::State { bdf: assigned.bdf(), error })?;
         log::info!("{}: goes on", assigned.bdf());
@@ -256,6 +267,19 @@ impl<G: GuestSide> Assigned<G> {
 
     fn lock(&self) -> MutexGuard<'_, Driven<G>> {
         self.driven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A pin that is still wired may be masked, by an interrupt that nobody ended; wiring it to another event leaves it so,
+/// and an event that unmasks it cannot be replaced. What it asserts comes again when it is wired anew.
+fn switch_pin_off(device: &Device) -> Result<(), IrqError> {
+    if device.irq(IrqKind::Intx).is_none() {
+        return Ok(());
+    }
+    match device.irqs(IrqKind::Intx).off() {
+        // It was off.
+        Err(IrqError::Refused { errno: Errno::EINVAL, .. }) => Ok(()),
+        switched => switched,
     }
 }
 

@@ -29,6 +29,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,7 +37,11 @@ use std::time::Duration;
 ///
 /// It knows no sysfs: that is a folder, which a test makes.
 #[derive(Clone)]
-pub struct ScriptedKernel(Arc<Mutex<Model>>);
+pub struct ScriptedKernel {
+    model: Arc<Mutex<Model>>,
+    /// Whether the process that calls it by this value has ended.
+    ended: Arc<AtomicBool>,
+}
 
 /// What happens to one call instead of what would.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,7 +84,7 @@ impl ScriptedKernel {
             injections: Vec::new(),
             maps_files: true,
         };
-        Self(Arc::new(Mutex::new(model)))
+        Self { model: Arc::new(Mutex::new(model)), ended: Arc::default() }
     }
 
     /// iommufd maps no files, as before Linux 6.13.
@@ -87,6 +92,19 @@ impl ScriptedKernel {
     pub fn without_file_mappings(self) -> Self {
         self.model().maps_files = false;
         self
+    }
+
+    /// The same kernel as another process calls it.
+    #[must_use]
+    pub fn process(&self) -> Self {
+        Self { model: self.model.clone(), ended: Arc::default() }
+    }
+
+    /// The process that calls it by this value, or a clone of it, ends: none of its calls does anything any longer, so
+    /// that values of its own, which are to be dropped then, close their descriptors and give nothing back. Its virtual
+    /// machines still hear of it, for they end with it.
+    pub fn end_process(&self) {
+        self.ended.store(true, Ordering::Relaxed);
     }
 
     /// A host over this kernel.
@@ -209,6 +227,9 @@ impl ScriptedKernel {
     /// Enters a call: it is noted, and its fault, if it is to have one, comes with the model.
     pub(crate) fn enter(&self, call: Call) -> (MutexGuard<'_, Model>, Option<CallFault>) {
         let mut model = self.model();
+        if self.ended.load(Ordering::Relaxed) && !call.name().starts_with("kvm") {
+            return (model, Some(CallFault::Errno(Errno::EBADF)));
+        }
         model.calls.push(call);
         let fault = match &mut model.fault {
             Some((before @ 1.., _)) => {
@@ -266,7 +287,7 @@ impl ScriptedKernel {
     }
 
     fn model(&self) -> MutexGuard<'_, Model> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

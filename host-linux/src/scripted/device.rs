@@ -151,6 +151,8 @@ impl DeviceModel {
                 self.masked = false;
                 Ok(0)
             }
+            // It is not replaced.
+            IrqData::UnmaskOn(_) if set.index == INTX && self.unmask.is_some() => Err(Errno::EBUSY),
             IrqData::UnmaskOn(event) if set.index == INTX && is_on => {
                 self.unmask = Some(KernelEvent::new(event)?);
                 Ok(0)

@@ -5,11 +5,12 @@ use crate::told::Told;
 use std::path::Path;
 use std::sync::Arc;
 use vfio_assign_core::host::InterruptKind;
-use vfio_assign_core::{GuestAddr, VectorIndex};
+use vfio_assign_core::{BusMastering, GuestAddr, VectorIndex};
 use vfio_assign_linux::kvm::{Gsi, IrqchipRoutes, KvmGuest, KvmVm, MemorySlots, Routes, SlotNumbers};
 use vfio_assign_linux::scripted::{Injection, ScriptedKernel};
 use vfio_assign_linux::{
-    AssignOptions, Assigned, Backend, Device, DeviceOptions, Inspection, IrqKind, LineEnd, VfioFile, Vm,
+    AssignOptions, Assigned, Backend, Device, DeviceOptions, HandedDevice, Inspection, IrqKind, LineEnd,
+    VfioFile, Vm,
 };
 
 /// Where the guest places the BAR first.
@@ -37,6 +38,8 @@ pub(crate) struct Guest<'a> {
     routes: Arc<Routes>,
     pub(crate) vm: Vm,
     pub(crate) functions: Vec<Function>,
+    /// A device and its function's state, on their way from a process that has ended.
+    handed: Option<(HandedDevice, Vec<u8>)>,
     /// What the guest has seen in the scenario.
     seen: String,
 }
@@ -58,6 +61,7 @@ impl<'a> Guest<'a> {
             routes,
             vm,
             functions: Vec::new(),
+            handed: None,
             seen: String::new(),
         })
     }
@@ -104,6 +108,34 @@ impl<'a> Guest<'a> {
     pub(crate) fn wired_vectors(&self) -> usize {
         let wired = format!("{}: kind {} vector ", bdf(0), IrqKind::Msix.get());
         self.machine.kernel.standing().iter().filter(|line| line.starts_with(&wired)).count()
+    }
+
+    /// The guest's driver has used the first function as `work` does in a process which has stopped and saved it, handed
+    /// it on, and ended. Interrupts of `comes` have come between.
+    pub(crate) fn end_first_process(&mut self, work: fn(&mut Guest<'_>), comes: &[(IrqKind, u32)]) {
+        let process = Machine::over(self.machine.kernel.process(), self.machine.sysfs.clone());
+        let mut first = Guest::new(&process, self.backend, self.told).unwrap();
+        first.open();
+        work(&mut first);
+        let function = &first.functions[0];
+        function.stop(BusMastering::Kept);
+        comes.iter().for_each(|(kind, vector)| process.kernel.interrupt(0, *kind, *vector));
+        self.handed = Some((function.device().hand_on().unwrap(), function.save().unwrap()));
+        process.kernel.end_process();
+        let Guest { vm, functions, slots, routes, kvm, .. } = first;
+        self.told.unheard(move || drop((functions, vm, slots, routes, kvm)));
+    }
+
+    /// Goes on with the first function.
+    pub(crate) fn take_over(&mut self) {
+        let Some((device, state)) = self.handed.take() else { return };
+        let Self { told, vm, kvm, slots, routes, .. } = self;
+        // Where that fails nothing is left to be tried again.
+        let Some(device) = told.once(vm.take_over(device)) else { return };
+        let side = KvmGuest::new(kvm.clone(), slots.clone(), routes.clone());
+        let side = side.with_line(Gsi(LINE), LineEnd::Resampled);
+        let taken = Assigned::take_over(device, side, &AssignOptions::default(), &state);
+        self.functions.extend(told.once(taken));
     }
 
     fn open_by(&mut self, options: impl Fn(&ScriptedKernel) -> DeviceOptions) {

@@ -16,7 +16,7 @@ use vfio_assign_linux::{
 pub(crate) struct Machine {
     pub(crate) kernel: ScriptedKernel,
     pub(crate) host: Host,
-    sysfs: Arc<tempfile::TempDir>,
+    pub(crate) sysfs: Arc<tempfile::TempDir>,
     vm: OwnedFd,
 }
 
@@ -51,9 +51,13 @@ pub(crate) fn sysfs(functions: &[ScriptedFunction]) -> Arc<tempfile::TempDir> {
 
 impl Machine {
     pub(crate) fn new(functions: &[ScriptedFunction], sysfs: &Arc<tempfile::TempDir>) -> Self {
-        let kernel = ScriptedKernel::new(functions);
+        Self::over(ScriptedKernel::new(functions), sysfs.clone())
+    }
+
+    /// This kernel, with a KVM virtual machine.
+    pub(crate) fn over(kernel: ScriptedKernel, sysfs: Arc<tempfile::TempDir>) -> Self {
         let vm = kernel.create_vm().unwrap();
-        Self { host: kernel.host(), kernel, sysfs: sysfs.clone(), vm }
+        Self { host: kernel.host(), kernel, sysfs, vm }
     }
 
     fn root(&self) -> &Path {

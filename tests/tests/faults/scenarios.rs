@@ -139,6 +139,22 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         again: anew,
     },
     Scenario {
+        name: "take over, MSI-X",
+        on: BOTH,
+        functions: one,
+        before: Some(handed_on),
+        work: take_over,
+        again: anew,
+    },
+    Scenario {
+        name: "take over, a pin that was masked",
+        on: BOTH,
+        functions: one,
+        before: Some(handed_on_with_its_pin),
+        work: take_over,
+        again: reopen_by_pin,
+    },
+    Scenario {
         name: "drop",
         on: BOTH,
         functions: one,
@@ -309,4 +325,26 @@ fn save_and_restore(guest: &mut Guest<'_>) {
         return;
     };
     guest.told.attempt(|| function.restore(&state));
+}
+
+fn handed_on(guest: &mut Guest<'_>) {
+    guest.end_first_process(interrupt, &[]);
+}
+
+/// The pin, of which the stopped guest sees nothing, interrupts.
+fn handed_on_with_its_pin(guest: &mut Guest<'_>) {
+    guest.end_first_process(use_pin, &[(IrqKind::Intx, 0)]);
+}
+
+fn use_pin(guest: &mut Guest<'_>) {
+    decode(&guest.functions[0], BAR);
+}
+
+fn reopen_by_pin(guest: &mut Guest<'_>) {
+    reopen(guest);
+    use_pin(guest);
+}
+
+fn take_over(guest: &mut Guest<'_>) {
+    guest.take_over();
 }

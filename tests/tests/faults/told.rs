@@ -64,6 +64,13 @@ impl Told {
         done.map_err(|error| self.errors.push(error.to_string())).ok()
     }
 
+    /// Does something whose log nobody reads.
+    pub(crate) fn unheard(&self, work: impl FnOnce()) {
+        let before = LINES.lock().unwrap().len();
+        work();
+        LINES.lock().unwrap().truncate(before);
+    }
+
     /// All that was told so far.
     pub(crate) fn all(&self) -> Vec<String> {
         self.errors.iter().chain(LINES.lock().unwrap().iter()).cloned().collect()

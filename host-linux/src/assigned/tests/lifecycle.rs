@@ -156,3 +156,51 @@ fn register_of_a_device_that_is_gone_reads_all_ones_through_its_mapping() {
     kernel.unplug();
     assert_eq!((read(&assigned, BAR_AT), assigned.access_failures().reads), ([0xff; 4], 1));
 }
+
+/// The test device, its pin in use, on its way to another process.
+fn handed_on() -> (TestDevice, crate::HandedDevice, Vec<u8>) {
+    let test = TestDevice::open();
+    let device = test.vm.open("0000:00:05.0".parse().unwrap()).unwrap();
+    let guest = TestGuest(test.kernel.clone(), Some(LineEnd::Resampled));
+    let first = Assigned::new(device, guest, &AssignOptions::default()).unwrap();
+    first.stop(BusMastering::Kept);
+    let (handed, state) = (first.device().hand_on().unwrap(), first.save().unwrap());
+    // As when a process ends: nothing is given back.
+    std::mem::forget(first);
+    (test, handed, state)
+}
+
+fn take_over(
+    test: &TestDevice,
+    handed: crate::HandedDevice,
+    state: &[u8],
+) -> Result<Assigned<TestGuest>, AssignError> {
+    let device = Vm::new(test.kernel.host(), crate::VmOptions::default()).take_over(handed).unwrap();
+    test.kernel.calls();
+    let guest = TestGuest(test.kernel.clone(), Some(LineEnd::Resampled));
+    Assigned::take_over(device, guest, &AssignOptions::default(), state)
+}
+
+#[test]
+fn pin_of_a_device_that_is_taken_over_is_switched_off_and_wired_anew() {
+    let (test, handed, state) = handed_on();
+    let _second = take_over(&test, handed, &state).unwrap();
+    let calls = test.kernel.calls();
+    let sets: Vec<_> = calls.iter().filter(|call| call.starts_with("set_irqs")).collect();
+    assert_eq!(sets, ["set_irqs 0 0 none 0", "set_irqs 0 0 fds 1", "set_irqs 0 0 unmask_on"]);
+}
+
+#[test]
+fn pin_that_cannot_be_switched_off_is_told() {
+    let (test, handed, state) = handed_on();
+    test.kernel.fail("set_irqs 0 0 none 0", Errno::EIO);
+    let refused = take_over(&test, handed, &state).map(drop);
+    assert!(matches!(refused, Err(AssignError::Pin { .. })), "{refused:?}");
+}
+
+#[test]
+fn device_is_not_taken_over_with_a_state_of_another() {
+    let (test, handed, _) = handed_on();
+    let refused = take_over(&test, handed, &[0; 64]).map(drop);
+    assert!(matches!(refused, Err(AssignError::State { .. })), "{refused:?}");
+}
