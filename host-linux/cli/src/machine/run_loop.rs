@@ -23,6 +23,21 @@ pub(crate) enum Exit<'a> {
     Other(VcpuExit<'a>),
 }
 
+/// What enters the guest and leaves it.
+pub(crate) trait Enter {
+    /// Lets the next [`Self::run`] enter the guest, unless it is told otherwise after this.
+    fn forget_kick(&mut self);
+
+    /// Lets [`Self::run`] only complete what the guest was left for: it is interrupted when that is done.
+    fn keep_out(&mut self);
+
+    /// Enters the guest until it needs something, or a kick comes.
+    fn run(&mut self) -> Result<Exit<'_>, KvmErrno>;
+
+    /// Where the guest is; 0 where that cannot be told.
+    fn instruction(&self) -> u64;
+}
+
 /// A vCPU.
 pub(crate) struct Vcpu {
     fd: VcpuFd,
@@ -51,14 +66,18 @@ impl Vcpu {
     pub(crate) fn page(&self) -> &Arc<RunPage> {
         &self.page
     }
+}
 
-    /// Lets the next [`Self::run`] enter the guest, unless it is told otherwise after this.
-    pub(crate) fn forget_kick(&mut self) {
+impl Enter for Vcpu {
+    fn forget_kick(&mut self) {
         self.page.set_immediate_exit(false);
     }
 
-    /// Enters the guest until it needs something, or a kick comes.
-    pub(crate) fn run(&mut self) -> Result<Exit<'_>, KvmErrno> {
+    fn keep_out(&mut self) {
+        self.page.set_immediate_exit(true);
+    }
+
+    fn run(&mut self) -> Result<Exit<'_>, KvmErrno> {
         match self.fd.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
                 Ok(Exit::PortWrite { port, width: self.page.port_item_width(), data })
@@ -74,10 +93,7 @@ impl Vcpu {
         }
     }
 
-    /// Lets KVM complete an access that the guest was left for: registers set before that would be overwritten.
-    pub(crate) fn finish_access(&mut self) {
-        self.page.set_immediate_exit(true);
-        // An access over two pages is completed in two steps; after that the flag makes the call fail.
-        while self.fd.run().is_ok() {}
+    fn instruction(&self) -> u64 {
+        self.fd.get_regs().map_or(0, |regs| regs.rip)
     }
 }

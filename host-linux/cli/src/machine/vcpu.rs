@@ -15,7 +15,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::bus::Bus;
 use super::power::Stop;
-use super::run_loop::{Exit, Vcpu};
+use super::run_loop::{Enter, Exit};
 use super::vm::Processor;
 use crate::help::Help;
 
@@ -206,16 +206,18 @@ impl Run {
             thread::park();
         }
         let mut exits = Exits::default();
-        if let Some(stop) = self.until_stop(number, &mut vcpu, &mut exits) {
-            // Nobody listens only when the machine is already gone.
-            drop(self.stops.send(stop));
-        }
-        vcpu.finish_access();
+        let stop = self.until_stop(number, &mut vcpu, &mut exits);
+        let stops = stop.is_some();
+        // Nobody listens only when the machine is already gone.
+        let tell = |stop| drop(self.stops.send(stop));
+        stop.into_iter().for_each(tell);
+        // One that fails has said so.
+        self.finish(number, &mut vcpu, &mut exits).into_iter().filter(|_| !stops).for_each(tell);
         (Processor { vcpu, power_on, number }, exits)
     }
 
     /// Runs until the machine stops (none) or this processor has a reason to stop it.
-    fn until_stop(&self, cpu: u8, vcpu: &mut Vcpu, exits: &mut Exits) -> Option<Stop> {
+    fn until_stop(&self, cpu: u8, vcpu: &mut impl Enter, exits: &mut Exits) -> Option<Stop> {
         let mut deaths = Deaths::default();
         loop {
             // In this order: a kick that comes in between makes the next entry return at once.
@@ -227,53 +229,91 @@ impl Run {
             if let Some(quarantine) = self.bus.pci().quarantine() {
                 return Some(Stop::Quarantined(quarantine));
             }
-            match vcpu.run() {
-                Ok(Exit::PortWrite { port, width, data }) => {
-                    exits.pio += 1;
-                    data.chunks(width).for_each(|item| self.bus.port_write(port, item));
-                }
-                Ok(Exit::PortRead { port, width, data }) => {
-                    exits.pio += 1;
-                    data.chunks_mut(width).for_each(|item| self.bus.port_read(port, item));
-                }
-                Ok(Exit::Other(VcpuExit::MmioRead(address, data))) => {
-                    exits.mmio_read += 1;
-                    self.bus.memory_read(address, data);
-                }
-                Ok(Exit::Other(VcpuExit::MmioWrite(address, data))) => {
-                    exits.mmio_write += 1;
-                    self.bus.memory_write(address, data);
-                }
-                Ok(Exit::Other(VcpuExit::Hlt)) => exits.hlt += 1,
-                Ok(Exit::Other(VcpuExit::Intr)) => exits.interrupted += 1,
-                Ok(Exit::Other(VcpuExit::Shutdown)) => {
-                    exits.shutdown += 1;
-                    return Some(Stop::Reset);
-                }
-                Ok(Exit::Other(VcpuExit::SystemEvent(SYSTEM_RESET, _))) => return Some(Stop::Reset),
-                Ok(Exit::Other(VcpuExit::SystemEvent(SYSTEM_SHUTDOWN, _))) => return Some(Stop::PowerOff),
-                Ok(Exit::Fault) => {
-                    exits.fault += 1;
-                    if !deaths.explain_a_fault(self.bus.pci().revoke_dead()) {
-                        return Some(Stop::Failed(VcpuError::Memory { cpu }));
-                    }
-                }
-                Ok(Exit::Other(VcpuExit::FailEntry(reason, host_cpu))) => {
-                    return Some(Stop::Failed(VcpuError::Entry { cpu, reason, host_cpu }));
-                }
-                Ok(Exit::Other(exit)) => {
-                    exits.other += 1;
-                    let exit = format!("{exit:?}");
-                    let rip = vcpu.fd().get_regs().map_or(0, |regs| regs.rip);
-                    return Some(Stop::Failed(VcpuError::Exit { cpu, rip, exit }));
-                }
-                Err(source) => match Errno::from_raw_os_error(source.errno()) {
-                    Errno::INTR | Errno::AGAIN => exits.interrupted += 1,
-                    _ => return Some(Stop::Failed(VcpuError::Run { cpu, source })),
-                },
+            if let Turn::Stop(stop) = self.turn(cpu, vcpu, exits, &mut deaths) {
+                return Some(stop);
             }
         }
     }
+
+    /// Completes the instruction that the guest was left for; a reason to stop, if that has one.
+    ///
+    /// One instruction may be several accesses: KVM leaves for each 8 bytes, and for each repetition of a string
+    /// instruction. The guest goes on behind it after a pause, so none may be lost. Registers that are set before the
+    /// last would be overwritten by it.
+    fn finish(&self, cpu: u8, vcpu: &mut impl Enter, exits: &mut Exits) -> Option<Stop> {
+        let mut deaths = Deaths::default();
+        vcpu.keep_out();
+        loop {
+            match self.turn(cpu, vcpu, exits, &mut deaths) {
+                Turn::Served => {}
+                Turn::Interrupted => return None,
+                Turn::Stop(stop) => return Some(stop),
+            }
+        }
+    }
+
+    /// Enters the guest once and serves what it was left for.
+    fn turn(&self, cpu: u8, vcpu: &mut impl Enter, exits: &mut Exits, deaths: &mut Deaths) -> Turn {
+        match vcpu.run() {
+            Ok(Exit::PortWrite { port, width, data }) => {
+                exits.pio += 1;
+                data.chunks(width).for_each(|item| self.bus.port_write(port, item));
+            }
+            Ok(Exit::PortRead { port, width, data }) => {
+                exits.pio += 1;
+                data.chunks_mut(width).for_each(|item| self.bus.port_read(port, item));
+            }
+            Ok(Exit::Other(VcpuExit::MmioRead(address, data))) => {
+                exits.mmio_read += 1;
+                self.bus.memory_read(address, data);
+            }
+            Ok(Exit::Other(VcpuExit::MmioWrite(address, data))) => {
+                exits.mmio_write += 1;
+                self.bus.memory_write(address, data);
+            }
+            Ok(Exit::Other(VcpuExit::Hlt)) => exits.hlt += 1,
+            Ok(Exit::Other(VcpuExit::Intr)) => exits.interrupted += 1,
+            Ok(Exit::Other(VcpuExit::Shutdown)) => {
+                exits.shutdown += 1;
+                return Turn::Stop(Stop::Reset);
+            }
+            Ok(Exit::Other(VcpuExit::SystemEvent(SYSTEM_RESET, _))) => return Turn::Stop(Stop::Reset),
+            Ok(Exit::Other(VcpuExit::SystemEvent(SYSTEM_SHUTDOWN, _))) => return Turn::Stop(Stop::PowerOff),
+            Ok(Exit::Fault) => {
+                exits.fault += 1;
+                if !deaths.explain_a_fault(self.bus.pci().revoke_dead()) {
+                    return Turn::Stop(Stop::Failed(VcpuError::Memory { cpu }));
+                }
+            }
+            Ok(Exit::Other(VcpuExit::FailEntry(reason, host_cpu))) => {
+                return Turn::Stop(Stop::Failed(VcpuError::Entry { cpu, reason, host_cpu }));
+            }
+            Ok(Exit::Other(exit)) => {
+                exits.other += 1;
+                let exit = format!("{exit:?}");
+                let rip = vcpu.instruction();
+                return Turn::Stop(Stop::Failed(VcpuError::Exit { cpu, rip, exit }));
+            }
+            Err(source) => match Errno::from_raw_os_error(source.errno()) {
+                Errno::INTR | Errno::AGAIN => {
+                    exits.interrupted += 1;
+                    return Turn::Interrupted;
+                }
+                _ => return Turn::Stop(Stop::Failed(VcpuError::Run { cpu, source })),
+            },
+        }
+        Turn::Served
+    }
+}
+
+/// What came of one entry.
+enum Turn {
+    /// What the guest was left for is done.
+    Served,
+    /// The guest needs nothing.
+    Interrupted,
+    /// A reason to stop.
+    Stop(Stop),
 }
 
 /// How many functions a processor knows to be dead.
@@ -305,17 +345,4 @@ impl Drop for PanicGuard<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_death_explains_one_fault() {
-        let mut deaths = Deaths::default();
-        assert_eq!([1, 1, 2, 2].map(|dead| deaths.explain_a_fault(dead)), [true, false, true, false]);
-    }
-
-    #[test]
-    fn without_a_death_a_fault_is_not_explained() {
-        assert!(!Deaths::default().explain_a_fault(0));
-    }
-}
+mod tests;
