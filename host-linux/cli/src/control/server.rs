@@ -7,6 +7,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Uid, geteuid};
 
 use super::files;
 use super::protocol::{Answer, LONGEST, NoRequest, Notice, Request, VERSION, line, request};
@@ -118,6 +120,15 @@ impl Server {
     }
 
     fn admit(&mut self, stream: UnixStream) {
+        // What the file's permissions are depends on the umask.
+        match socket_peercred(&stream) {
+            Ok(peer) if may_ask(peer.uid, geteuid()) => {}
+            peer => {
+                let who = peer.map_or_else(|errno| errno.to_string(), |peer| peer.uid.to_string());
+                log::debug!("{}: a client that is not the owner's was turned away: {who}", self.path.display());
+                return;
+            }
+        }
         if self.clients.len() >= CLIENTS || stream.set_nonblocking(true).is_err() {
             log::warn!("{}: a client too many was turned away", self.path.display());
             return;
@@ -128,6 +139,11 @@ impl Server {
         client.say(&line(&Notice::Hello { version: VERSION }));
         self.clients.push(client);
     }
+}
+
+/// Whether a client of this user is listened to by a run of that one.
+fn may_ask(client: Uid, own: Uid) -> bool {
+    client == own || client.is_root()
 }
 
 impl Drop for Server {
@@ -230,6 +246,12 @@ mod tests {
         server.answer(said.client, &Answer::Done);
         server.tell(&Notice::DeviceError { device: "x".into() });
         assert!(hear(&mut second).contains("done") && hear(&mut first).contains("device-error"));
+    }
+
+    #[test]
+    fn only_the_owner_and_root_are_listened_to() {
+        let [root, own, other] = [0, 1000, 1001].map(Uid::from_raw);
+        assert_eq!([own, root, other].map(|client| may_ask(client, own)), [true, true, false]);
     }
 
     #[test]
