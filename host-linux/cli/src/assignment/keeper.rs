@@ -102,7 +102,8 @@ impl Keeper {
         if let Some(control) = &self.control {
             polled.extend(control.server.waits_for());
         }
-        while let Err(errno) = poll(&mut polled, None) {
+        let patience = self.control.as_ref().and_then(|control| control.server.patience());
+        while let Err(errno) = poll(&mut polled, patience.as_ref()) {
             if errno != Errno::INTR {
                 return Err(io::Error::from(errno).into());
             }

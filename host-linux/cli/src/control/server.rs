@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Uid, geteuid};
 
@@ -46,6 +46,8 @@ pub(crate) struct Server {
     clients: Vec<Client>,
     /// The number of the next client.
     next: u64,
+    /// Who waits could not be let in when that was last tried: descriptors have run out.
+    full: bool,
 }
 
 struct Client {
@@ -68,7 +70,7 @@ impl Server {
         let refused = |source| NoSocket { path: path.to_owned(), source };
         let listener = UnixListener::bind(path).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
-        Ok(Self { listener, path: path.to_owned(), clients: Vec::new(), next: 0 })
+        Ok(Self { listener, path: path.to_owned(), clients: Vec::new(), next: 0, full: false })
     }
 
     /// What to wait for before [`Self::listen_to_all`] has something to do.
@@ -78,18 +80,47 @@ impl Server {
             false => PollFlags::IN | PollFlags::OUT,
         };
         let clients = self.clients.iter().map(|one| PollFd::new(&one.stream, client(one)));
-        std::iter::once(PollFd::new(&self.listener, PollFlags::IN)).chain(clients).collect()
+        let listener = (!self.full).then(|| PollFd::new(&self.listener, PollFlags::IN));
+        listener.into_iter().chain(clients).collect()
     }
 
     /// Lets new clients in and hears what all have said, without waiting.
     pub(crate) fn listen_to_all(&mut self) -> Vec<Said> {
-        while let Ok((stream, _)) = self.listener.accept() {
-            self.admit(stream);
-        }
+        self.let_in(|listener| listener.accept().map(|(stream, _)| stream));
         let said = self.clients.iter_mut().flat_map(Client::listen).collect();
         self.clients.iter_mut().for_each(Client::flush);
         self.clients.retain(|client| !client.gone);
         said
+    }
+
+    /// How long to wait for that; none: for ever. Who could not be let in is tried again.
+    pub(crate) fn patience(&self) -> Option<Timespec> {
+        self.full.then_some(Timespec { tv_sec: 1, tv_nsec: 0 })
+    }
+
+    /// Lets in who waits, and no more in one turn than can be connected.
+    fn let_in(&mut self, accept: impl Fn(&UnixListener) -> io::Result<UnixStream>) {
+        for _ in 0..CLIENTS {
+            match accept(&self.listener) {
+                Ok(stream) => self.admit(stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.full = false;
+                    return;
+                }
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+                    ) => {}
+                Err(error) => {
+                    // Who waits stays, and would end each wait at once.
+                    if !std::mem::replace(&mut self.full, true) {
+                        log::warn!("{}: nobody can be let in: {error}", self.path.display());
+                    }
+                    return;
+                }
+            }
+        }
     }
 
     /// Answers a client.
@@ -125,7 +156,10 @@ impl Server {
             Ok(peer) if may_ask(peer.uid, geteuid()) => {}
             peer => {
                 let who = peer.map_or_else(|errno| errno.to_string(), |peer| peer.uid.to_string());
-                log::debug!("{}: a client that is not the owner's was turned away: {who}", self.path.display());
+                log::debug!(
+                    "{}: a client that is not the owner's was turned away: {who}",
+                    self.path.display()
+                );
                 return;
             }
         }
@@ -206,6 +240,8 @@ impl Client {
 mod tests {
     use std::io::{BufRead, BufReader};
 
+    use rustix::io::Errno;
+
     use super::*;
 
     fn server() -> (tempfile::TempDir, Server) {
@@ -252,6 +288,40 @@ mod tests {
     fn only_the_owner_and_root_are_listened_to() {
         let [root, own, other] = [0, 1000, 1001].map(Uid::from_raw);
         assert_eq!([own, root, other].map(|client| may_ask(client, own)), [true, true, false]);
+    }
+
+    #[test]
+    fn who_cannot_be_let_in_is_tried_again_without_a_wait_that_ends_at_once() {
+        let (_folder, mut server) = server();
+        let _waiting = UnixStream::connect(&server.path).unwrap();
+        server.let_in(|_| Err(io::Error::from(Errno::MFILE)));
+        let full = (server.waits_for().len(), server.patience().is_some());
+        server.listen_to_all();
+        let after = (server.waits_for().len(), server.patience().is_some());
+        assert_eq!((full, after), ((0, true), (2, false)));
+    }
+
+    #[test]
+    fn an_interrupted_accept_and_a_client_that_left_hold_nobody_up() {
+        let (_folder, mut server) = server();
+        let _waiting = UnixStream::connect(&server.path).unwrap();
+        let errors = std::cell::RefCell::new(vec![Errno::INTR, Errno::CONNABORTED]);
+        server.let_in(|listener| match errors.borrow_mut().pop() {
+            Some(errno) => Err(errno.into()),
+            None => listener.accept().map(|(stream, _)| stream),
+        });
+        assert_eq!(server.clients.len(), 1);
+    }
+
+    #[test]
+    fn a_turn_lets_in_as_many_as_can_be_connected() {
+        let (_folder, mut server) = server();
+        let accepted = std::cell::Cell::new(0);
+        server.let_in(|_| {
+            accepted.set(accepted.get() + 1);
+            UnixStream::pair().map(|(stream, _)| stream)
+        });
+        assert_eq!(accepted.get(), CLIENTS);
     }
 
     #[test]
