@@ -179,12 +179,17 @@ impl Keeper {
     fn serve(&mut self) {
         let said = self.control.as_mut().map(|control| control.server.listen_to_all());
         for one in said.into_iter().flatten() {
+            // Who has left may have asked for more, but wants nothing of it.
+            if !self.control.as_ref().is_some_and(|control| control.server.has(one.client)) {
+                continue;
+            }
             let answer = match one.request {
                 Ok(request) => self.answer(one.client, request),
                 Err(error) => Some(Answer::refusal(&error)),
             };
             // None where the machine has ended, and soon everybody is told by the end of the conversation.
-            if let (Some(answer), Some(control)) = (answer, &mut self.control) {
+            let Some(answer) = answer else { return };
+            if let Some(control) = &mut self.control {
                 control.server.answer(one.client, &answer);
             }
         }
@@ -279,5 +284,55 @@ impl Keeper {
         let Member { slot, .. } = self.devices.find(bdf).ok_or(AssignmentError::NotHere { bdf })?;
         let asked = self.bus.ask_back(slot);
         if asked { Ok(()) } else { Err(AssignmentError::NotHotPlug { bdf }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+    use crate::control::Ask;
+    use crate::machine::pci::SlotPlan;
+
+    /// A keeper without devices whose machine has ended, what that was asked, and a client.
+    fn keeper() -> (tempfile::TempDir, Keeper, Receiver<Ask>, UnixStream) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let server = Server::listen(&path).unwrap();
+        let ((asks, inbox), (stops, _)) = (channel(), channel());
+        let (bus, _arrival) = PciBus::new(SlotPlan { devices: 0, hot_plug: 1 }, |_| {}).unwrap();
+        let mut keeper = Keeper {
+            devices: Arc::new(Devices::new(Arc::clone(&bus))),
+            bus,
+            opener: None,
+            control: Some(Control::new(server, MachineLine { asks, stops })),
+            quit: Arc::new(Event::new().unwrap()),
+        };
+        let client = UnixStream::connect(&path).unwrap();
+        keeper.serve();
+        (folder, keeper, inbox, client)
+    }
+
+    #[test]
+    fn what_a_client_that_left_asks_for_after_the_first_answer_is_not_done() {
+        let (_folder, mut keeper, inbox, mut client) = keeper();
+        client.write_all(b"{\"request\":\"status\"}\n{\"request\":\"pause\"}\n").unwrap();
+        drop(client);
+        keeper.serve();
+        assert!(inbox.try_recv().is_err());
+    }
+
+    #[test]
+    fn nothing_is_done_after_the_end_of_the_machine() {
+        let (_folder, mut keeper, inbox, mut client) = keeper();
+        client.write_all(b"{\"request\":\"quit\"}\n{\"request\":\"pause\"}\n").unwrap();
+        keeper.serve();
+        drop(keeper);
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).unwrap();
+        assert_eq!((inbox.try_iter().count(), heard.lines().count()), (1, 1));
     }
 }

@@ -18,6 +18,8 @@ use crate::help::Help;
 const UNREAD: usize = 1 << 20;
 /// How many may be connected.
 const CLIENTS: usize = 16;
+/// How many requests of a client are heard in one turn.
+const REQUESTS: usize = 16;
 
 /// There is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,8 @@ struct Client {
     stream: UnixStream,
     heard: Vec<u8>,
     unread: Vec<u8>,
+    /// It says nothing more, but listens.
+    ended: bool,
     gone: bool,
 }
 
@@ -75,17 +79,20 @@ impl Server {
 
     /// What to wait for before [`Self::listen_to_all`] has something to do.
     pub(crate) fn waits_for(&self) -> Vec<PollFd<'_>> {
-        let client = |client: &'_ Client| match client.unread.is_empty() {
-            true => PollFlags::IN,
-            false => PollFlags::IN | PollFlags::OUT,
+        let client = |client: &'_ Client| match (client.unread.is_empty(), client.ended) {
+            (true, _) => PollFlags::IN,
+            (false, false) => PollFlags::IN | PollFlags::OUT,
+            // The end would be there to read again and again.
+            (false, true) => PollFlags::OUT,
         };
         let clients = self.clients.iter().map(|one| PollFd::new(&one.stream, client(one)));
         let listener = (!self.full).then(|| PollFd::new(&self.listener, PollFlags::IN));
         listener.into_iter().chain(clients).collect()
     }
 
-    /// Lets new clients in and hears what all have said, without waiting.
+    /// Lets new clients in and hears what all have said, without waiting. All that was heard before has been answered.
     pub(crate) fn listen_to_all(&mut self) -> Vec<Said> {
+        self.clients.retain(|client| !client.is_done());
         self.let_in(|listener| listener.accept().map(|(stream, _)| stream));
         let said = self.clients.iter_mut().flat_map(Client::listen).collect();
         self.clients.iter_mut().for_each(Client::flush);
@@ -93,9 +100,16 @@ impl Server {
         said
     }
 
-    /// How long to wait for that; none: for ever. Who could not be let in is tried again.
+    /// How long to wait for that; none: for ever. What was said already is not waited for, and who could not be let in
+    /// is tried again.
     pub(crate) fn patience(&self) -> Option<Timespec> {
-        self.full.then_some(Timespec { tv_sec: 1, tv_nsec: 0 })
+        let heard = self.clients.iter().any(Client::has_line);
+        (heard || self.full).then_some(Timespec { tv_sec: i64::from(!heard), tv_nsec: 0 })
+    }
+
+    /// Whether a client is there to hear an answer.
+    pub(crate) fn has(&self, client: u64) -> bool {
+        self.clients.iter().any(|one| one.number == client && !one.gone)
     }
 
     /// Lets in who waits, and no more in one turn than can be connected.
@@ -169,7 +183,8 @@ impl Server {
         }
         let number = self.next;
         self.next += 1;
-        let mut client = Client { number, stream, heard: Vec::new(), unread: Vec::new(), gone: false };
+        let mut client =
+            Client { number, stream, heard: Vec::new(), unread: Vec::new(), ended: false, gone: false };
         client.say(&line(&Notice::Hello { version: VERSION }));
         self.clients.push(client);
     }
@@ -189,12 +204,40 @@ impl Drop for Server {
 }
 
 impl Client {
-    /// Whole lines that have come.
+    /// Whole lines that have come, and no more of them than one client may have done in a turn.
     fn listen(&mut self) -> Vec<Said> {
+        if !self.has_line() {
+            self.hear();
+        }
+        let mut said = Vec::new();
+        while said.len() < REQUESTS
+            && let Some(end) = self.heard.iter().position(|&byte| byte == b'\n')
+        {
+            let line: Vec<u8> = self.heard.drain(..=end).collect();
+            if end != 0 {
+                said.push(Said { client: self.number, request: request(&line[..end]) });
+            }
+        }
+        // Nobody has to say so much in one line.
+        self.gone |= self.heard.len() > LONGEST && !self.has_line();
+        said
+    }
+
+    /// Whether a whole line has come and was not listened to.
+    fn has_line(&self) -> bool {
+        self.heard.contains(&b'\n')
+    }
+
+    /// Whether it has said all, and heard all answers.
+    fn is_done(&self) -> bool {
+        self.ended && self.unread.is_empty() && !self.has_line()
+    }
+
+    fn hear(&mut self) {
         let mut bytes = [0; 4096];
         loop {
             match (&self.stream).read(&mut bytes) {
-                Ok(0) => self.gone = true,
+                Ok(0) => self.ended = true,
                 Ok(count) => {
                     self.heard.extend_from_slice(&bytes[..count]);
                     if self.heard.len() <= LONGEST {
@@ -207,15 +250,12 @@ impl Client {
             }
             break;
         }
-        let whole = self.heard.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
-        let lines: Vec<u8> = self.heard.drain(..whole).collect();
-        // Nobody has to say so much in one line.
-        self.gone |= self.heard.len() > LONGEST;
-        let said = |line: &[u8]| Said { client: self.number, request: request(line) };
-        lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(said).collect()
     }
 
     fn say(&mut self, line: &[u8]) {
+        if self.gone {
+            return;
+        }
         self.unread.extend_from_slice(line);
         self.flush();
         self.gone |= self.unread.len() > UNREAD;
@@ -237,132 +277,4 @@ impl Client {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{BufRead, BufReader};
-
-    use rustix::io::Errno;
-
-    use super::*;
-
-    fn server() -> (tempfile::TempDir, Server) {
-        let folder = tempfile::tempdir().unwrap();
-        let server = Server::listen(&folder.path().join("control")).unwrap();
-        (folder, server)
-    }
-
-    fn connect(server: &mut Server) -> BufReader<UnixStream> {
-        let client = UnixStream::connect(&server.path).unwrap();
-        assert!(server.listen_to_all().is_empty());
-        BufReader::new(client)
-    }
-
-    fn hear(client: &mut BufReader<UnixStream>) -> String {
-        let mut line = String::new();
-        client.read_line(&mut line).unwrap();
-        line
-    }
-
-    #[test]
-    fn a_client_is_greeted_with_the_version() {
-        let (_folder, mut server) = server();
-        let mut client = connect(&mut server);
-        assert_eq!(hear(&mut client), "{\"event\":\"hello\",\"version\":1}\n");
-    }
-
-    #[test]
-    fn a_request_is_answered_to_who_has_asked() {
-        let (_folder, mut server) = server();
-        let (mut first, mut second) = (connect(&mut server), connect(&mut server));
-        for client in [&mut first, &mut second] {
-            assert!(hear(client).contains("hello"));
-        }
-        second.get_mut().write_all(b"{\"request\":\"status\"}\n").unwrap();
-        let said = server.listen_to_all().pop().unwrap();
-        assert_eq!(said.request.unwrap(), Request::Status);
-        server.answer(said.client, &Answer::Done);
-        server.tell(&Notice::DeviceError { device: "x".into() });
-        assert!(hear(&mut second).contains("done") && hear(&mut first).contains("device-error"));
-    }
-
-    #[test]
-    fn only_the_owner_and_root_are_listened_to() {
-        let [root, own, other] = [0, 1000, 1001].map(Uid::from_raw);
-        assert_eq!([own, root, other].map(|client| may_ask(client, own)), [true, true, false]);
-    }
-
-    #[test]
-    fn who_cannot_be_let_in_is_tried_again_without_a_wait_that_ends_at_once() {
-        let (_folder, mut server) = server();
-        let _waiting = UnixStream::connect(&server.path).unwrap();
-        server.let_in(|_| Err(io::Error::from(Errno::MFILE)));
-        let full = (server.waits_for().len(), server.patience().is_some());
-        server.listen_to_all();
-        let after = (server.waits_for().len(), server.patience().is_some());
-        assert_eq!((full, after), ((0, true), (2, false)));
-    }
-
-    #[test]
-    fn an_interrupted_accept_and_a_client_that_left_hold_nobody_up() {
-        let (_folder, mut server) = server();
-        let _waiting = UnixStream::connect(&server.path).unwrap();
-        let errors = std::cell::RefCell::new(vec![Errno::INTR, Errno::CONNABORTED]);
-        server.let_in(|listener| match errors.borrow_mut().pop() {
-            Some(errno) => Err(errno.into()),
-            None => listener.accept().map(|(stream, _)| stream),
-        });
-        assert_eq!(server.clients.len(), 1);
-    }
-
-    #[test]
-    fn a_turn_lets_in_as_many_as_can_be_connected() {
-        let (_folder, mut server) = server();
-        let accepted = std::cell::Cell::new(0);
-        server.let_in(|_| {
-            accepted.set(accepted.get() + 1);
-            UnixStream::pair().map(|(stream, _)| stream)
-        });
-        assert_eq!(accepted.get(), CLIENTS);
-    }
-
-    #[test]
-    fn half_a_line_waits_for_the_rest() {
-        let (_folder, mut server) = server();
-        let mut client = connect(&mut server);
-        client.get_mut().write_all(b"{\"request\":").unwrap();
-        let before = server.listen_to_all().len();
-        client.get_mut().write_all(b"\"pause\"}\n").unwrap();
-        assert_eq!((before, server.listen_to_all().len()), (0, 1));
-    }
-
-    #[test]
-    fn who_speaks_without_end_is_dropped() {
-        let (_folder, mut server) = server();
-        let mut client = connect(&mut server);
-        client.get_mut().set_nonblocking(true).unwrap();
-        for _ in 0..64 {
-            // The kernel takes what it has room for.
-            let _taken = client.get_mut().write(&[b'x'; 4096]);
-            server.listen_to_all();
-        }
-        assert!(server.clients.is_empty());
-    }
-
-    #[test]
-    fn who_listens_to_nothing_is_dropped() {
-        let (_folder, mut server) = server();
-        let _client = connect(&mut server);
-        let notice = Notice::DeviceError { device: "x".repeat(4096) };
-        (0..1024).for_each(|_| server.tell(&notice));
-        server.listen_to_all();
-        assert!(server.clients.is_empty());
-    }
-
-    #[test]
-    fn the_file_is_there_once_and_goes_with_the_server() {
-        let (_folder, server) = server();
-        let path = server.path.clone();
-        let second = Server::listen(&path).err().unwrap();
-        drop(server);
-        assert!(second.help().unwrap().contains("another run") && !path.exists());
-    }
-}
+mod tests;
