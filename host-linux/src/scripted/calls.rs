@@ -40,9 +40,15 @@ impl Kernel for ScriptedKernel {
     }
 
     fn check_extension(&self, _: BorrowedFd<'_>, extension: u32) -> Result<u32, Errno> {
-        self.number(Call::CheckExtension, |_| {
-            let known = [v::VFIO_TYPE1v2_IOMMU, v::VFIO_NOIOMMU_IOMMU];
-            Ok(u32::from(known.contains(&extension)))
+        self.number(Call::CheckExtension, |model| {
+            // The unsafe mode is on where a device is without an IOMMU.
+            let unsafe_mode = model.devices.iter().any(|device| !device.function.guarded);
+            let known = match extension {
+                v::VFIO_TYPE1v2_IOMMU => true,
+                v::VFIO_NOIOMMU_IOMMU => unsafe_mode,
+                _ => false,
+            };
+            Ok(u32::from(known))
         })
     }
 

@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 /// VFIO's number of the pin.
 const INTX: u32 = 0;
+/// VFIO's number of Message Signalled Interrupts.
+const MSI: u32 = 1;
 /// VFIO's number of the first kind that is no interrupt of the guest's.
 const ERR: u32 = 3;
 /// Where Command lies in configuration space.
@@ -176,7 +178,8 @@ impl DeviceModel {
         let events = &mut self.events[index as usize];
         let was_off = events.is_empty();
         if was_off {
-            let room = if self.function.noresize { end } else { total as usize };
+            // Nothing is ever added to MSI.
+            let room = if self.function.noresize || index == MSI { end } else { total as usize };
             events.resize_with(room, || None);
         } else if end > events.len() {
             // Vectors cannot be added here.

@@ -65,9 +65,6 @@ impl Model {
             return Err(Errno::EINVAL);
         };
         let number = *number;
-        if !self.is_viable(number) {
-            return Err(Errno::EBUSY);
-        }
         let guarded = self.is_guarded(number);
         let others = self.files.values().filter_map(|file| match file.kind {
             Kind::Group { number, container: Some(container) } if container == joined => Some(number),
@@ -75,6 +72,10 @@ impl Model {
         });
         // Groups with and without an IOMMU do not go together.
         if others.into_iter().any(|other| self.is_guarded(other) != guarded) {
+            return Err(Errno::EPERM);
+        }
+        // Somebody else does DMA there.
+        if !self.is_viable(number) {
             return Err(Errno::EPERM);
         }
         if let Kind::Group { container, .. } = self.file(group)?.1 {
@@ -99,13 +100,14 @@ impl Model {
             Kind::Group { number, container: Some(container) } if container == inode => Some(number),
             _ => None,
         });
-        let fits = group.is_some_and(|group| kind == self.iommu_of(group));
-        match self.file(container)?.1 {
-            // Not without a group, and not twice.
-            Kind::Container { iommu: iommu @ None, .. } if fits => {
+        let fits = group.map(|group| kind == self.iommu_of(group));
+        match (self.file(container)?.1, fits) {
+            (Kind::Container { iommu: iommu @ None, .. }, Some(true)) => {
                 *iommu = Some(kind);
                 Ok(())
             }
+            (Kind::Container { iommu: None, .. }, Some(false)) => Err(Errno::ENODEV),
+            // Not without a group, and not twice.
             _ => Err(Errno::EINVAL),
         }
     }
@@ -172,11 +174,16 @@ impl Model {
             *other != own
                 && matches!(file.kind, Kind::Cdev { place: same, bound: Some(_), .. } if same == place)
         });
-        if by_group || !self.is_viable(number) {
+        if by_group {
             return Err(Errno::EBUSY);
         }
         if elsewhere {
             return Err(Errno::EINVAL);
+        }
+        // A group is one driver's, or one iommufd's.
+        let other_iommufd = self.bound_in(number).any(|(bound, _)| bound != inode);
+        if other_iommufd || !self.is_viable(number) {
+            return Err(Errno::EPERM);
         }
         if let Kind::Cdev { bound, .. } = self.file(device)?.1 {
             *bound = Some(inode);
@@ -185,14 +192,33 @@ impl Model {
         Ok(device_number(place))
     }
 
+    /// The devices of a group that are bound by their own files: to which iommufd, and attached to which address space.
+    fn bound_in(&self, group: u32) -> impl Iterator<Item = (u64, Option<u32>)> {
+        self.files.values().filter_map(move |file| match file.kind {
+            Kind::Cdev { place, bound: Some(bound), attached }
+                if self.devices[place].function.group == group =>
+            {
+                Some((bound, attached))
+            }
+            _ => None,
+        })
+    }
+
     pub(super) fn attach(&mut self, device: BorrowedFd<'_>, space: u32) -> Result<(), Errno> {
-        let (_, Kind::Cdev { bound: Some(iommufd), .. }) = self.file(device)? else {
+        let (_, Kind::Cdev { place, bound: Some(iommufd), attached }) = self.file(device)? else {
             return Err(Errno::EINVAL);
         };
-        let iommufd = *iommufd;
+        let (place, iommufd, is_attached) = (*place, *iommufd, attached.is_some());
         match self.files.get(&iommufd).map(|file| &file.kind) {
             Some(Kind::Iommufd { spaces, .. }) if spaces.contains_key(&space) => {}
             _ => return Err(Errno::ENOENT),
+        }
+        // A group is in one address space.
+        let number = self.devices[place].function.group;
+        let elsewhere =
+            self.bound_in(number).any(|(_, attached)| attached.is_some_and(|other| other != space));
+        if elsewhere && !is_attached {
+            return Err(Errno::EINVAL);
         }
         if let Kind::Cdev { attached, .. } = self.file(device)?.1 {
             *attached = Some(space);

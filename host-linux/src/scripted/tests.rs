@@ -176,3 +176,90 @@ fn each_virtual_machine_has_its_own_routes() {
     drop(other);
     assert_eq!(kernel.standing(), ["KVM: route 0xfee00000 0x1"]);
 }
+
+#[test]
+fn nothing_is_added_to_msi_that_is_on() {
+    let (kernel, sysfs) = host();
+    let mut vectors = IrqVectors::new(open(&kernel, &sysfs, Backend::Group), IrqKind::Msi);
+    let mut wire = |first, last| {
+        let [first, last] = [first, last].map(|index| VectorIndex::new(index).unwrap());
+        vectors.wire(first, last, &|_| true)
+    };
+    let refused = |result| matches!(result, Err(crate::IrqError::Refused { errno: Errno::EINVAL, .. }));
+    let made = [wire(0, 1).is_ok(), refused(wire(2, 3)), wire(0, 1).is_ok()];
+    assert_eq!(made, [true; 3]);
+}
+
+#[test]
+fn an_event_that_unmasks_the_pin_is_not_replaced() {
+    let (kernel, sysfs) = host();
+    let device = open(&kernel, &sysfs, Backend::Group);
+    let mut vectors = IrqVectors::new(device.clone(), IrqKind::Intx);
+    vectors.wire(VectorIndex::default(), VectorIndex::default(), &|_| true).unwrap();
+    let event = crate::sys::EventFd::new().unwrap();
+    let set = || device.irqs(IrqKind::Intx).unmask_on(&event);
+    let refused = |result| matches!(result, Err(crate::IrqError::Refused { errno: Errno::EBUSY, .. }));
+    let made = [set().is_ok(), refused(set())];
+    vectors.disable().unwrap();
+    vectors.wire(VectorIndex::default(), VectorIndex::default(), &|_| true).unwrap();
+    assert_eq!((made, set()), ([true; 2], Ok(())));
+}
+
+/// Two functions of one group, the second a driver's of the host's or not.
+fn group_of_two(second_has_driver: bool) -> ScriptedKernel {
+    let functions =
+        ["0000:00:04.0", "0000:00:04.1"].map(|bdf| ScriptedFunction::new(bdf.parse().unwrap(), 7));
+    let kernel = ScriptedKernel::new(&functions);
+    kernel.set_host_driver(1, second_has_driver);
+    kernel
+}
+
+#[test]
+fn a_group_that_a_driver_uses_joins_no_container_and_no_iommufd() {
+    let kernel = group_of_two(true);
+    let file = |name: &str| kernel.open_for_another(Path::new(name)).unwrap();
+    let (group, container) = (file("/dev/vfio/7"), file("/dev/vfio/vfio"));
+    assert_eq!(kernel.set_container(group.as_fd(), container.as_fd()), Err(Errno::EPERM));
+    drop((group, container));
+    let (device, iommufd) = (file("/dev/vfio/devices/vfio40"), file("/dev/iommu"));
+    assert_eq!(kernel.bind_iommufd(device.as_fd(), iommufd.as_fd()), Err(Errno::EPERM));
+}
+
+#[test]
+fn a_group_is_in_one_iommufd_and_one_address_space() {
+    let kernel = group_of_two(false);
+    let file = |name: &str| kernel.open_for_another(Path::new(name)).unwrap();
+    let [first, second] = ["vfio40", "vfio41"].map(|name| file(&format!("/dev/vfio/devices/{name}")));
+    let [one, other] = [(); 2].map(|()| file("/dev/iommu"));
+    kernel.bind_iommufd(first.as_fd(), one.as_fd()).unwrap();
+    assert_eq!(kernel.bind_iommufd(second.as_fd(), other.as_fd()), Err(Errno::EPERM));
+    kernel.bind_iommufd(second.as_fd(), one.as_fd()).unwrap();
+    let spaces = [(); 2].map(|()| kernel.ioas_alloc(one.as_fd()).unwrap());
+    kernel.attach_ioas(first.as_fd(), spaces[0]).unwrap();
+    assert_eq!(kernel.attach_ioas(second.as_fd(), spaces[1]), Err(Errno::EINVAL));
+    assert_eq!(kernel.attach_ioas(second.as_fd(), spaces[0]), Ok(()));
+}
+
+#[test]
+fn a_container_is_given_what_its_group_has() {
+    use vfio_bindings::bindings::vfio as v;
+
+    for guarded in [true, false] {
+        let function = ScriptedFunction::new("0000:00:04.0".parse().unwrap(), 7);
+        let kernel = ScriptedKernel::new(&[if guarded { function } else { function.without_iommu() }]);
+        let file = |name: &str| kernel.open_for_another(Path::new(name)).unwrap();
+        let (group, container) =
+            (file(if guarded { "/dev/vfio/7" } else { "/dev/vfio/noiommu-7" }), file("/dev/vfio/vfio"));
+        let container = container.as_fd();
+        let has_mode = kernel.check_extension(container, v::VFIO_NOIOMMU_IOMMU);
+        assert_eq!(has_mode, Ok(u32::from(!guarded)));
+        let [fits, other] = match guarded {
+            true => [v::VFIO_TYPE1v2_IOMMU, v::VFIO_NOIOMMU_IOMMU],
+            false => [v::VFIO_NOIOMMU_IOMMU, v::VFIO_TYPE1v2_IOMMU],
+        };
+        assert_eq!(kernel.set_iommu(container, fits), Err(Errno::EINVAL));
+        kernel.set_container(group.as_fd(), container).unwrap();
+        assert_eq!(kernel.set_iommu(container, other), Err(Errno::ENODEV));
+        assert_eq!([(); 2].map(|()| kernel.set_iommu(container, fits)), [Ok(()), Err(Errno::EINVAL)]);
+    }
+}

@@ -3,6 +3,8 @@
 #[cfg(feature = "kvm")]
 #[path = "../rules/irqfd.rs"]
 mod irqfd;
+#[path = "../rules/sharing.rs"]
+mod sharing;
 #[path = "../rules/table.rs"]
 mod table;
 
@@ -24,6 +26,13 @@ fn a_bus_is_reset_as_the_table_says() {
         rig.bus.map(|bdf| std::sync::Arc::new(vm.open(bdf).expect("opens")))
     });
     figure("rules_reset_requests", requests);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_group_is_shared_as_the_table_says() {
+    let Some(rig) = Rig::get() else { return };
+    let wrong = sharing::run(rig.backend, &[crate::rig::vm(), crate::rig::vm()], rig.group);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

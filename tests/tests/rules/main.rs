@@ -4,6 +4,8 @@
 mod irqfd;
 #[path = "../faults/machine.rs"]
 mod machine;
+#[path = "../../../host-linux/tests/rules/sharing.rs"]
+mod sharing;
 #[path = "../../../host-linux/tests/rules/table.rs"]
 mod table;
 
@@ -53,6 +55,18 @@ fn the_scripted_kernel_resets_a_bus_as_the_table_says() {
                 [0, 1].map(|function| Arc::new(vm.open(bdf(function)).unwrap()))
             });
             assert_eq!((wrong, requests > 0), (vec![], true));
+        });
+    }
+}
+
+#[test]
+fn the_scripted_kernel_shares_a_group_as_the_table_says() {
+    for backend in [Backend::Group, Backend::Cdev] {
+        let functions = [0, 1].map(|function| ScriptedFunction::new(bdf(function), 7));
+        with_machine(&functions, |machine| {
+            let kvm = machine.kvm().unwrap();
+            let vms = [(); 2].map(|()| machine.vm(backend, &kvm));
+            assert_eq!(sharing::run(backend, &vms, [0, 1].map(bdf)), [""; 0], "{backend}");
         });
     }
 }
