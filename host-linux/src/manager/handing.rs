@@ -15,6 +15,7 @@ use crate::error::OpenError;
 use crate::group::{Group, LooseGroup};
 use crate::ioas::Ioas;
 use crate::opened::OpenedFile;
+use crate::options::Backend;
 use crate::space::AddressSpace;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
@@ -78,7 +79,7 @@ impl Vm {
                     Some(group) => group,
                     None => {
                         let container = || AddressSpace::of_container(Container::handed(host, container));
-                        let space = state.handed_space(space, container);
+                        let space = state.handed_space(Backend::Group, space, container);
                         let loose = LooseGroup::handed(host, group, group_fd);
                         let group = Arc::new(Group::new(space, files, loose)?);
                         state.groups.push(Arc::downgrade(&group));
@@ -89,7 +90,7 @@ impl Vm {
             }
             HandedWay::Cdev { iommufd, id } => {
                 let ioas = || AddressSpace::of_ioas(Ioas::handed(host, iommufd, space));
-                let space = state.handed_space(space, ioas);
+                let space = state.handed_space(Backend::Cdev, space, ioas);
                 let file = CdevFile::new(host, bdf, group, file, files)?;
                 OpenedFile::Cdev(Cdev::handed(space, file, id))
             }
@@ -102,9 +103,18 @@ impl Vm {
 }
 
 impl State {
-    /// The address space of this number, which holds the VM's memory already.
-    fn handed_space(&mut self, number: u32, make: impl FnOnce() -> AddressSpace) -> Arc<AddressSpace> {
-        let known = self.live_spaces().into_iter().find(|space| space.handed() == Some(number));
+    /// The address space of this number on this interface, which holds the VM's memory already. Each interface numbers
+    /// its own.
+    fn handed_space(
+        &mut self,
+        backend: Backend,
+        number: u32,
+        make: impl FnOnce() -> AddressSpace,
+    ) -> Arc<AddressSpace> {
+        let same = |space: &Arc<AddressSpace>| {
+            space.handed() == Some(number) && space.container().is_some() == (backend == Backend::Group)
+        };
+        let known = self.live_spaces().into_iter().find(same);
         known.unwrap_or_else(|| {
             let space = Arc::new(make().with_mapped(number, &self.memory));
             self.spaces.push(Arc::downgrade(&space));
@@ -145,6 +155,8 @@ impl Device {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scripted::{ScriptedFunction, ScriptedKernel};
+    use crate::sysfs::tests::FakeSysfs;
     use crate::testing::{TestDevice, TestKernel};
     use crate::{GuestMemory, GuestRegion, MemoryBacking, VmOptions};
     use vfio_assign_core::{GuestAddr, Span};
@@ -188,5 +200,26 @@ mod tests {
         let _device = vm.take_over(test.device.hand_on().unwrap()).unwrap();
         let second = vm.take_over(test.device.hand_on().unwrap()).unwrap_err();
         assert_eq!(second, OpenError::Twice { bdf: test.device.bdf() });
+    }
+
+    #[test]
+    fn address_spaces_of_two_interfaces_are_two_whatever_their_numbers() {
+        let addresses = ["0000:00:04.0", "0000:00:05.0"];
+        let function = |(place, bdf): (u32, &&str)| ScriptedFunction::new(bdf.parse().unwrap(), 7 + place);
+        let functions: Vec<_> = (0..).zip(&addresses).map(function).collect();
+        let sysfs = FakeSysfs::new().add(addresses[0], Some("vfio-pci"), Some(7));
+        let sysfs = sysfs.add(addresses[1], Some("vfio-pci"), Some(8));
+        let sysfs = sysfs.add_cdev(addresses[1], functions[1].cdev_name(), 1);
+        let kernel = ScriptedKernel::new(&functions);
+        let opened = [Backend::Group, Backend::Cdev].into_iter().zip(addresses).map(|(backend, bdf)| {
+            let options = VmOptions { sysfs: sysfs.sysfs(), backend: Some(backend), ..VmOptions::default() };
+            Vm::new(kernel.host(), options).open(bdf.parse().unwrap()).unwrap()
+        });
+        let opened: Vec<_> = opened.collect();
+        let vm = Vm::new(kernel.host(), VmOptions::default());
+        let take =
+            |device: &Device| vm.take_over(HandedDevice { space: 1, ..device.hand_on().unwrap() }).unwrap();
+        let _taken: Vec<_> = opened.iter().map(take).collect();
+        assert_eq!(vm.open_groups_and_spaces(), (1, 2));
     }
 }
