@@ -11,8 +11,7 @@ mod host_bridge;
 mod port;
 mod slot;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::event::Event;
 use super::layout::BUSES;
@@ -42,7 +41,7 @@ pub(crate) struct PciBus {
     /// Raised when whoever keeps the devices is to look at them: one was given up, or has died.
     look: Event,
     /// How many functions were dead when they were taken.
-    buried: AtomicUsize,
+    buried: Mutex<usize>,
     interrupt: Box<dyn Fn(PortMessage) + Send + Sync>,
 }
 
@@ -129,7 +128,7 @@ impl PciBus {
             slots,
             arrived: OnceLock::new(),
             look: Event::new().map_err(NoSlot::Event)?,
-            buried: AtomicUsize::new(0),
+            buried: Mutex::default(),
             interrupt: Box::new(interrupt),
         });
         let arrival = Arrival(Arc::clone(&bus));
@@ -146,9 +145,11 @@ impl PciBus {
     /// Takes the function out of a slot. When this returns no processor is in it or will be.
     pub(crate) fn take(&self, slot: u8) {
         if let Some(slot) = self.slot(slot) {
+            // While nobody counts: a processor whose fault it explains finds it in its slot or here, and never in both.
+            let mut buried = self.buried();
             let (function, message) = slot.take();
-            let dead = function.is_some_and(|function| function.revoke_if_dead());
-            self.buried.fetch_add(usize::from(dead), Ordering::SeqCst);
+            *buried += usize::from(function.is_some_and(|function| function.revoke_if_dead()));
+            drop(buried);
             self.send(message);
         }
     }
@@ -186,6 +187,10 @@ impl PciBus {
 
     fn slot(&self, number: u8) -> Option<&Slot> {
         self.slots.get(usize::from(number.checked_sub(FIRST_SLOT)?))
+    }
+
+    fn buried(&self) -> MutexGuard<'_, usize> {
+        self.buried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send(&self, message: Option<PortMessage>) {
@@ -230,13 +235,14 @@ impl PciBus {
 
     /// How many functions have died so far. None of their memory is in the guest any more when this returns.
     pub(crate) fn revoke_dead(&self) -> usize {
+        let buried = self.buried();
         // Also those that the guest cannot reach by accesses that are trapped.
         let dead = self.slots.iter().filter_map(|slot| slot.look_at(|function| function.revoke_if_dead()));
         let dead = dead.filter(|dead| *dead).count();
         if dead != 0 {
             self.look.raise();
         }
-        dead + self.buried.load(Ordering::SeqCst)
+        dead + *buried
     }
 
     /// Why no processor may run; none if all may.

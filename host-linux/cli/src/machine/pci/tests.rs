@@ -1,6 +1,7 @@
 //! The buses as the guest meets them.
 
-use std::sync::Mutex;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use vfio_assign_core::Bdf;
 
@@ -245,6 +246,37 @@ fn a_function_that_was_dead_when_it_was_taken_still_counts() {
     let bus = bus(vec![Fake::dead(), Fake::filled()]);
     bus.take(FIRST_SLOT);
     assert_eq!(bus.revoke_dead(), 1);
+}
+
+/// A dead function that says whether the dead can be counted while it is asked.
+struct Watcher {
+    bus: Weak<PciBus>,
+    countable: Mutex<Vec<bool>>,
+}
+
+impl PciFunction for Watcher {
+    fn config_read(&self, _offset: u16, _data: &mut [u8]) {}
+
+    fn config_write(&self, _offset: u16, _data: &[u8]) {}
+
+    fn reset(&self) {}
+
+    fn revoke_if_dead(&self) -> bool {
+        let bus = self.bus.upgrade().unwrap();
+        self.countable.lock().unwrap().push(bus.buried.try_lock().is_ok());
+        true
+    }
+}
+
+#[test]
+fn the_dead_are_not_counted_while_one_of_them_is_between_its_slot_and_the_count() {
+    let (bus, _arrival) = empty(1, 0);
+    let watcher = Arc::new(Watcher { bus: Arc::downgrade(&bus), countable: Mutex::default() });
+    bus.put(FIRST_SLOT, watcher.clone());
+    let before = bus.revoke_dead();
+    bus.take(FIRST_SLOT);
+    let countable = watcher.countable.lock().unwrap().clone();
+    assert_eq!((before, bus.revoke_dead(), countable), (1, 1, vec![false, false]));
 }
 
 #[test]
