@@ -157,11 +157,14 @@ impl PciBus {
     /// Asks the guest to give up what is in a slot; false if the slot is none for hot-plug, and the guest cannot be
     /// asked.
     pub(crate) fn ask_back(&self, slot: u8) -> bool {
-        let asked = self.slot(slot).and_then(Slot::ask_back);
-        asked.is_some_and(|message| {
-            self.send(message);
-            true
-        })
+        let Some(slot) = self.slot(slot) else { return false };
+        let Some(message) = slot.ask_back() else { return false };
+        if slot.is_released() {
+            // Its power was off before, and the guest says nothing more of it.
+            self.look.raise();
+        }
+        self.send(message);
+        true
     }
 
     /// Whether the guest has given up what is in a slot and was asked back.

@@ -3,6 +3,7 @@
 use std::sync::Weak;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vfio_assign_core::Bdf;
 
 use super::*;
@@ -183,6 +184,11 @@ fn plugged() -> Arc<PciBus> {
     bus
 }
 
+fn raised(event: &Event) -> bool {
+    let mut fds = [PollFd::new(event, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
+}
+
 const BEHIND: u64 = 1 << 20;
 /// Slot Control of the port in slot 1, and its bit by which power is off.
 const SLOT_CONTROL: u64 = 0x8058;
@@ -226,6 +232,15 @@ fn what_was_asked_back_is_released_by_turning_its_power_off() {
     let before = bus.is_released(FIRST_SLOT);
     bus.ecam_write(SLOT_CONTROL, &POWER_OFF);
     assert_eq!((before, bus.is_released(FIRST_SLOT)), (false, true));
+}
+
+#[test]
+fn what_was_given_up_before_it_is_asked_back_is_looked_at() {
+    let bus = plugged();
+    bus.ecam_write(SLOT_CONTROL, &POWER_OFF);
+    let before = raised(bus.look());
+    assert!(bus.ask_back(FIRST_SLOT));
+    assert_eq!((before, raised(bus.look()), bus.is_released(FIRST_SLOT)), (false, true, true));
 }
 
 #[test]

@@ -171,10 +171,11 @@ impl Port {
 
     /// The guest writes a register. What is to be interrupted with is asked for afterwards.
     pub(super) fn write(&mut self, offset: u16, data: &[u8]) -> Effect {
-        let (was_up, in_reset) = (self.is_up(), self.bus_reset());
+        let (was_up, in_reset, was_released) = (self.is_up(), self.bus_reset(), self.is_released());
         self.registers.write(offset, data);
         self.follow_link(was_up);
-        if self.is_released() && was_up {
+        // Whether or not the link was disabled before, as older drivers do.
+        if self.is_released() && !was_released {
             Effect::Released
         } else if (was_up && !self.is_up()) || (!in_reset && self.bus_reset()) {
             Effect::Reset
@@ -191,9 +192,10 @@ impl Port {
         self.follow_link(false);
     }
 
-    /// What is in the slot is wanted back. The button is pressed once: a second press would mean the contrary.
+    /// What is in the slot is wanted back. The button is pressed once: a second press would mean the contrary, as does
+    /// the first where the power is off, and there the guest has given up already what was in it.
     pub(super) fn ask_back(&mut self) {
-        if !std::mem::replace(&mut self.wanted, true) {
+        if !std::mem::replace(&mut self.wanted, true) && !self.is_released() {
             self.registers.set(SLOT_STATUS, BUTTON_PRESSED, true);
         }
     }

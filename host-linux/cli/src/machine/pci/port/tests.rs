@@ -77,6 +77,29 @@ fn what_is_wanted_back_is_released_by_turning_the_power_off() {
 }
 
 #[test]
+fn what_is_wanted_back_is_released_where_the_link_is_disabled_before_the_power_is_off() {
+    let mut port = served(true);
+    port.ask_back();
+    let effects = [
+        write(&mut port, LINK_CONTROL, LINK_DISABLE),
+        write(&mut port, SLOT_CONTROL, ENABLED | POWER_OFF),
+        write(&mut port, SLOT_CONTROL, ENABLED | POWER_OFF),
+    ];
+    assert_eq!(effects, [Effect::Reset, Effect::Released, Effect::None]);
+}
+
+#[test]
+fn the_button_is_not_pressed_where_the_power_is_off() {
+    let mut port = served(true);
+    write(&mut port, SLOT_CONTROL, ENABLED | POWER_OFF);
+    write(&mut port, SLOT_STATUS, 0xffff);
+    port.interrupt();
+    port.ask_back();
+    assert_eq!((port.interrupt(), port.is_released()), (None, true));
+    assert_eq!(word(&port, SLOT_STATUS) & BUTTON_PRESSED, 0);
+}
+
+#[test]
 fn the_button_is_pressed_once() {
     let mut port = served(true);
     port.ask_back();
