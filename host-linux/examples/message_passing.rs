@@ -158,7 +158,11 @@ fn act(host: &mut FakeHost, effect: &Effect) -> Outcome {
         // A step that this host does not know yet is one that it cannot do.
         _ => Ok(Outcome::Failed),
     };
-    result.unwrap_or_else(|error| FakeHost::fewer(&error).map_or(Outcome::Failed, Outcome::Fewer))
+    result.unwrap_or_else(|error| {
+        // An outcome has no room for the reason: who knows it, says it.
+        eprintln!("function {}: {:?}: {error}", effect.function, effect.step);
+        FakeHost::fewer(&error).map_or(Outcome::Failed, Outcome::Fewer)
+    })
 }
 
 /// Lets the other tasks go on.
@@ -228,7 +232,11 @@ fn main() -> Result<()> {
         device_side(hosts, steps),
     ));
     let (hosts, together) = devices?;
-    println!("the guests find {:?} and {:?}", one?, other?);
+    let found = [one?, other?];
+    println!("the guests find {found:?}");
+    if found.iter().any(|id| *id.as_slice() != shape.config[..4]) {
+        return Err("a guest finds another device than its own".into());
+    }
     println!("steps of both functions were under way at once {together} times");
     for (function, mut host) in [first?, second?].into_iter().zip(hosts) {
         let delivered = host.take_delivered();

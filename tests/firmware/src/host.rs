@@ -22,8 +22,17 @@ pub(crate) struct Hardware {
     msi: Option<ConfigOffset>,
     msix: Option<(MsixLayout, Registers)>,
     pub(crate) lines: Lines,
-    /// Steps taken and steps failed, by [`StepKind`].
-    pub(crate) steps: [(u64, u64); 4],
+    /// What became of steps, by [`StepKind`].
+    pub(crate) steps: [Tally; 4],
+}
+
+/// What became of one kind of steps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) done: u64,
+    pub(crate) failed: u64,
+    /// The first that failed.
+    pub(crate) first: Option<(Step, HardwareError)>,
 }
 
 /// Why the host did not do something.
@@ -65,7 +74,7 @@ impl Hardware {
         let msix = layout.and_then(|layout| Some((layout, function.bar(layout.table.bar.position())?)));
         let msi = config.capabilities().flatten().find(|found| found.id == capability::MSI);
         let msi = msi.map(|found| found.offset);
-        Ok(Self { function, msi, msix, lines: Lines::none(), steps: [(0, 0); 4] })
+        Ok(Self { function, msi, msix, lines: Lines::none(), steps: [Tally::default(); 4] })
     }
 
     /// The sizes of a function's regions. Its expansion ROM is not handed on.
@@ -311,17 +320,19 @@ impl InterruptHost for Hardware {
 
 impl Events for Hardware {
     fn step_done(&mut self, step: Step) {
-        self.steps[kind(step)].0 += 1;
+        self.steps[place(step.kind())].done += 1;
     }
 
-    fn step_failed(&mut self, step: Step, _: &HardwareError) {
-        self.steps[kind(step)].1 += 1;
+    fn step_failed(&mut self, step: Step, error: &HardwareError) {
+        let tally = &mut self.steps[place(step.kind())];
+        tally.failed += 1;
+        tally.first.get_or_insert((step, *error));
     }
 }
 
-/// The place of a step's kind in [`Hardware::steps`].
-fn kind(step: Step) -> usize {
-    match step.kind() {
+/// The place of a kind of steps in [`Hardware::steps`].
+pub(crate) fn place(kind: StepKind) -> usize {
+    match kind {
         StepKind::Read => 0,
         StepKind::Revoke => 1,
         StepKind::Forward => 2,

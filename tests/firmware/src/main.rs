@@ -15,9 +15,12 @@ mod sys;
 use console::{Ending, check, figure, line};
 use core::fmt::Display;
 use guest::{edu, hostile, nvme};
+use host::{HardwareError, Tally};
 use paravisor::{Paravisor, Storage, WINDOWS};
 use pci::Place;
 use static_cell::StaticCell;
+use sys::start::LoaderError;
+use vfio_assign_core::host::{Step, StepKind};
 use vfio_assign_core::{AssignedFunction, Vector, Window};
 
 /// QEMU's `edu`, vendor in the low half.
@@ -27,19 +30,25 @@ const NVME: u32 = 0x01_08_02;
 
 static STORAGE: StaticCell<Storage> = StaticCell::new();
 
-/// All that the image does. The command line may have `seed=` and `steps=` for the hostile guest.
-fn run(command_line: &str) -> Ending {
+/// All that the image does. The command line has `seed=` and `steps=` for the hostile guest.
+fn run(command_line: Result<&str, LoaderError>) -> Ending {
+    let Some(command_line) = check(format_args!("the loader has a command line"), command_line) else {
+        return Ending::Failed;
+    };
     let number = |key: &str| {
         let value = command_line.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='))?;
         value.parse::<u64>().ok()
     };
-    let (seed, steps) = (number("seed").unwrap_or(1), number("steps").unwrap_or(10_000));
+    let told = number("seed").zip(number("steps")).ok_or(command_line);
+    let Some((seed, steps)) = check(format_args!("the command line has seed= and steps="), told) else {
+        return Ending::Failed;
+    };
     figure("core_bytes_65_vectors", size_of::<AssignedFunction<[Vector; 65], [Window; WINDOWS]>>() as u64);
     figure(
         "core_bytes_2048_vectors",
         size_of::<AssignedFunction<[Vector; 2048], [Window; WINDOWS]>>() as u64,
     );
-    figure("image_memory_bytes", sys::image_memory());
+    figure("image_memory_bytes", sys::image().end - sys::image().start);
     let storage = STORAGE.init_with(|| Storage { config: [0; 4096], vectors: [Vector::RESET; 2048] });
 
     let Some(places) = check(format_args!("configuration space is found"), pci::places()) else {
@@ -50,9 +59,10 @@ fn run(command_line: &str) -> Ending {
         return Ending::Failed;
     }
     let mut passed = true;
-    let mut disks = 0;
+    let (mut edus, mut disks) = (0, 0);
     for place in places {
         let done = if place.id() == EDU {
+            edus += 1;
             edu(place, storage)
         } else if place.class() == NVME {
             disks += 1;
@@ -62,7 +72,9 @@ fn run(command_line: &str) -> Ending {
         };
         passed &= done.is_some();
     }
-    if passed { Ending::Passed } else { Ending::Failed }
+    let all = (edus, disks) == (1, 2);
+    let devices = check(format_args!("one edu and two disks are there"), holds(all, "others are"));
+    if passed && devices.is_some() { Ending::Passed } else { Ending::Failed }
 }
 
 /// A guest with `edu`.
@@ -74,6 +86,7 @@ fn edu(place: Place, storage: &mut Storage) -> Option<()> {
         edu::drive(&mut paravisor),
     )?;
     account("edu", 0, &paravisor);
+    check(format_args!("edu: no step failed"), no_failure(&paravisor.hardware.steps))?;
     check(format_args!("edu is taken back"), paravisor.take_back())
 }
 
@@ -84,11 +97,11 @@ fn disk(place: Place, storage: &mut Storage, number: u64, seed: u64, steps: u64)
     line(format_args!("a hostile guest: seed {seed}, {steps} steps"));
     let mut paravisor =
         check(format_args!("disk {number}: assigned to a hostile guest"), Paravisor::assign(place, storage))?;
-    check(
-        format_args!("disk {number}: the hostile guest does no harm"),
-        hostile::attack(&mut paravisor, seed, steps),
-    )?;
+    let attacked = hostile::attack(&mut paravisor, seed, steps);
     account("hostile", number, &paravisor);
+    check(format_args!("disk {number}: the hostile guest does no harm"), attacked)?;
+    let revokes = paravisor.hardware.steps[host::place(StepKind::Revoke)];
+    check(format_args!("disk {number}: all is taken from the hostile guest"), no_failure(&[revokes]))?;
     let idle = [paravisor.direct, paravisor.trapped, paravisor.forwarded, paravisor.stopped].contains(&0);
     check(
         format_args!(
@@ -113,9 +126,13 @@ fn read(name: &str, place: Place, storage: &mut Storage, number: u64) -> Option<
         format_args!("disk {number}: BAR moved, identified, vectors masked and unmasked, all blocks read"),
         driven,
     )?;
-    let serial = core::str::from_utf8(&found.serial).unwrap_or("?");
-    line(format_args!("disk {} bytes {} sha256 {}", serial.trim_end(), found.bytes, Hex(&found.digest)));
+    let serial = core::str::from_utf8(&found.serial).unwrap_or("?").trim_end();
+    let vectors = paravisor.function.msix().map_or(0, |msix| msix.layout().vectors);
+    line(format_args!("disk {serial} vectors {vectors} bytes {} sha256 {}", found.bytes, Hex(&found.digest)));
     account(name, number, &paravisor);
+    let core = size_of_val(&paravisor.function) + usize::from(vectors) * size_of::<Vector>();
+    line(format_args!("figure {name}_{number}_core_bytes {core}"));
+    check(format_args!("disk {number}: no step failed"), no_failure(&paravisor.hardware.steps))?;
     check(format_args!("disk {number}: no DMA went astray"), holds(paravisor.stopped == 0, "some did"))?;
     let same = found.interrupts == paravisor.forwarded;
     check(
@@ -136,6 +153,21 @@ fn holds(it: bool, otherwise: &str) -> Result<(), &str> {
     if it { Ok(()) } else { Err(otherwise) }
 }
 
+/// Whether all steps of these kinds were done; the first that was not.
+fn no_failure(steps: &[Tally]) -> Result<(), StepFailed> {
+    let found = steps.iter().find_map(|tally| Some((tally.failed, tally.first?)));
+    found.map_or(Ok(()), |(count, (step, error))| Err(StepFailed { count, step, error }))
+}
+
+/// A step that was not done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{count} of its kind failed, the first of them {step:?}: {error}")]
+struct StepFailed {
+    count: u64,
+    step: Step,
+    error: HardwareError,
+}
+
 /// What it took.
 fn account(name: &str, number: u64, paravisor: &Paravisor<'_>) {
     let counters = paravisor.function.counters();
@@ -145,11 +177,11 @@ fn account(name: &str, number: u64, paravisor: &Paravisor<'_>) {
         ("registers_trapped", paravisor.trapped),
         ("interrupts_forwarded", paravisor.forwarded),
         ("dma_stopped", paravisor.stopped),
-        ("steps_read", read.0),
-        ("steps_revoke", revoke.0),
-        ("steps_forward", forward.0),
-        ("steps_establish", establish.0),
-        ("steps_failed", read.1 + revoke.1 + forward.1 + establish.1),
+        ("steps_read", read.done),
+        ("steps_revoke", revoke.done),
+        ("steps_forward", forward.done),
+        ("steps_establish", establish.done),
+        ("steps_failed", read.failed + revoke.failed + forward.failed + establish.failed),
         ("config_accesses", counters.config_accesses),
         ("bar_accesses", counters.bar_accesses),
         ("accesses_without_a_step", counters.local_accesses),
@@ -170,5 +202,5 @@ impl Display for Hex<'_> {
 
 #[cfg(not(panic = "abort"))]
 fn main() {
-    let _entry = core::hint::black_box(run as fn(&str) -> Ending);
+    let _entry = core::hint::black_box(run as fn(Result<&str, LoaderError>) -> Ending);
 }

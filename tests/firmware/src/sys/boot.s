@@ -74,6 +74,11 @@ long_mode:
     mov fs, eax
     mov gs, eax
     mov esp, offset boot_stack_end
+    # The floating-point units as the processor's reset leaves them: no loader promises that.
+    fninit
+    push 0x1f80
+    ldmxcsr [rsp]
+    pop rax
     xor ebp, ebp
     mov edi, edi
     call {start}
@@ -102,7 +107,6 @@ boot_stack_end:
 exception_entries:
 .set vector, 0
 .rept 32
-    .balign 16
     .if vector == 14
     jmp page_fault
     .else
@@ -114,16 +118,23 @@ exception_entries:
     jmp fault
     .endif
     .set vector, vector + 1
+    # An entry that does not fit is an error of the assembler's: it goes no way back.
+    .org exception_entries + 16 * vector, 0xcc
 .endr
 
 .balign 16
 .global interrupt_entries
 interrupt_entries:
 .rept 224
-    .balign 16
+    .if vector == {spurious}
+    # Nothing is in service in the local APIC: an end of interrupt would be another's.
+    iretq
+    .else
     lock bts qword ptr [{latched} + (vector / 64) * 8], vector % 64
     jmp end_of_interrupt
+    .endif
     .set vector, vector + 1
+    .org interrupt_entries + 16 * (vector - 32), 0xcc
 .endr
 
 end_of_interrupt:

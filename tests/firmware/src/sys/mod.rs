@@ -10,9 +10,10 @@
 
 pub(crate) mod iommu;
 pub(crate) mod processor;
-mod start;
+pub(crate) mod start;
 pub(crate) mod windows;
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 use vfio_assign_core::Width;
 
@@ -22,8 +23,12 @@ core::arch::global_asm!(
     start = sym start::start,
     exception = sym start::exception,
     latched = sym processor::LATCHED,
+    spurious = const processor::SPURIOUS,
     stack_size = const 256 << 10,
 );
+
+/// The linker's script: named here so that cargo links anew when it changes.
+const _: &str = include_str!("../../image.ld");
 
 /// Where the machine has devices and no memory: the upper 2 GiB of the first 4. The image runs in a machine with less
 /// than 2 GiB of memory.
@@ -36,10 +41,10 @@ unsafe extern "C" {
     static image_end: [u8; 0];
 }
 
-/// Bytes of memory that the image takes, with everything that is static.
-pub(crate) fn image_memory() -> u64 {
+/// The memory that the image takes, with everything that is static.
+pub(crate) fn image() -> Range<u64> {
     let (first, end) = (&raw const image_start, &raw const image_end);
-    end.addr() as u64 - first.addr() as u64
+    first.addr() as u64..end.addr() as u64
 }
 
 /// A page of memory that others read and write, too: page tables, and what a guest shares with its devices.

@@ -12,7 +12,7 @@ pub(crate) const DEVICE_VECTORS: core::ops::RangeInclusive<u8> = 0x30..=0xef;
 /// The vector of the timer, which ends waits in which nothing else happens.
 const TIMER: u8 = 0xf0;
 /// A vector for what the local APIC takes back.
-const SPURIOUS: u8 = 0xff;
+pub(super) const SPURIOUS: u8 = 0xff;
 /// Ticks of the timer in a second: QEMU's local APIC counts nanoseconds.
 pub(crate) const TICKS: u32 = 200;
 const TICK: u64 = 1_000_000_000 / TICKS as u64;

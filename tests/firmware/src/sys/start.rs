@@ -1,6 +1,6 @@
 //! Where the boot code enters Rust, and where everything ends that should not have happened.
 
-use super::{processor, windows};
+use super::{DEVICES, image, processor, windows};
 use crate::console::{Ending, end, line};
 
 /// What a processor and our entry leave on the stack.
@@ -14,8 +14,29 @@ pub(super) struct Frame {
     stack: u64,
 }
 
-/// The loader's structure, as far as it is of interest: version 1 of `hvm_start_info`.
-const COMMAND_LINE: usize = 24;
+/// The loader's structure, `hvm_start_info`: what its first dword holds, and as many bytes of it as are of interest. The
+/// last 8 of them are the command line's address.
+const MAGIC: u32 = 0x336e_c578;
+const INFORMATION_SIZE: u64 = 32;
+/// The most bytes of the command line, with the zero that ends it.
+const LONGEST: u64 = 256;
+
+/// Why there is no command line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum LoaderError {
+    /// What the loader has left is in the image, or where no memory is.
+    #[error("the loader has left something at {0:#x}, which is not outside the image in the first 2 GiB")]
+    Place(u64),
+    /// The loader is not one of PVH.
+    #[error("the loader's structure begins with {0:#x}, not {MAGIC:#x}")]
+    Magic(u32),
+    /// It does not end.
+    #[error("the command line has {LONGEST} bytes or more")]
+    Long,
+    /// It is no text.
+    #[error("the command line is no text: {0}")]
+    NotText(#[from] core::str::Utf8Error),
+}
 
 /// The first Rust that runs, with the address of the loader's structure.
 pub(super) extern "C" fn start(information: u64) -> ! {
@@ -52,20 +73,27 @@ fn panic(information: &core::panic::PanicInfo<'_>) -> ! {
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
 
-/// What the loader was told to tell us; what is no text, or too long, is none.
-fn command_line(information: u64) -> &'static str {
-    const LONGEST: usize = 256;
-    // SAFETY: PVH promises the structure, which is in memory below 4 GiB that the boot code has mapped, and aligned; its
-    // memory is written by nobody any more.
-    let text = unsafe { *((information as usize + COMMAND_LINE) as *const u64) };
-    if text == 0 {
-        return "";
+/// What the loader was told to tell us.
+fn command_line(information: u64) -> Result<&'static str, LoaderError> {
+    let information = loaded(information, INFORMATION_SIZE)?;
+    // SAFETY: `loaded` has seen that the bytes are memory or nothing, mapped, and no Rust object's; nobody writes them.
+    let [magic, _, _, _, _, _, low, high] = unsafe { (information as *const [u32; 8]).read_unaligned() };
+    if magic != MAGIC {
+        return Err(LoaderError::Magic(magic));
     }
-    // SAFETY: PVH promises a string there that ends with a zero; the bytes looked at are memory in any case, and belong
-    // to no Rust object, for the loader places them outside the image.
-    let bytes: &'static [u8] = unsafe { core::slice::from_raw_parts(text as *const u8, LONGEST) };
-    let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(0);
-    core::str::from_utf8(&bytes[..length]).unwrap_or("")
+    let first = loaded(u64::from(high) << 32 | u64::from(low), LONGEST)?;
+    // SAFETY: `loaded` has seen that the bytes are memory or nothing, mapped, and no Rust object's.
+    let bytes: &'static [u8] = unsafe { core::slice::from_raw_parts(first as *const u8, LONGEST as usize) };
+    let length = bytes.iter().position(|byte| *byte == 0).ok_or(LoaderError::Long)?;
+    Ok(core::str::from_utf8(&bytes[..length])?)
+}
+
+/// Where bytes are that the loader has left: mapped, and outside of all that Rust owns.
+fn loaded(first: u64, size: u64) -> Result<usize, LoaderError> {
+    let end = first.checked_add(size).filter(|end| first != 0 && *end <= DEVICES);
+    let image = image();
+    let outside = end.is_some_and(|end| end <= image.start || first >= image.end);
+    if outside { Ok(first as usize) } else { Err(LoaderError::Place(first)) }
 }
 
 fn fault_address() -> u64 {

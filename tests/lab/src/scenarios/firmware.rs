@@ -39,16 +39,46 @@ const IMAGE_LIMIT: u64 = 128 << 10;
 /// The most bytes of the core's state with 16 vectors and with 2,048, as `cargo nopanic` holds it to. What is between
 /// is on a straight line.
 const STATE_LIMITS: [(u64, u64); 2] = [(16, 3 << 10), (2048, 64 << 10)];
-/// The most seconds that the image may run.
+/// The most seconds that QEMU may run.
 const RUN_LIMIT: f64 = 30.0;
 /// When a machine that does not end is ended.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How often is looked whether it has ended.
+const LOOK: Duration = Duration::from_millis(10);
 /// What the image ends QEMU with.
 const PASSED: i32 = 33;
 
-/// The disks: serial number, bytes, and what QEMU is told of their controllers.
-const DISKS: [(&str, u64, &str); 2] =
-    [("few", 4 << 20, "addr=4.0"), ("many", 1 << 20, "addr=6.0,msix_qsize=2048,max_ioqpairs=2047")];
+/// A disk, and what its controller is like.
+struct Disk {
+    serial: &'static str,
+    bytes: u64,
+    /// The controller's MSI-X vectors: QEMU's ordinary number, and the most that there can be.
+    vectors: u64,
+    /// What QEMU is told of the controller.
+    controller: &'static str,
+}
+
+const DISKS: [Disk; 2] = [
+    Disk { serial: "few", bytes: 4 << 20, vectors: 65, controller: "addr=4.0" },
+    Disk {
+        serial: "many",
+        bytes: 1 << 20,
+        vectors: 2048,
+        controller: "addr=6.0,msix_qsize=2048,max_ioqpairs=2047",
+    },
+];
+
+/// Checks that the image must have come to, whatever else it says.
+const NEEDED: [&str; 8] = [
+    "one edu and two disks are there",
+    "edu: BAR sized and moved, MSI on and off, a factorial, DMA",
+    "edu: no step failed",
+    "edu is taken back",
+    "disk 1: taken back from the hostile guest",
+    "disk 1: the next guest finds it as it was",
+    "disk 2: taken back from the hostile guest",
+    "disk 2: the next guest finds it as it was",
+];
 
 /// What the hostile guest does.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -70,7 +100,7 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
     let qemu = packages::qemu(progress).map_err(BenchError::Package)?;
     let image = build_program("the image", IMAGE, progress)?;
     let image_bytes = std::fs::metadata(&image)?.len();
-    let files = DISKS.iter().map(|(_, bytes, _)| random_disk(*bytes)).collect::<io::Result<Vec<_>>>()?;
+    let files = DISKS.iter().map(|disk| random_disk(disk.bytes)).collect::<io::Result<Vec<_>>>()?;
     progress.step("the image boots");
     let machine = arguments(&image, &files, options);
     let started = Instant::now();
@@ -81,12 +111,19 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
     for (name, outcome) in checks(&lines) {
         report.holds(name, outcome == "ok", "ok", outcome);
     }
-    for ((serial, bytes, _), (_, digest)) in DISKS.iter().zip(&files) {
+    for name in NEEDED {
+        let found = checks(&lines).any(|(found, _)| found == name);
+        report.holds(&format!("the image looks whether {name}"), found, "it does", "it does not");
+    }
+    let mistakes = mistakes(&lines).collect::<Vec<_>>();
+    report.holds("every line for the lab parses", mistakes.is_empty(), "all", mistakes.join("; "));
+    for (Disk { serial, bytes, vectors, .. }, (_, digest)) in DISKS.iter().zip(&files) {
         let read: Vec<_> = disks_read(&lines).filter(|read| read.serial == *serial).collect();
         report.equal(&format!("disk '{serial}' is read twice"), 2, read.len());
         for (guest, read) in ["the first guest", "the guest after the hostile one"].iter().zip(read) {
             report.equal(&format!("{guest} reads what is on disk '{serial}'"), digest, read.digest);
             report.equal(&format!("{guest} reads all of disk '{serial}'"), bytes, read.bytes);
+            report.equal(&format!("{guest} of disk '{serial}' has {vectors} vectors"), vectors, read.vectors);
         }
     }
     // What QEMU says of a device that the IOMMU has stopped is of interest if the image does not come to its end.
@@ -95,7 +132,7 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
     report.holds(name, status.code() == Some(PASSED), format!("exit status: {PASSED}"), ended);
     check_sizes(&mut report, image_bytes, &lines);
     report.holds(
-        "it takes less than half a minute",
+        "QEMU runs for less than half a minute",
         seconds < RUN_LIMIT,
         format!("< {RUN_LIMIT} s"),
         seconds,
@@ -144,7 +181,7 @@ fn arguments(image: &Path, files: &[(File, String)], options: &Options) -> Vec<S
         "edu,addr=5.0",
     ];
     let mut arguments: Vec<String> = fixed.map(str::to_owned).into();
-    for ((serial, _, controller), (file, _)) in DISKS.iter().zip(files) {
+    for (Disk { serial, controller, .. }, (file, _)) in DISKS.iter().zip(files) {
         let drive = format!("file={},if=none,id={serial},format=raw,readonly=on", path_of(file));
         let device = format!("nvme,drive={serial},serial={serial},{controller}");
         arguments.extend(["-drive".into(), drive, "-device".into(), device]);
@@ -174,34 +211,47 @@ fn boot(qemu: &Path, arguments: &[String], progress: &Progress) -> Result<Run, C
     let start = |source| L1Error::Start { program: qemu.display().to_string(), source };
     let mut child = command.spawn().map_err(start)?;
     let heard = listen(&mut child);
-    let (mut lines, end) = (Vec::new(), Instant::now() + PATIENCE);
+    let (mut lines, end) = (Vec::<String>::new(), Instant::now() + PATIENCE);
     loop {
         match heard.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(line) => {
+                let line = line?;
                 progress.console(Console::L1, &line);
                 lines.push(line);
             }
             Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {
-                child.kill()?;
-                child.wait()?;
-                let step = "the image runs".to_owned();
-                return Err(L1Error::TooLong { step, console: lines.join("\n") }.into());
-            }
+            Err(RecvTimeoutError::Timeout) => return Err(too_long(&mut child, &lines)?),
         }
     }
-    let status = child.wait()?;
+    // A console that is closed is not yet a QEMU that has ended.
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break status,
+            None if Instant::now() < end => std::thread::sleep(LOOK),
+            None => return Err(too_long(&mut child, &lines)?),
+        }
+    };
     complaints.rewind()?;
     Ok(Run { lines, status, complaints: io::read_to_string(complaints)? })
 }
 
-/// The lines of the machine's console, until it has ended.
-fn listen(child: &mut Child) -> Receiver<String> {
+/// Ends a machine that does not end by itself.
+fn too_long(child: &mut Child, lines: &[String]) -> io::Result<Cause> {
+    child.kill()?;
+    child.wait()?;
+    let step = "the image runs".to_owned();
+    Ok(L1Error::TooLong { step, console: lines.join("\n") }.into())
+}
+
+/// The lines of the machine's console, until it is closed or cannot be read. What is no text in them is replaced.
+fn listen(child: &mut Child) -> Receiver<io::Result<String>> {
     let (sender, heard) = channel();
     if let Some(console) = child.stdout.take() {
         std::thread::spawn(move || {
-            for line in BufReader::new(console).lines().map_while(Result::ok) {
-                if sender.send(line.trim_end().to_owned()).is_err() {
+            for line in BufReader::new(console).split(b'\n') {
+                let line = line.map(|bytes| String::from_utf8_lossy(&bytes).trim_end().to_owned());
+                let is_last = line.is_err();
+                if sender.send(line).is_err() || is_last {
                     return;
                 }
             }
@@ -213,12 +263,21 @@ fn listen(child: &mut Child) -> Receiver<String> {
 /// Holds the image and the core's state to their limits.
 fn check_sizes(report: &mut Report, image: u64, lines: &[String]) {
     report.holds("the image is small", image <= IMAGE_LIMIT, format!("at most {IMAGE_LIMIT} bytes"), image);
-    for vectors in [65, 2048] {
-        let limit = state_limit(vectors);
-        let wanted = format!("core_bytes_{vectors}_vectors");
-        let found = figures(lines).find(|(name, _)| *name == wanted).map_or(u64::MAX, |(_, bytes)| bytes);
-        let name = format!("the core's state with {vectors} vectors is small");
-        report.holds(&name, found <= limit, format!("at most {limit} bytes"), found);
+    for (place, Disk { serial, vectors, .. }) in DISKS.iter().enumerate() {
+        let limit = state_limit(*vectors);
+        let live = format!("nvme_{}_core_bytes", place + 1);
+        for (what, wanted) in [
+            (format!("the core's state with {vectors} vectors"), format!("core_bytes_{vectors}_vectors")),
+            (format!("the core's state of disk '{serial}', with its vectors' storage,"), live),
+        ] {
+            let found = figures(lines).find(|(name, _)| *name == wanted).map_or(u64::MAX, |(_, bytes)| bytes);
+            report.holds(
+                &format!("{what} is small"),
+                found <= limit,
+                format!("at most {limit} bytes"),
+                found,
+            );
+        }
     }
 }
 
@@ -230,32 +289,48 @@ fn state_limit(vectors: u64) -> u64 {
 
 /// `check NAME: OUTCOME`.
 fn checks(lines: &[String]) -> impl Iterator<Item = (&str, &str)> {
-    lines.iter().filter_map(|line| {
-        let said = line.strip_prefix("check ")?;
-        // A name may have a colon, too.
-        said.strip_suffix(": ok").map(|name| (name, "ok")).or_else(|| said.split_once(": FAILED: "))
-    })
+    lines.iter().filter_map(|line| check(line))
+}
+
+fn check(line: &str) -> Option<(&str, &str)> {
+    let said = line.strip_prefix("check ")?;
+    // A name may have a colon, too.
+    said.strip_suffix(": ok").map(|name| (name, "ok")).or_else(|| said.split_once(": FAILED: "))
 }
 
 /// `figure NAME NUMBER`.
 fn figures(lines: &[String]) -> impl Iterator<Item = (&str, u64)> {
-    lines.iter().filter_map(|line| {
-        let (name, value) = line.strip_prefix("figure ")?.split_once(' ')?;
-        Some((name, value.parse().ok()?))
-    })
+    lines.iter().filter_map(|line| figure(line))
+}
+
+fn figure(line: &str) -> Option<(&str, u64)> {
+    let (name, value) = line.strip_prefix("figure ")?.split_once(' ')?;
+    Some((name, value.parse().ok()?))
+}
+
+/// Lines that are meant for the lab and are none of the above: a check that nobody hears of would hold.
+fn mistakes(lines: &[String]) -> impl Iterator<Item = &str> {
+    let wrong = |line: &&String| {
+        line.starts_with("check ") && check(line).is_none()
+            || line.starts_with("figure ") && figure(line).is_none()
+    };
+    lines.iter().filter(wrong).map(String::as_str)
 }
 
 /// What a guest has read of a disk.
 struct DiskRead<'a> {
     serial: &'a str,
+    vectors: &'a str,
     bytes: &'a str,
     digest: &'a str,
 }
 
-/// `disk SERIAL bytes NUMBER sha256 DIGEST`.
+/// `disk SERIAL vectors NUMBER bytes NUMBER sha256 DIGEST`.
 fn disks_read(lines: &[String]) -> impl Iterator<Item = DiskRead<'_>> {
     lines.iter().filter_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
-        ["disk", serial, "bytes", bytes, "sha256", digest] => Some(DiskRead { serial, bytes, digest }),
+        ["disk", serial, "vectors", vectors, "bytes", bytes, "sha256", digest] => {
+            Some(DiskRead { serial, vectors, bytes, digest })
+        }
         _ => None,
     })
 }
@@ -303,9 +378,16 @@ mod tests {
 
     #[test]
     fn what_a_guest_read_is_found() {
-        let said = lines("disk few bytes 8192 sha256 00ff");
-        let found: Vec<_> = disks_read(&said).map(|read| (read.serial, read.bytes, read.digest)).collect();
-        assert_eq!(found, [("few", "8192", "00ff")]);
+        let said = lines("disk few vectors 65 bytes 8192 sha256 00ff");
+        let found: Vec<_> =
+            disks_read(&said).map(|read| (read.serial, read.vectors, read.bytes, read.digest)).collect();
+        assert_eq!(found, [("few", "65", "8192", "00ff")]);
+    }
+
+    #[test]
+    fn a_line_that_does_not_parse_is_a_mistake() {
+        let said = lines("check edu: o\nfigure seconds 4x\nfigure a 1\ncheck b: ok\nsomething else");
+        assert_eq!(mistakes(&said).collect::<Vec<_>>(), ["check edu: o", "figure seconds 4x"]);
     }
 
     #[test]
