@@ -77,7 +77,10 @@ impl<'a> Life<'a> {
                 Stop::Attend => {}
                 Stop::Reset => {
                     *self.reboots += 1;
-                    log::info!("the guest resets the machine");
+                    if *self.reboots == 1 {
+                        // The others are in the report: a guest may do it for ever.
+                        log::info!("the guest resets the machine");
+                    }
                     self.assignment.devices().reset();
                     self.machine.reset()?;
                 }

@@ -1,7 +1,7 @@
 //! The first serial port: the guest's console. Output goes to a thread that writes it, input waits for room.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ pub(crate) struct SerialPort {
     line: Arc<EventFd>,
     drained: Arc<Drained>,
     output: Output,
+    /// Output was lost, and that was told.
+    lost: Once,
 }
 
 impl SerialPort {
@@ -52,7 +54,7 @@ impl SerialPort {
         let line = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
         let drained = Arc::new(Drained(Event::new()?));
         let uart = Mutex::new(uart(&line, &drained, &output));
-        Ok(Self { uart, line, drained, output })
+        Ok(Self { uart, line, drained, output, lost: Once::new() })
     }
 
     /// A port as it is when the machine is turned on.
@@ -107,7 +109,8 @@ impl SerialPort {
             self.output.wait_for_room();
         }
         if let Err(error) = self.uart().write(offset, value) {
-            log::debug!("the serial port lost a byte: {error}");
+            // A guest may have it happen for ever.
+            self.lost.call_once(|| log::debug!("the serial port lost a byte, and others may be: {error}"));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, MsrList, kvm_clock_data, kvm_msi, kvm_pit_config,
@@ -223,11 +223,13 @@ impl Vm {
     /// How the messages of emulated ports interrupt the machine.
     pub(crate) fn port_interrupts(&self) -> impl Fn(PortMessage) + Send + Sync + 'static {
         let vm = Arc::clone(&self.vm);
+        // A guest may have it happen for ever.
+        let told = Once::new();
         move |PortMessage { address, data }| {
             let [address_lo, address_hi] = [address as u32, (address >> 32) as u32];
             let message = kvm_msi { address_lo, address_hi, data, ..kvm_msi::default() };
             if let Err(errno) = vm.signal_msi(message) {
-                log::debug!("a port's interrupt is lost: {errno}");
+                told.call_once(|| log::debug!("a port's interrupt is lost, and others may be: {errno}"));
             }
         }
     }
