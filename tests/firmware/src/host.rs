@@ -18,7 +18,7 @@ use vfio_assign_core::{
 
 /// The host's side of one function.
 pub(crate) struct Hardware {
-    function: Function,
+    pub(crate) function: Function,
     msi: Option<ConfigOffset>,
     msix: Option<(MsixLayout, Registers)>,
     pub(crate) lines: Lines,
@@ -80,6 +80,19 @@ impl Hardware {
     /// The sizes of a function's regions. Its expansion ROM is not handed on.
     pub(crate) fn sizes(function: &Function) -> [u64; 7] {
         core::array::from_fn(|index| function.bar(index).map_or(0, Registers::size))
+    }
+
+    /// Where the MSI-X table and the Pending Bit Array are, as the function itself has it: the BAR's number, the first
+    /// byte, and the byte after the last.
+    pub(crate) fn structures(&self) -> [Option<(usize, u64, u64)>; 2] {
+        let at = |distance| self.msix.and_then(|(layout, _)| layout.capability.checked_add(distance));
+        let read = |distance, width| at(distance).map(|at| self.function.read(at, width));
+        let vectors = u64::from(read(2, Width::Word).unwrap_or(0) & 0x7ff) + 1;
+        [(4, 16 * vectors), (8, vectors.div_ceil(64) * 8)].map(|(register, size)| {
+            let place = read(register, Width::Dword)?;
+            let first = u64::from(place & !7);
+            Some(((place & 7) as usize, first, first + size))
+        })
     }
 
     fn bar(&self, bar: BarIndex) -> Result<Registers, HardwareError> {

@@ -115,10 +115,13 @@ impl<'a> Paravisor<'a> {
     pub(crate) fn take_back(&mut self) -> Result<(), LeftOver> {
         self.function.detach(&mut self.hardware);
         let (pages, vectors) = (windows::shown(), self.hardware.lines.count());
-        if pages == 0 && vectors == 0 && !self.function.is_quarantined() {
+        let (bus_master, displaced) =
+            (self.hardware.function.is_bus_master(), self.hardware.function.displaced());
+        let nothing = pages == 0 && vectors == 0 && !bus_master && displaced.is_none();
+        if nothing && !self.function.is_quarantined() {
             Ok(())
         } else {
-            Err(LeftOver { pages, vectors })
+            Err(LeftOver { pages, vectors, bus_master, displaced })
         }
     }
 
@@ -147,10 +150,15 @@ impl<'a> Paravisor<'a> {
 
 /// What is left of a function that was taken back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the guest still reaches {pages} pages, and {vectors} vectors are taken")]
+#[error(
+    "the guest still reaches {pages} pages, {vectors} vectors are taken; the device is a bus master: {bus_master}; a BAR \
+     that was changed: {displaced:?}"
+)]
 pub(crate) struct LeftOver {
     pages: usize,
     vectors: usize,
+    bus_master: bool,
+    displaced: Option<usize>,
 }
 
 impl Machine for Paravisor<'_> {

@@ -159,6 +159,17 @@ impl Function {
         self.bars.get(index).copied().flatten()
     }
 
+    /// The first BAR's register that does not hold what the firmware of the machine has put there.
+    pub(crate) fn displaced(&self) -> Option<usize> {
+        let holds = |index| self.read(bar_register(index), Width::Dword);
+        (0..self.placed.len()).find(|index| holds(*index) != self.placed[*index])
+    }
+
+    /// Whether it may reach memory by itself.
+    pub(crate) fn is_bus_master(&self) -> bool {
+        self.read(COMMAND, Width::Word) & u32::from(Command::BUS_MASTER.bits()) != 0
+    }
+
     /// Copies all of configuration space.
     pub(crate) fn copy_config(&self, image: &mut [u8; CONFIG_SIZE as usize]) {
         for (dword, bytes) in image.chunks_exact_mut(4).enumerate() {

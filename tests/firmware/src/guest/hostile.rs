@@ -5,8 +5,9 @@
 use super::memory::FIRST;
 use super::{capability, nvme};
 use crate::paravisor::{Machine, Paravisor};
+use crate::sys::Registers;
 use crate::sys::processor::{DEVICE_VECTORS, interrupt_self};
-use crate::sys::windows;
+use crate::sys::windows::{self, PAGE};
 use vfio_assign_core::regs::header::{BAR0, COMMAND, Command};
 use vfio_assign_core::regs::power::PMCSR;
 use vfio_assign_core::regs::{capability as id, msix};
@@ -32,6 +33,34 @@ pub(crate) enum Harm {
         step: u64,
         /// How many pages.
         pages: usize,
+    },
+    /// A page is not the one of the device's that the guest has there.
+    #[error("step {step}: the guest reaches {device:#x} at {guest:#x}")]
+    Page {
+        /// The step.
+        step: u64,
+        /// The guest's address.
+        guest: u64,
+        /// The device's.
+        device: u64,
+    },
+    /// A page of a BAR is missing, or there twice.
+    #[error("step {step}: the guest reaches {pages} pages of {wanted}")]
+    Pages {
+        /// The step.
+        step: u64,
+        /// How many there are.
+        pages: usize,
+        /// How many its BARs have outside of the MSI-X structures.
+        wanted: usize,
+    },
+    /// The device has other BARs than the machine gave it.
+    #[error("step {step}: the device's own BAR {bar} was changed")]
+    Displaced {
+        /// The step.
+        step: u64,
+        /// Its number.
+        bar: usize,
     },
 }
 
@@ -208,5 +237,50 @@ fn harm(paravisor: &Paravisor<'_>, step: u64) -> Result<(), Harm> {
     if pages != 0 && !(decodes && function.mapped_windows() != 0) {
         return Err(Harm::Reaches { step, pages });
     }
+    if let Some(bar) = paravisor.hardware.function.displaced() {
+        return Err(Harm::Displaced { step, bar });
+    }
+    let mut walked = 0;
+    for (guest, device) in windows::pages() {
+        if !is_guests(paravisor, guest, device) {
+            return Err(Harm::Page { step, guest, device });
+        }
+        walked += 1;
+    }
+    let wanted = if function.mapped_windows() == 0 { 0 } else { whole_pages(paravisor) };
+    if (walked, pages) != (wanted, wanted) {
+        return Err(Harm::Pages { step, pages, wanted });
+    }
     Ok(())
+}
+
+/// Whether a BAR of the guest's is at this address, this page of the device's is what it has there, and neither the
+/// MSI-X table nor the Pending Bit Array is in it.
+fn is_guests(paravisor: &Paravisor<'_>, guest: u64, device: u64) -> bool {
+    BarIndex::ALL.iter().any(|bar| {
+        let Some(span) = paravisor.function.bars().memory(*bar) else { return false };
+        let Some(registers) = paravisor.hardware.function.bar(bar.position()) else { return false };
+        let Some(offset) = guest.checked_sub(span.first().get()) else { return false };
+        offset < registers.size()
+            && device == registers.first() + offset
+            && is_mappable(paravisor, bar.position(), offset)
+    })
+}
+
+/// How many pages a guest has that reaches all it may.
+fn whole_pages(paravisor: &Paravisor<'_>) -> usize {
+    let of = |bar: &BarIndex| {
+        let placed = paravisor.function.bars().memory(*bar).is_some();
+        let registers = paravisor.hardware.function.bar(bar.position()).filter(|_| placed);
+        let offsets = (0..registers.map_or(0, Registers::size)).step_by(PAGE as usize);
+        offsets.filter(|offset| is_mappable(paravisor, bar.position(), *offset)).count()
+    };
+    BarIndex::ALL.iter().map(of).sum()
+}
+
+/// Whether neither of the MSI-X structures is in this page of a BAR.
+fn is_mappable(paravisor: &Paravisor<'_>, bar: usize, offset: u64) -> bool {
+    let within =
+        |(place, first, end): (usize, u64, u64)| place == bar && first < offset + PAGE && offset < end;
+    !paravisor.hardware.structures().into_iter().flatten().any(within)
 }

@@ -11,13 +11,15 @@ use vfio_assign_core::{GuestAddr, Span, Width};
 /// Where guest-physical address 0 is.
 const GUEST: u64 = 1 << 39;
 /// Bytes of a page.
-const PAGE: u64 = 0x1000;
+pub(crate) const PAGE: u64 = 0x1000;
 /// What one table of the last level covers.
 const REACH: u64 = 512 * PAGE;
 /// Tables of the last level: a window needs one, or two if it lies across a multiple of their reach.
 const TABLES: usize = 8;
 /// Present, writable, uncached, not executable.
 const DEVICE_PAGE: u64 = 1 << 63 | 0x1b;
+/// The address in an entry.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Present and writable, for what leads to it.
 const TABLE: u64 = 3;
 
@@ -87,6 +89,25 @@ pub(crate) fn hide(guest: Span<GuestAddr>) {
 pub(crate) fn shown() -> usize {
     let pages = |table: &Page| table.0.iter().filter(|entry| entry.load(Ordering::Relaxed) != 0).count();
     LAST.iter().map(pages).sum()
+}
+
+/// The pages that the guest can reach, as the processor would find them: the guest's address, and the device's.
+pub(crate) fn pages() -> impl Iterator<Item = (u64, u64)> {
+    let present = |place: usize, table: &Page| {
+        let entry = table.0[place].load(Ordering::Relaxed);
+        (entry & 1 != 0).then_some(entry & ADDRESS)
+    };
+    let tables = (0..512).filter_map(move |place| Some((place, present(place, &MIDDLE)?)));
+    tables.flat_map(move |(middle, table)| {
+        let first = APERTURE.0 + middle as u64 * REACH;
+        // An entry that leads to no table of ours is shown as a page of what it leads to: nobody has such a page.
+        let found = LAST.iter().find(|found| found.address() == table);
+        let stray = found.is_none().then_some((first, table));
+        let last = found.into_iter().flat_map(move |found| {
+            (0..512).filter_map(move |last| Some((first + last as u64 * PAGE, present(last, found)?)))
+        });
+        stray.into_iter().chain(last)
+    })
 }
 
 /// The table that leads to a page of the guest's, if there is one.
