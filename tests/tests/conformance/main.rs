@@ -18,5 +18,6 @@ mod power;
 mod restored;
 mod saved;
 mod stop;
+mod texts;
 mod vectors;
 mod windows;

@@ -243,6 +243,24 @@ mod tests {
     }
 
     #[test]
+    fn lines_of_zeros_are_left_out_except_the_first() {
+        let zeros = " 00".repeat(15);
+        let text = std::format!("capture 1\n00: 00{zeros}\n10: 00{zeros}\n20: 01{zeros}\nend\n");
+        let shown = text.parse::<Capture>().unwrap().to_string();
+        let lines: Vec<_> =
+            shown.lines().filter_map(|line| line.split_once(": ").map(|(at, _)| at)).collect();
+        assert_eq!(lines, ["00", "20"]);
+    }
+
+    #[test]
+    fn a_shape_is_made_from_a_capture() {
+        let capture = capture("region bar0 0x1000 read write mmap\nreset");
+        let shape = Shape::from(&capture);
+        assert_eq!((shape.config.get(0..2), shape.resettable), (Some(&[0x36, 0x1b][..]), true));
+        assert_eq!(shape.sizes[0], 0x1000);
+    }
+
+    #[test]
     fn another_version_is_refused() {
         assert_eq!("capture 2".parse::<Capture>().unwrap_err().problem, CaptureProblem::NotACapture);
     }
