@@ -3,7 +3,7 @@
 //! The guest is eight instructions that ask the device who it is, by configuration space, and tell us at a port.
 
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use std::error::Error;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -137,7 +137,10 @@ fn listen(device: &Assigned<KvmGuest>, end: &EventFd) {
         DeviceEvent::ALL.into_iter().filter_map(|event| Some((event, device.events().fd(event)?))).collect();
     let mut polled: Vec<_> = events.iter().map(|(_, fd)| PollFd::new(fd, PollFlags::IN)).collect();
     polled.push(PollFd::new(end, PollFlags::IN));
-    while poll(&mut polled, None).is_ok() && end.is_signalled() == Ok(false) {
+    let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+    while poll(&mut polled, Some(&second)).is_ok() && end.is_signalled() == Ok(false) {
+        // Of a device that vanishes nobody else tells.
+        device.watch();
         for (event, _) in &events {
             if device.events().take(*event) == Ok(true) {
                 println!("{}: {event}", device.bdf());

@@ -11,7 +11,7 @@ use crate::passthrough::{AccessFailures, Passthrough};
 use crate::vectors::DeviceIrqs;
 use plan::Plan;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use vfio_assign_core::host::InterruptKind;
 use vfio_assign_core::{
@@ -39,6 +39,8 @@ pub struct Assigned<G: GuestSide> {
     findings: Vec<Finding>,
     /// What the function says of itself, for vCPUs to look at between two runs.
     quarantined: AtomicBool,
+    /// How many looks in a row the device has not answered.
+    misses: AtomicU8,
 }
 
 /// What a device is assigned with.
@@ -181,6 +183,7 @@ impl<G: GuestSide> Assigned<G> {
             plan,
             findings,
             quarantined: AtomicBool::new(false),
+            misses: AtomicU8::new(0),
         })
     }
 
@@ -209,7 +212,7 @@ impl<G: GuestSide> Assigned<G> {
         look(&self.lock().function.explain(&self.plan.description(options.function)))
     }
 
-    /// What the host says of the device: that it has failed, and that it is wanted back.
+    /// What the host says of the device: that it has failed, that it is wanted back, and that it is gone.
     pub fn events(&self) -> &DeviceEvents {
         &self.events
     }
@@ -296,6 +299,8 @@ impl<G: GuestSide> fmt::Debug for Assigned<G> {
         f.debug_struct("Assigned").field("device", self.device()).finish_non_exhaustive()
     }
 }
+
+pub use lifecycle::MISSES;
 
 mod access;
 mod lifecycle;

@@ -1,7 +1,9 @@
-//! What the host has to say of a device that is not the guest's: that it has failed, and that it is wanted back.
+//! What the host has to say of a device that is not the guest's: that it has failed, that it is wanted back, and that it
+//! is gone.
 
 use crate::device::Device;
 use crate::irq::{IrqError, IrqKind};
+use crate::sys::EventFd;
 use crate::vectors::IrqVectors;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,18 +19,14 @@ pub enum DeviceEvent {
     /// Somebody on the host wants the device, to unbind its driver or to remove it, and waits until it is closed. Comes
     /// again every few seconds.
     ReleaseRequest,
+    /// The device does not answer any more: it was pulled, or its link is down. Comes once, from whoever finds it out:
+    /// the kernel has no such event, see [`Assigned::watch`](crate::Assigned::watch).
+    Gone,
 }
 
 impl DeviceEvent {
     /// Every event.
-    pub const ALL: [Self; 2] = [Self::Error, Self::ReleaseRequest];
-
-    fn kind(self) -> IrqKind {
-        match self {
-            Self::Error => IrqKind::Err,
-            Self::ReleaseRequest => IrqKind::Req,
-        }
-    }
+    pub const ALL: [Self; 3] = [Self::Error, Self::ReleaseRequest, Self::Gone];
 }
 
 impl fmt::Display for DeviceEvent {
@@ -36,6 +34,7 @@ impl fmt::Display for DeviceEvent {
         f.write_str(match self {
             Self::Error => "the device reports an error",
             Self::ReleaseRequest => "the host asks for the device back",
+            Self::Gone => "the device is gone",
         })
     }
 }
@@ -45,7 +44,10 @@ impl fmt::Display for DeviceEvent {
 /// Dropping it takes the events off the device.
 #[derive(Debug)]
 pub struct DeviceEvents {
+    /// Error and release request, of which the kernel tells.
     kinds: [IrqVectors; 2],
+    gone: Option<EventFd>,
+    device: Arc<Device>,
     refused: Vec<IrqError>,
 }
 
@@ -56,8 +58,8 @@ impl DeviceEvents {
     /// [`DeviceEvent::Error`]. One that the kernel has and refuses is among the [refused](Self::refused).
     pub fn new(device: &Arc<Device>) -> Self {
         let mut refused = Vec::new();
-        let kinds = DeviceEvent::ALL.map(|event| {
-            let mut vectors = IrqVectors::new(device.clone(), event.kind());
+        let kinds = [IrqKind::Err, IrqKind::Req].map(|kind| {
+            let mut vectors = IrqVectors::new(device.clone(), kind);
             if vectors.count() > 0
                 && let Err(error) = vectors.wire(ONLY, ONLY, &|_| true)
             {
@@ -66,12 +68,22 @@ impl DeviceEvents {
             }
             vectors
         });
-        Self { kinds, refused }
+        let gone = device.host().new_event().map_err(|errno| {
+            let error = IrqError::NoGoneEvent { errno };
+            log::warn!("{}: {error}", device.bdf());
+            refused.push(error);
+        });
+        Self { kinds, gone: gone.ok(), device: device.clone(), refused }
     }
 
     /// What becomes readable when the event comes, for `poll` and the like; none where there is no such event.
     pub fn fd(&self, event: DeviceEvent) -> Option<BorrowedFd<'_>> {
-        self.of(event).event(ONLY).map(AsFd::as_fd)
+        let event = match event {
+            DeviceEvent::Error => self.error().event(ONLY),
+            DeviceEvent::ReleaseRequest => self.release().event(ONLY),
+            DeviceEvent::Gone => self.gone.as_ref(),
+        };
+        event.map(AsFd::as_fd)
     }
 
     /// Whether the event has come since it was last taken.
@@ -80,7 +92,14 @@ impl DeviceEvents {
     ///
     /// The file descriptor cannot be read.
     pub fn take(&self, event: DeviceEvent) -> Result<bool, IrqError> {
-        Ok(self.of(event).take(ONLY, 1)? != 0)
+        match event {
+            DeviceEvent::Error => Ok(self.error().take(ONLY, 1)? != 0),
+            DeviceEvent::ReleaseRequest => Ok(self.release().take(ONLY, 1)? != 0),
+            DeviceEvent::Gone => {
+                let taken = self.gone.as_ref().map_or(Ok(0), |gone| self.device.host().take_event(gone));
+                Ok(taken.map_err(|errno| IrqError::NoGoneEvent { errno })? != 0)
+            }
+        }
     }
 
     /// Why events that the device has are not there.
@@ -88,12 +107,20 @@ impl DeviceEvents {
         &self.refused
     }
 
-    fn of(&self, event: DeviceEvent) -> &IrqVectors {
-        let [error, release] = &self.kinds;
-        match event {
-            DeviceEvent::Error => error,
-            DeviceEvent::ReleaseRequest => release,
+    /// The device has been found gone.
+    pub(crate) fn tell_gone(&self) {
+        let told = self.gone.as_ref().map_or(Ok(()), |gone| self.device.host().signal_event(gone));
+        if let Err(errno) = told {
+            log::warn!("{}: {}", self.device.bdf(), IrqError::NoGoneEvent { errno });
         }
+    }
+
+    fn error(&self) -> &IrqVectors {
+        &self.kinds[0]
+    }
+
+    fn release(&self) -> &IrqVectors {
+        &self.kinds[1]
     }
 }
 
@@ -132,16 +159,33 @@ mod tests {
     #[test]
     fn i4_both_are_led_to_eventfds() {
         let (kernel, _events, _test) = events();
-        let expected = ["new_event", "set_irqs 3 0 fds 1", "new_event", "set_irqs 4 0 fds 1"];
+        let expected = ["new_event", "set_irqs 3 0 fds 1", "new_event", "set_irqs 4 0 fds 1", "new_event"];
         assert_eq!(kernel.calls(), expected);
     }
 
     #[test]
     fn i4_event_is_taken_once() {
         let (_kernel, events, _test) = events();
-        events.of(DeviceEvent::ReleaseRequest).signal(ONLY).unwrap();
+        events.release().signal(ONLY).unwrap();
         let take = || DeviceEvent::ALL.map(|event| events.take(event).unwrap());
-        assert_eq!((take(), take()), ([false, true], [false, false]));
+        assert_eq!((take(), take()), ([false, true, false], [false; 3]));
+    }
+
+    #[test]
+    fn i4_device_that_is_found_gone_is_told_once() {
+        let (_kernel, events, _test) = events();
+        events.tell_gone();
+        let take = || DeviceEvent::ALL.map(|event| events.take(event).unwrap());
+        assert_eq!((take(), take()), ([false, false, true], [false; 3]));
+    }
+
+    #[test]
+    fn i4_no_event_for_a_device_that_is_gone_is_told() {
+        let test = device(&[]);
+        test.kernel.fail("new_event", Errno::EMFILE);
+        let events = DeviceEvents::new(&test.device);
+        let there = events.fd(DeviceEvent::Gone).is_some();
+        assert_eq!((there, events.refused()), (false, &[IrqError::NoGoneEvent { errno: Errno::EMFILE }][..]));
     }
 
     #[test]
@@ -154,7 +198,7 @@ mod tests {
             rustix::event::poll(&mut poll, Some(&at_once)).unwrap() == 1
         };
         let before = readable();
-        events.of(DeviceEvent::Error).signal(ONLY).unwrap();
+        events.error().signal(ONLY).unwrap();
         assert_eq!((before, readable()), (false, true));
     }
 
@@ -162,7 +206,7 @@ mod tests {
     fn i4_device_without_error_reporting_has_no_error_event() {
         let test = device(&[IrqKind::Req]);
         let events = DeviceEvents::new(&test.device);
-        assert_eq!(test.kernel.calls(), ["new_event", "set_irqs 4 0 fds 1"]);
+        assert_eq!(test.kernel.calls(), ["new_event", "set_irqs 4 0 fds 1", "new_event"]);
         assert!(events.fd(DeviceEvent::Error).is_none() && events.refused().is_empty());
         assert_eq!(events.take(DeviceEvent::Error), Ok(false));
     }
@@ -173,7 +217,7 @@ mod tests {
         test.kernel.fail("set_irqs 3", Errno::ENODEV);
         let events = DeviceEvents::new(&test.device);
         let there = DeviceEvent::ALL.map(|event| events.fd(event).is_some());
-        assert_eq!((there, events.refused().len()), ([false, true], 1));
+        assert_eq!((there, events.refused().len()), ([false, true, true], 1));
     }
 
     #[test]

@@ -137,6 +137,12 @@ pub enum IrqError {
         /// What the kernel said.
         errno: Errno,
     },
+    /// No eventfd could be made or used that tells of a device that is gone.
+    #[error("no eventfd tells of a device that is gone: {errno}{}", remedy(*errno))]
+    NoGoneEvent {
+        /// What the kernel said.
+        errno: Errno,
+    },
 }
 
 /// What a change of interrupts does.

@@ -54,7 +54,7 @@ mod sysfs;
 mod testing;
 mod vectors;
 
-pub use assigned::{AssignError, AssignOptions, Assigned, Explained, Function};
+pub use assigned::{AssignError, AssignOptions, Assigned, Explained, Function, MISSES};
 pub use bar::{MappedBars, RegisterPath, UnmappedArea, WindowMemory};
 pub use cdev::CdevError;
 pub use device::{Device, RegionError, ResetError};

@@ -1,6 +1,7 @@
 //! A device assigned over a kernel and a hypervisor that note what they are asked for.
 
 use super::*;
+use crate::DeviceEvent;
 use crate::bar::WindowMemory;
 use crate::dma::GuestRegion;
 use crate::errno::Errno;
@@ -274,6 +275,33 @@ fn device_that_is_gone_loses_its_windows_and_decodes_nothing() {
     assigned.config_read(0, &mut id);
     let decoded = assigned.memory_read(GuestAddr::new(BAR_AT), &mut [0; 4]);
     assert_eq!((id, decoded, kernel.calls()), ([0xff; 4], false, vec![]));
+}
+
+#[test]
+fn device_that_never_answers_again_is_gone_after_some_looks_and_told_once() {
+    let (kernel, assigned) = decoding();
+    assigned.device().write(RegionIndex::CONFIG, 0, &[0xff; 256]).unwrap();
+    kernel.calls();
+    let early: Vec<_> = (1..MISSES).map(|_| assigned.watch()).collect();
+    assert_eq!(early, vec![true; usize::from(MISSES) - 1]);
+    assert!(!kernel.calls().contains(&"unmap 0".into()));
+    assert!(!assigned.watch() && kernel.calls().contains(&"unmap 0".into()));
+    let take = || assigned.events().take(DeviceEvent::Gone).unwrap();
+    let (first, second) = (take(), take());
+    assert_eq!((first, second, assigned.watch(), take()), (true, false, false, false));
+}
+
+#[test]
+fn device_that_answers_again_is_not_gone() {
+    let (_kernel, assigned) = decoding();
+    let class = |value| assigned.device().write(RegionIndex::CONFIG, 8, &[value; 8]).unwrap();
+    for _ in 0..MISSES {
+        class(0xff);
+        assert!(assigned.watch());
+        class(1);
+        assert!(assigned.watch());
+    }
+    assert!(!assigned.events().take(DeviceEvent::Gone).unwrap());
 }
 
 #[test]

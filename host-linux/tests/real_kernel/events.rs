@@ -5,8 +5,8 @@ use std::thread;
 use vfio_assign_core::Bdf;
 use vfio_assign_linux::{DeviceEvent, DeviceEvents, Sysfs};
 
-/// Which of the events a device has: error, release request.
-fn there(events: &DeviceEvents) -> [bool; 2] {
+/// Which of the events a device has: error, release request, gone.
+fn there(events: &DeviceEvents) -> [bool; 3] {
     assert_eq!(events.refused(), []);
     DeviceEvent::ALL.map(|event| events.fd(event).is_some())
 }
@@ -39,8 +39,8 @@ fn i4_an_error_of_the_device_is_told() {
 #[test]
 fn i4_only_a_pci_express_device_has_the_error_event() {
     let Some(rig) = Rig::get() else { return };
-    assert_eq!(there(&DeviceEvents::new(&open(rig.nvme))), [true, true]);
-    assert_eq!(there(&DeviceEvents::new(&open(rig.edu))), [false, true]);
+    assert_eq!(there(&DeviceEvents::new(&open(rig.nvme))), [true; 3]);
+    assert_eq!(there(&DeviceEvents::new(&open(rig.edu))), [false, true, true]);
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn i4_events_that_were_given_back_can_be_had_again() {
     let Some(rig) = Rig::get() else { return };
     let device = open(rig.nvme);
     drop(DeviceEvents::new(&device));
-    assert_eq!(there(&DeviceEvents::new(&device)), [true, true]);
+    assert_eq!(there(&DeviceEvents::new(&device)), [true; 3]);
 }
 
 #[test]
@@ -67,5 +67,5 @@ fn i4_whoever_unbinds_the_driver_asks_for_the_device_and_waits_for_it() {
     });
     sysfs.set_driver_override(rig.edu, Some("vfio-pci")).expect("it may be given to VFIO");
     sysfs.probe(rig.edu).expect("the driver takes it");
-    assert_eq!(there(&DeviceEvents::new(&open(rig.edu))), [false, true]);
+    assert_eq!(there(&DeviceEvents::new(&open(rig.edu))), [false, true, true]);
 }

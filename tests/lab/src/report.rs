@@ -9,6 +9,7 @@ pub(crate) struct Report {
     scenario: &'static str,
     checks: Vec<Check>,
     figures: Map<String, Value>,
+    rows: Map<String, Value>,
 }
 
 /// One thing that had to be so.
@@ -26,7 +27,7 @@ pub(crate) struct Check {
 impl Report {
     /// Nothing checked yet.
     pub(crate) fn new(scenario: &'static str) -> Self {
-        Self { scenario, checks: Vec::new(), figures: Map::new() }
+        Self { scenario, checks: Vec::new(), figures: Map::new(), rows: Map::new() }
     }
 
     /// The scenario's name.
@@ -62,6 +63,23 @@ impl Report {
     /// Something worth knowing that nothing depends on.
     pub(crate) fn figure(&mut self, name: &str, value: impl Into<Value>) {
         self.figures.insert(name.to_owned(), value.into());
+    }
+
+    /// A row of the README's table: whether all checks held of which there were `failures` bad ones before.
+    pub(crate) fn row(&mut self, name: &str, failures: usize) {
+        self.rows.insert(name.to_owned(), (self.failures() == failures).into());
+    }
+
+    /// All rows.
+    pub(crate) fn rows(&self) -> &Map<String, Value> {
+        &self.rows
+    }
+
+    /// Takes all that another report of the same scenario has found.
+    pub(crate) fn add(&mut self, other: Report) {
+        self.checks.extend(other.checks);
+        self.figures.extend(other.figures);
+        self.rows.extend(other.rows);
     }
 
     /// Whether something was checked and all of it held.

@@ -4,8 +4,9 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use vfio_assign_core::Bdf;
 use vfio_assign_linux::{DeviceEvent, IrqError, Reservation};
@@ -15,6 +16,9 @@ use super::{AssignmentError, Opener, address};
 use crate::control::{Answer, DeviceStatus, MachineLine, Notice, Reply, Request, Server, Wish};
 use crate::machine::event::Event;
 use crate::machine::pci::{FIRST_SLOT, PciBus};
+
+/// How often devices are looked at of which nobody has said anything: one that vanishes does so silently.
+const WATCH_SECONDS: i64 = 1;
 
 /// The keeper of the machine's devices, on a thread of its own.
 pub(super) struct Keeper {
@@ -69,6 +73,7 @@ impl Keeper {
 
     /// Looks after the devices until it is to end.
     pub(super) fn run(mut self) {
+        let mut watched = Instant::now();
         loop {
             match self.wait() {
                 Ok(come) if come.quit => return,
@@ -82,6 +87,13 @@ impl Keeper {
                 Err(error) => {
                     log::error!("nobody looks after the devices any more: {error}");
                     return;
+                }
+            }
+            if watched.elapsed().as_secs().cast_signed() >= WATCH_SECONDS {
+                watched = Instant::now();
+                // One that is found gone says so by its event.
+                for member in self.devices.there() {
+                    member.device.assigned.watch();
                 }
             }
             self.serve();
@@ -103,6 +115,8 @@ impl Keeper {
             polled.extend(control.server.waits_for());
         }
         let patience = self.control.as_ref().and_then(|control| control.server.patience());
+        let watch = (!members.is_empty()).then_some(Timespec { tv_sec: WATCH_SECONDS, tv_nsec: 0 });
+        let patience = [patience, watch].into_iter().flatten().min();
         while let Err(errno) = poll(&mut polled, patience.as_ref()) {
             if errno != Errno::INTR {
                 return Err(io::Error::from(errno).into());
@@ -134,6 +148,8 @@ impl Keeper {
                 }
                 self.tell(&Notice::DeviceError { device: name });
             }
+            // Whoever found it out has said so.
+            DeviceEvent::Gone => {}
             DeviceEvent::ReleaseRequest => {
                 self.tell(&Notice::ReleaseRequest { device: name });
                 let asked = alive && self.bus.ask_back(slot);

@@ -55,6 +55,22 @@ pub(crate) enum Cause {
     Shell { command: String, end: End, stderr: String },
 }
 
+impl Cause {
+    /// Whether L1 itself was lost: QEMU ended, L1's kernel panicked, or nobody said anything any more. None of these
+    /// is a check that failed, and the last may be anybody's fault.
+    fn is_lost_machine(&self) -> bool {
+        let error = match self {
+            Cause::L1(error) | Cause::Bench(BenchError::L1(error)) | Cause::Life(LifeError::L1(error)) => {
+                error
+            }
+            Cause::Life(LifeError::Stopped { source, .. }) => source,
+            Cause::Life(LifeError::Stuck { .. }) => return true,
+            _ => return false,
+        };
+        matches!(error, L1Error::Ended { .. } | L1Error::Panic { .. } | L1Error::Silence { .. })
+    }
+}
+
 impl Failure {
     /// The exit status: 2 where this machine lacks something, 1 where something did not work.
     pub(crate) fn status(&self) -> u8 {
