@@ -51,6 +51,11 @@ impl Watch {
         Self { silence: Duration::from_secs(90), deadline: Some(Instant::now() + total) }
     }
 
+    /// For a [steady](Machine::steady) machine, which is slow, and slower beside others.
+    pub(crate) fn steady(total: Duration) -> Self {
+        Self { silence: Duration::from_secs(240), ..Self::total(total) }
+    }
+
     /// For a person at the terminal.
     pub(crate) fn patient() -> Self {
         Self { silence: Duration::from_secs(30 * 24 * 3600), deadline: None }

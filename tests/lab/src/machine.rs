@@ -2,6 +2,13 @@
 //!
 //! Always software emulation: /dev/kvm may open on the outer machine and still not run an ordinary kernel. The
 //! IOMMU is Intel's and the processor's virtualisation AMD's because those are the ones QEMU emulates well.
+//!
+//! There are two sorts of machine. The quick one has two processors, each emulated by a thread of its own. QEMU does not
+//! keep what one of them writes into code in step with what the other runs of it, and L1's kernel patches itself
+//! whenever a virtual machine starts or ends: such an L1 dies of an int3, resets itself without a word, or has a
+//! processor that takes no interrupt any more, the more guests come and go the surer. The [steady](Machine::steady)
+//! one has one processor and one thread, so nothing of that can happen; it is slower, and two of them can run side by
+//! side where there are two processors.
 
 use crate::disk::Disk;
 use crate::protocol::PORT_NAME;
@@ -21,6 +28,7 @@ pub(crate) struct Machine {
     processor: &'static str,
     memory_mib: u32,
     cpus: u32,
+    accelerator: &'static str,
     host_files: bool,
     devices: Vec<String>,
 }
@@ -37,7 +45,21 @@ pub(crate) struct BootFiles<'a> {
 impl Machine {
     /// Two processors, two gigabytes, an IOMMU, no device to assign yet.
     pub(crate) fn new() -> Self {
-        Self { processor: FAST_PROCESSOR, memory_mib: 2048, cpus: 2, host_files: false, devices: Vec::new() }
+        Self {
+            processor: FAST_PROCESSOR,
+            memory_mib: 2048,
+            cpus: 2,
+            accelerator: "tcg,thread=multi",
+            host_files: false,
+            devices: Vec::new(),
+        }
+    }
+
+    /// One processor, emulated by one thread: for scenarios in which many guests come and go.
+    pub(crate) fn steady(mut self) -> Self {
+        self.cpus = 1;
+        self.accelerator = "tcg,thread=single";
+        self
     }
 
     /// An NVMe disk at [`DISK_BDF`]; with `vectors` it has that many MSI-X vectors and a queue for each but one.
@@ -109,7 +131,7 @@ impl Machine {
             "-M",
             "q35,kernel-irqchip=split",
             "-accel",
-            "tcg,thread=multi",
+            self.accelerator,
             "-cpu",
             self.processor,
             "-smp",

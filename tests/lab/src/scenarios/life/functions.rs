@@ -14,7 +14,7 @@ const USB: usize = 2;
 
 /// Runs it.
 pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<(), Cause> {
-    let mut scene = stage.set(&["nvme", "e1000e", "qemu-xhci"], 2048, Duration::from_secs(1800))?;
+    let mut scene = stage.set(&["nvme", "e1000e", "qemu-xhci"], 2048, Duration::from_secs(7200))?;
     let mut guest = stage.serve(&mut scene)?;
     let all = report.failures();
     disk(stage, report, &mut guest, &mut scene)?;

@@ -14,7 +14,7 @@ const BETWEEN_WHOLE_LIVES: u32 = 10;
 
 /// Runs it.
 pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<(), Cause> {
-    let mut scene = stage.set(&["nvme", "e1000e"], 2048, Duration::from_secs(3600))?;
+    let mut scene = stage.set(&["nvme", "e1000e"], 2048, Duration::from_secs(10_800))?;
     let expected = scene.animals[0].disk.as_mut().map(|disk| disk.digest()).transpose()?.unwrap_or_default();
     // How long a guest needs until it reads: the moments are spread over that and as much again.
     stage.progress.step("a guest lives to the end");

@@ -21,7 +21,7 @@ const KINDS: [&str; 9] = [
 
 /// Runs it.
 pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<(), Cause> {
-    let mut scene = stage.set(&KINDS, 2048, Duration::from_secs(600))?;
+    let mut scene = stage.set(&KINDS, 2048, Duration::from_secs(1800))?;
     let mut guest = stage.serve(&mut scene)?;
     stage.progress.step("two pins on one line");
     let port = scene.animals[0].echo.as_ref().map_or(0, |echo| echo.port);

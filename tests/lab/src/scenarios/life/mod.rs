@@ -181,9 +181,9 @@ impl Stage<'_> {
         let kinds: Vec<&'static Kind> = kinds.iter().filter_map(|name| Kind::named(name)).collect();
         let bench = Bench::on(&self.options.host, self.progress, true)?.with_guest(&modules(&kinds))?;
         let animals = house(&kinds)?;
-        let machine = Machine::new().memory(memory_mib);
+        let machine = Machine::new().steady().memory(memory_mib);
         let machine = animals.iter().fold(machine, |machine, animal| animal.house(machine));
-        let mut l1 = bench.boot(&machine, Watch::total(patience))?;
+        let mut l1 = bench.boot(&machine, Watch::steady(patience))?;
         let addresses: Vec<String> = animals.iter().map(Animal::address).collect();
         for address in &addresses {
             driver::bind(&mut l1, address, VFIO)?;
@@ -196,10 +196,11 @@ impl Stage<'_> {
         let bench = Bench::on(&self.options.host, self.progress, true)?.with_guest(&["nvme"])?;
         let disk = Disk::small()?;
         let machine = Machine::new()
+            .steady()
             .device("pcie-root-port,id=p0,chassis=1,addr=4.0")
             .drive("disk", &disk)
             .device("nvme,drive=disk,serial=lab,bus=p0");
-        let l1 = bench.boot(&machine, Watch::total(patience))?;
+        let l1 = bench.boot(&machine, Watch::steady(patience))?;
         Ok(Scene { animals: Vec::new(), addresses: Vec::new(), l1 })
     }
 

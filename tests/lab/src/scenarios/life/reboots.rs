@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Runs it.
 pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<(), Cause> {
-    let mut scene = stage.set(&["nvme", "edu", "e1000e"], 2048, Duration::from_secs(1200))?;
+    let mut scene = stage.set(&["nvme", "edu", "e1000e"], 2048, Duration::from_secs(3600))?;
     let mut guest = stage.serve(&mut scene)?;
     let mut faults = Vec::new();
     for reboot in 1..=stage.scale.reboots {

@@ -20,7 +20,7 @@ const POWER_OFF: u16 = 0x0700;
 
 /// Runs it.
 pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<(), Cause> {
-    let mut scene = stage.set_behind_port(Duration::from_secs(600))?;
+    let mut scene = stage.set_behind_port(Duration::from_secs(1800))?;
     let device = driver::behind(&mut scene.l1, PORT)?;
     driver::bind(&mut scene.l1, &device, VFIO)?;
     let life = stage.start(&mut scene.l1, std::slice::from_ref(&device), 1, REPORT)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Runs it.
 pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<(), Cause> {
     let kinds = ["nvme", "nvme-2048", "virtio-blk", "qemu-xhci"];
-    let mut scene = stage.set(&kinds, 4096, Duration::from_secs(1200))?;
+    let mut scene = stage.set(&kinds, 4096, Duration::from_secs(1800))?;
     stage.progress.step("four guests boot");
     let mut lives = Vec::new();
     for (number, address) in scene.addresses.iter().enumerate() {
