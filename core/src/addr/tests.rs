@@ -42,6 +42,15 @@ fn bdf_empty_is_refused() {
 }
 
 #[test]
+fn bdf_has_one_to_so_many_digits_a_part() {
+    for text in ["00:04.", "00:.0", ":04.0", ":00:04.0", "00:04.00", "00:004.0", "000:04.0", "00000:00:04.0"]
+    {
+        assert_eq!(bdf(text), Err(BdfError::Shape), "{text}");
+    }
+    assert_eq!(bdf("1:4.2"), Ok(Bdf { segment: 0, bus: 1, device: 4, function: 2 }));
+}
+
+#[test]
 fn bdf_is_told_in_its_parts_and_written_as_it_is_read() {
     let place = Bdf::new(0x10, 0x2a, 0x1b, 6).unwrap();
     assert_eq!((place.segment(), place.bus(), place.device(), place.function()), (0x10, 0x2a, 0x1b, 6));

@@ -183,6 +183,32 @@ fn b6_ports_are_trapped() {
 }
 
 #[test]
+fn b6_each_port_belongs_to_its_bar() {
+    let mut rig = Rig::new(&Shape::new().io_bar(bar(0), 32).io_bar(bar(1), 64));
+    rig.config_write(0x10, 4, 0xc000);
+    rig.config_write(0x14, 4, 0xd000);
+    rig.config_write(4, 2, 1);
+    rig.port_write(0xc004, 4, 1);
+    rig.port_write(0xd004, 4, 2);
+    assert_eq!((rig.port_read(0xc004, 4), rig.port_read(0xd004, 4)), (1, 2));
+}
+
+#[test]
+fn b3_windows_that_the_guest_reaches_are_counted() {
+    let mut rig = Rig::nvme(4);
+    let mapped = rig.function.mapped_windows();
+    rig.config_write(4, 2, 4);
+    assert_eq!((mapped, rig.function.mapped_windows()), (1, 0));
+}
+
+#[test]
+fn b7_an_access_across_the_end_of_a_bar_is_not_passed_through() {
+    let rig = Rig::nvme(4);
+    assert_eq!(rig.decode(BASE - 4, 8), Decoded::Function);
+    assert_eq!((rig.decode(BASE - 4, 4), rig.decode(BASE - 8, 8)), (Decoded::Miss, Decoded::Miss));
+}
+
+#[test]
 fn b6_the_rom_is_read_only_and_never_passes_through() {
     let mut rig = Rig::new(&Shape::new().rom(0x1_0000));
     rig.config_write(0x30, 4, BASE + 1);

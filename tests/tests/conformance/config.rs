@@ -42,8 +42,9 @@ fn c4_a_bar_that_cannot_be_placed_is_an_error() {
 
 #[test]
 fn c4_a_large_io_bar_is_a_finding() {
-    let rig = Rig::unattached(&Shape::new().io_bar(bar(0), 512));
-    assert_eq!(rig.findings, [Finding::LargeIoBar { bar: bar(0), size: 512 }]);
+    let findings = |size| Rig::unattached(&Shape::new().io_bar(bar(0), size)).findings;
+    assert_eq!(findings(512), [Finding::LargeIoBar { bar: bar(0), size: 512 }]);
+    assert_eq!(findings(256), []);
 }
 
 #[test]
@@ -178,7 +179,9 @@ fn f2_a_failed_write_is_dropped_and_counted() {
 #[test]
 fn f2_a_device_that_is_gone_reads_all_ones_without_a_call() {
     let mut rig = Rig::new(&Shape::nvme(4));
+    assert!(!rig.function.is_gone());
     rig.function.handle_gone();
+    assert!(rig.function.is_gone());
     assert_eq!((rig.config_read(0x10, 8), rig.kinds()), (u64::MAX, vec![]));
 }
 

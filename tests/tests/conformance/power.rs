@@ -63,6 +63,20 @@ fn f7_a_state_that_the_function_does_not_have_is_ignored() {
 }
 
 #[test]
+fn f7_d1_and_d2_are_each_there_or_not() {
+    for (byte, states) in [(2, [PowerState::D1, PowerState::D0]), (4, [PowerState::D0, PowerState::D2])] {
+        let mut shape = Shape::nvme(4);
+        shape.put(0x43, &[byte]);
+        let reached = [1, 2].map(|state| {
+            let mut rig = Rig::started(&shape);
+            rig.config_write(Rig::PMCSR, 1, state);
+            rig.function.power()
+        });
+        assert_eq!(reached, states);
+    }
+}
+
+#[test]
 fn f7_a_lighter_sleep_is_not_a_way_out_of_a_deeper_one() {
     let mut rig = Rig::nvme(4);
     rig.config_write(Rig::PMCSR, 1, 3);
@@ -97,6 +111,15 @@ fn f7_flr_by_advanced_features() {
     rig.config_write(0x94, 1, 1);
     assert_eq!(rig.host.resets(), 1);
     is_fresh(&mut rig);
+}
+
+#[test]
+fn f7_other_bits_of_device_control_and_advanced_features_reset_nothing() {
+    let mut rig = busy(&Shape::nvme(4).advanced_features());
+    rig.config_write(Rig::DEVICE_CONTROL, 2, 0x1010);
+    rig.config_write(0x94, 1, 0xfe);
+    assert_eq!((rig.kinds(), rig.msix_bits()), (vec![WriteConfig, WriteConfig], (true, false)));
+    assert_eq!(rig.host.resets(), 0);
 }
 
 #[test]

@@ -111,6 +111,31 @@ fn s1_a_function_amid_an_operation_is_not_saved_or_restored() {
 }
 
 #[test]
+fn s1_a_new_function_amid_an_operation_is_not_restored() {
+    let shape = Shape::nvme(4);
+    let bytes = saved(&stopped(&shape));
+    let mut rig = Rig::new(&shape);
+    assert_eq!(rig.function.begin(Access::Read { target: Target::Config(0), size: 4 }), Begin::Steps);
+    assert_eq!(rig.function.restore(&bytes), Err(RestoreError::InUse));
+}
+
+#[test]
+fn s1_sections_have_the_numbers_that_they_always_had() {
+    let bytes = saved(&stopped(&Shape::nvme(4).msi(2, true, true)));
+    let numbers = [FUNCTION, MSIX, MSI].map(|body| u16::from_le_bytes([bytes[body - 8], bytes[body - 7]]));
+    assert_eq!(numbers, [1, 2, 3]);
+}
+
+#[test]
+fn s1_bytes_that_open_otherwise_are_no_state() {
+    let bytes = saved(&stopped(&Shape::nvme(4)));
+    for at in [0, 3, 10] {
+        let other = forged(bytes.clone(), |bytes| bytes[at] ^= 1);
+        assert_eq!(refused(&Shape::nvme(4), &other), RestoreError::NotSavedState, "byte {at}");
+    }
+}
+
+#[test]
 fn s1_a_device_that_is_gone_is_not_saved() {
     let mut rig = stopped(&Shape::nvme(4));
     rig.function.handle_gone();

@@ -75,6 +75,16 @@ fn w2_areas_outside_and_empty_ones_are_findings() {
 }
 
 #[test]
+fn w2_an_area_that_is_a_byte_too_long_is_a_finding() {
+    let findings = |size| {
+        let shape = Shape::new().memory_bar(bar(0), 0x4000).mmap(bar(0), vec![area(0, size)]);
+        Rig::unattached(&shape).findings
+    };
+    let outside = WindowFinding::AreaOutside { bar: bar(0), offset: 0, size: 0x4001 };
+    assert_eq!((findings(0x4000), findings(0x4001)), (vec![], vec![Finding::Window(outside)]));
+}
+
+#[test]
 fn w2_hundreds_of_areas_fill_the_storage_and_the_rest_is_trapped() {
     let areas = (0..500).map(|index| area(index * 0x2000, 0x1000)).collect();
     let shape = Shape::new().memory_bar(bar(0), 0x100_0000).mmap(bar(0), areas);
