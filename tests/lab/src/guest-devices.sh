@@ -188,17 +188,19 @@ interrupt_mode() {
 # moving_interrupts SLOT COUNT ORDER...: the order is carried out while the function's interrupts move from processor
 # to processor, at least COUNT times.
 moving_interrupts() {
-	local slot=$1 count=$2 moved=0 number
+	local slot=$1 count=$2 moved=0 number numbers
 	shift 2
+	numbers=$(numbers_of "$slot")
 	rm -f "/tmp/carried$slot"
 	("$@"; touch "/tmp/carried$slot") &
 	while [ $moved -lt "$count" ] || [ ! -e "/tmp/carried$slot" ]; do
-		for number in $(numbers_of "$slot"); do
+		for number in $numbers; do
 			# What no driver has asked for has no folder.
 			[ -e "/proc/irq/$number/smp_affinity" ] || continue
 			echo $((moved % 2 + 1)) >"/proc/irq/$number/smp_affinity" || { say "fault affinity slot=$slot irq=$number"; return; }
 		done
 		moved=$((moved + 1))
+		[ $((moved % 100)) -ne 0 ] || say "moving slot=$slot count=$moved"
 	done
 	wait
 	say "moved-interrupts slot=$slot count=$moved"

@@ -203,13 +203,7 @@ impl Life {
                 }
             }
             if let Some((_, end)) = self.end {
-                return Err(LifeError::EndedEarly {
-                    monitor: self.monitor,
-                    end,
-                    wanted: word.to_owned(),
-                    stderr: indent(self.stderr.lines()),
-                    console: self.last_words(),
-                });
+                return Err(self.ended_early(end, word));
             }
             self.listen(l1)?;
         }
@@ -223,6 +217,17 @@ impl Life {
                 None => self.listen(l1)?,
             }
         }
+    }
+
+    /// Waits until the monitor has complained of this.
+    pub(crate) fn until_complaint(&mut self, l1: &mut L1, text: &str) -> Result<(), LifeError> {
+        while !self.stderr.contains(text) {
+            if let Some((_, end)) = self.end {
+                return Err(self.ended_early(end, text));
+            }
+            self.listen(l1)?;
+        }
+        Ok(())
     }
 
     /// Lets the guest live until then; as soon as it takes orders it gets this one.
@@ -345,6 +350,16 @@ impl Life {
             stuck |= line.contains("BUG: soft lockup");
         }
         Ok(stuck)
+    }
+
+    fn ended_early(&self, end: End, wanted: &str) -> LifeError {
+        LifeError::EndedEarly {
+            monitor: self.monitor,
+            end,
+            wanted: wanted.to_owned(),
+            stderr: indent(self.stderr.lines()),
+            console: self.last_words(),
+        }
     }
 
     fn last_words(&self) -> String {

@@ -3,6 +3,7 @@
 
 mod functions;
 mod hostile;
+mod interrupts;
 mod kills;
 mod lines;
 mod reboots;
@@ -55,8 +56,10 @@ const TRIES: u32 = 3;
 /// A part of a life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
-    /// What a guest does to its functions: drivers, resets, power, places, interrupts.
+    /// What a guest does to its disk: drivers, resets, power, places.
     Functions,
+    /// What a guest does to a network and a USB disk: resets by power state, kinds of interrupts, moved interrupts.
+    Interrupts,
     /// Two functions' pins on one interrupt line.
     Lines,
     /// The guest reboots while it reads.
@@ -111,13 +114,14 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
     for part in Part::value_variants() {
         if options.parts.is_empty() || options.parts.contains(part) {
             report.add(stage.play(*part, &mut lost));
+            // At once, for the next may take long.
+            if options.record {
+                record(report.name(), options.host.backend().word(), report.rows())?;
+            }
         }
     }
     report.figure("backend", options.host.backend().word());
     report.figure("lost_machines", lost);
-    if options.record {
-        record(report.name(), options.host.backend().word(), report.rows())?;
-    }
     report.figure("parts", report.rows().clone());
     Ok(report)
 }
@@ -126,6 +130,7 @@ impl Part {
     fn run(self, stage: &Stage<'_>, report: &mut Report) -> Result<(), Cause> {
         match self {
             Part::Functions => functions::run(stage, report),
+            Part::Interrupts => interrupts::run(stage, report),
             Part::Lines => lines::run(stage, report),
             Part::Reboots => reboots::run(stage, report),
             Part::Kills => kills::run(stage, report),
@@ -138,7 +143,7 @@ impl Part {
     /// The part's row in the README's table; none for one that has rows of its own.
     fn row(self, scale: &Scale) -> Option<String> {
         Some(match self {
-            Part::Functions => return None,
+            Part::Functions | Part::Interrupts => return None,
             Part::Lines => "two pins on one line".into(),
             Part::Reboots => format!("guest reboots ×{}, one device without any reset", scale.reboots),
             Part::Kills => format!("SIGKILL of the monitor ×{}", scale.kills),
