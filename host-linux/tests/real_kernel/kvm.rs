@@ -1,13 +1,15 @@
 //! Interrupts of an assigned device in a guest on KVM: a processor in real mode that counts them.
 
+use crate::counting::{
+    INTERRUPT, RAM, count, leave, machine_of, place_code, processor, reached, run, signal,
+};
 use crate::rig::{Rig, all_descriptors, capability, figure, host_interrupts, progress, region, vm};
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use vfio_assign_core::host::InterruptKind::Msix;
 use vfio_assign_core::{Bdf, GuestAddr, VectorIndex};
 use vfio_assign_linux::kvm::{IrqchipRoutes, KvmGuest, KvmVm, MemorySlot, MemorySlots, Routes, SlotNumbers};
@@ -15,8 +17,6 @@ use vfio_assign_linux::{AssignOptions, Assigned, GuestMemory, GuestRegion, Host,
 
 const SIGNALS: u32 = 100_000;
 const CYCLES: u32 = 10_000;
-/// How long one interrupt may take to reach the guest, emulated and under load.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the guest places BAR 0 of the device.
 const BAR: u64 = 0xd000_0000;
@@ -25,25 +25,6 @@ const COMMAND: u32 = 4;
 const MSIX: u8 = 0x11;
 /// Message Control with MSI-X Enable.
 const ENABLED: [u8; 2] = [0, 0x80];
-
-/// The guest's interrupt vector, and where real mode looks for its handler.
-const INTERRUPT: u32 = 0x41;
-const HANDLER_POINTER: u64 = INTERRUPT as u64 * 4;
-const MAIN: u64 = 0x1000;
-const HANDLER: u16 = 0x1100;
-/// How often the handler ran.
-const COUNT: u64 = 0x2000;
-/// Anything but zero ends the guest after its next interrupt.
-const LEAVE: u64 = 0x2004;
-const STACK: u64 = 0x8000;
-
-/// `again: sti; hlt; cmp byte [LEAVE], 0; je again; out 0x10, al; jmp again`
-const MAIN_CODE: [u8; 13] = [0xfb, 0xf4, 0x80, 0x3e, 0x04, 0x20, 0, 0x74, 0xf7, 0xe6, 0x10, 0xeb, 0xf3];
-/// `inc dword [COUNT]; mov ecx, 0x80b; xor eax, eax; xor edx, edx; wrmsr; iret`: the x2APIC's End Of Interrupt.
-const HANDLER_CODE: [u8; 20] = [
-    0x66, 0xff, 0x06, 0x00, 0x20, 0x66, 0xb9, 0x0b, 0x08, 0, 0, 0x66, 0x31, 0xc0, 0x66, 0x31, 0xd2, 0x0f,
-    0x30, 0xcf,
-];
 
 /// A guest with one processor, and the disk assigned to it.
 struct Machine {
@@ -66,15 +47,6 @@ pub(crate) fn machine() -> (VmFd, OwnedFd) {
     machine_of(&Kvm::new().expect("/dev/kvm opens"))
 }
 
-fn machine_of(kvm: &Kvm) -> (VmFd, OwnedFd) {
-    let vm = kvm.create_vm().expect("KVM makes a machine");
-    vm.set_tss_address(0xfffb_d000).expect("KVM takes its task state's place");
-    vm.create_irq_chip().expect("KVM makes interrupt controllers");
-    let this = pidfd_open(getpid(), PidfdFlags::empty()).expect("this process exists");
-    let own = pidfd_getfd(this, vm.as_raw_fd(), PidfdGetfdFlags::empty()).expect("the machine's file");
-    (vm, own)
-}
-
 impl Machine {
     fn new(bdf: Bdf) -> Self {
         let kvm = Kvm::new().expect("/dev/kvm opens");
@@ -84,17 +56,10 @@ impl Machine {
         let kvm_vm = KvmVm::new(host.clone(), own.as_fd()).expect("there is a descriptor left");
         let numbers = SlotNumbers::new(&kvm_vm, 0).expect("KVM tells its limit");
         let slots = MemorySlots::new(kvm_vm.clone(), Arc::new(numbers));
-        let ram = region(0, 0x1_0000);
+        let ram = region(0, RAM);
         let slot = slots.show_memory(&ram).expect("the guest sees its memory");
         let GuestRegion { memory, .. } = ram;
-        let [low, high] = HANDLER.to_le_bytes();
-        for (place, bytes) in [
-            (HANDLER_POINTER, &[low, high, 0, 0][..]),
-            (MAIN, &MAIN_CODE),
-            (u64::from(HANDLER), &HANDLER_CODE),
-        ] {
-            memory.write(place, bytes).expect("it is inside");
-        }
+        place_code(&memory);
         let routes =
             Arc::new(Routes::new(kvm_vm.clone(), IrqchipRoutes::X86Full).expect("KVM tells its limit"));
         let device = vm().open(bdf).expect("opens");
@@ -146,65 +111,6 @@ impl Machine {
     }
 }
 
-/// A processor in real mode, at the guest's first instruction, its local APIC on.
-fn processor(kvm: &Kvm, vm: &VmFd) -> VcpuFd {
-    let processor = vm.create_vcpu(0).expect("KVM makes a processor");
-    let features =
-        kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).expect("KVM tells its features");
-    processor.set_cpuid2(&features).expect("KVM takes its own features");
-    let mut system = processor.get_sregs().expect("KVM tells registers");
-    for segment in [&mut system.cs, &mut system.ds, &mut system.ss] {
-        (segment.base, segment.selector) = (0, 0);
-    }
-    // x2APIC mode, in which the handler reaches it without paging or large segments.
-    system.apic_base = 0xfee0_0d00;
-    processor.set_sregs(&system).expect("KVM takes registers");
-    let mut registers = processor.get_regs().expect("KVM tells registers");
-    (registers.rip, registers.rsp, registers.rflags) = (MAIN, STACK, 2);
-    processor.set_regs(&registers).expect("KVM takes registers");
-    let mut apic = processor.get_lapic().expect("KVM tells the local APIC");
-    // Spurious Interrupt Vector Register, APIC Software Enable: Intel SDM volume 3, 11.9.
-    (apic.regs[0xf0], apic.regs[0xf1]) = (-1, 1);
-    processor.set_lapic(&apic).expect("KVM takes the local APIC");
-    processor
-}
-
-/// Runs until the guest leaves.
-fn run(mut processor: VcpuFd) {
-    loop {
-        match processor.run() {
-            Ok(VcpuExit::IoOut(..)) => return,
-            Ok(VcpuExit::Intr) => {}
-            Ok(other) => panic!("the guest does what it was not told to: {other:?}"),
-            Err(error) if error.errno() == rustix::io::Errno::INTR.raw_os_error() => {}
-            Err(error) => panic!("KVM does not run the guest: {error}"),
-        }
-    }
-}
-
-fn count(memory: &GuestMemory) -> u32 {
-    // A whole word, which is read at once: between two bytes the handler may run.
-    let mut word = [0; 8];
-    memory.read(COUNT, &mut word).expect("it is inside");
-    u64::from_le_bytes(word) as u32
-}
-
-/// Waits until the handler has run so often; gives how often it has.
-fn reached(memory: &GuestMemory, wanted: u32) -> u32 {
-    let started = Instant::now();
-    loop {
-        let reached = count(memory);
-        if reached >= wanted || started.elapsed() > PATIENCE {
-            return reached;
-        }
-        thread::yield_now();
-    }
-}
-
-fn signal(event: &OwnedFd) {
-    rustix::io::write(event, &1u64.to_ne_bytes()).expect("eventfds can be written");
-}
-
 /// Numbers that look random and are the same each time: xorshift64.
 fn random(state: &mut u64) -> u64 {
     *state ^= *state << 13;
@@ -250,9 +156,7 @@ fn no_signal_is_lost_or_doubled_while_the_vector_is_masked_and_unmasked() {
             (0..random(&mut state) % 16).for_each(|_| thread::yield_now());
         }
         let signalled = signaller.join();
-        // A guest that has not looked since its last interrupt leaves without the signal.
-        memory.write(LEAVE, &[1]).expect("it is inside");
-        signal(&event);
+        leave(&memory, &event);
         guest.join().expect("the guest leaves");
         signalled.expect("each signal runs the handler once");
         masks
@@ -279,9 +183,7 @@ fn signals_while_masked_are_one_pending_interrupt() {
         assert_eq!(count(&memory), 0);
         machine.mask(1, false);
         assert_eq!(reached(&memory, 1), 1);
-        // A guest that has not looked since its last interrupt leaves without the signal.
-        memory.write(LEAVE, &[1]).expect("it is inside");
-        signal(&event);
+        leave(&memory, &event);
         guest.join().expect("the guest leaves");
     });
     assert!((1..=2).contains(&count(&memory)), "{} times", count(&memory));

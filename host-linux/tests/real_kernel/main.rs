@@ -5,6 +5,8 @@
 //! they run one after another (`--test-threads=1`).
 
 mod assigned;
+#[cfg(feature = "kvm")]
+mod counting;
 mod device;
 mod dma;
 mod edu;
