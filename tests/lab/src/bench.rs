@@ -43,6 +43,11 @@ const COMMAND: &[&str] = &["build", "--release", "--package", "vfio-assign"];
 /// How cargo is asked for the guest's own program.
 const VISITOR: &[&str] =
     &["build", "--release", "--package", "vfio-assign-lab", "--bin", "vfio-assign-lab-visitor"];
+/// What measures the host path, in L1.
+pub(crate) const METER: &str = "/lab/meter";
+/// How cargo is asked for it.
+const METER_PROGRAM: &[&str] =
+    &["build", "--release", "--package", "vfio-assign-lab", "--bin", "vfio-assign-lab-meter"];
 /// How cargo is asked for the tests.
 const TESTS: &[&str] = &[
     "test",
@@ -142,6 +147,12 @@ impl Bench {
     pub(crate) fn with_program(mut self, path: &'static str, program: PathBuf) -> Self {
         self.programs.push((path, program));
         self
+    }
+
+    /// Puts what measures the host path into L1, at [`METER`].
+    pub(crate) fn with_meter(self) -> Result<Self, BenchError> {
+        let program = build_program("the lab's meter", METER_PROGRAM, &self.progress)?;
+        Ok(self.with_program(METER, program))
     }
 
     /// Puts the crate's tests against a real kernel into L1, at [`REAL_KERNEL`].

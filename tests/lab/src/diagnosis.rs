@@ -94,7 +94,8 @@ fn rise(l1: &mut L1, machine: &str) -> Result<BTreeMap<String, i64>, L1Error> {
     Ok(after)
 }
 
-fn counters(l1: &mut L1, machine: &str) -> Result<BTreeMap<String, i64>, L1Error> {
+/// A virtual machine's counters, by name.
+pub(crate) fn counters(l1: &mut L1, machine: &str) -> Result<BTreeMap<String, i64>, L1Error> {
     let folder = format!("{COUNTERS}/{machine}");
     let mut counters = BTreeMap::new();
     for name in l1.list(&folder)? {

@@ -61,6 +61,25 @@ network() {
 drive() {
 	visitor "$@" 2>&1 | while read -r line; do say "$line"; done
 }
+
+# io NODE DEPTH WRITES MILLISECONDS: how fast a disk is.
+io() { drive io "/dev/$1" "depth=$2" "writes=$3" "milliseconds=$4"; }
+
+# bring_up NODE: loads the drivers, and waits for the disk.
+bring_up() {
+	load_modules
+	awaited ls "/dev/$1" >/dev/null 2>&1 || say "fault no-disk $1"
+}
+
+# rebind NODE: takes the disk from its driver, and gives it back.
+rebind() {
+	local driver=/sys/bus/pci/drivers/nvme device
+	device=$(cd "$driver" && ls -d 0000:*)
+	echo "$device" >"$driver/unbind"
+	echo "$device" >"$driver/bind"
+	awaited ls "/dev/$1" >/dev/null 2>&1 || say "fault no-disk $1"
+}
+
 edu() {
 	drive edu "$(path_of "$1")" "slot=$1"
 	pins "$1"

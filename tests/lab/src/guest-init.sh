@@ -1,7 +1,8 @@
 #!/bin/busybox sh
 # Process 1 of the guest. What it finds out it says through the kernel's log, a line at a time, so that nothing
 # the kernel prints at that moment tears the line. `lab.work=` on the command line says what to do:
-# hello (nothing), demo, read, obey (orders come over the console), serve (orders about any device), shell.
+# hello (nothing), demo, read, obey (orders come over the console), serve (orders about any device), wait (the same
+# before a driver is there), measure (the same after the disk is read), shell.
 export PATH=/bin
 /bin/busybox --install -s /bin
 mount -t devtmpfs devtmpfs /dev
@@ -22,10 +23,12 @@ for word in $(cat /proc/cmdline); do
 	case "$word" in lab.work=*) work=${word#lab.work=} ;; esac
 done
 [ "$work" != hello ] || leave
-while read -r module; do
-	insmod "/modules/$module" || say "fault insmod $module"
-done </modules/order
-if [ "$work" = serve ]; then
+load_modules() {
+	while read -r module; do
+		insmod "/modules/$module" || say "fault insmod $module"
+	done </modules/order
+}
+serve() {
 	. /devices.sh
 	say "ready"
 	# A number, a function of that file, and what it gets.
@@ -34,7 +37,10 @@ if [ "$work" = serve ]; then
 		say "done number=$number status=$?"
 	done
 	leave
-fi
+}
+[ "$work" != wait ] || serve
+load_modules
+[ "$work" != serve ] || serve
 patience=1000
 while [ ! -b "$disk" ]; do
 	patience=$((patience - 1))
@@ -60,6 +66,11 @@ read)
 	say "reading"
 	say "read sha256=$(digest)"
 	leave
+	;;
+measure)
+	say "reading"
+	say "read sha256=$(digest)"
+	serve
 	;;
 obey)
 	say "ready"

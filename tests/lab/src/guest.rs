@@ -21,6 +21,10 @@ pub(crate) enum Work {
     Obey,
     /// What it is told over its console of any of its devices: the functions of `guest-devices.sh`.
     Serve,
+    /// The same, before a driver is there: `bring_up` loads them.
+    Wait,
+    /// The same, once it has read everything.
+    Measure,
     /// Give the console to a person.
     Shell,
 }
@@ -34,6 +38,8 @@ impl Work {
             Work::Read => "read",
             Work::Obey => "obey",
             Work::Serve => "serve",
+            Work::Wait => "wait",
+            Work::Measure => "measure",
             Work::Shell => "shell",
         }
     }

@@ -34,6 +34,7 @@ mod zoo;
 
 use clap::{Parser, Subcommand};
 use progress::Progress;
+use scenarios::bench as benchmarks;
 use scenarios::zoo as the_zoo;
 use scenarios::{
     Choice, Failure, boot, captures, demo, errors, exec, firmware, kernel, life, lifecycle, operator, shell,
@@ -88,6 +89,8 @@ enum Scenario {
     Zoo(the_zoo::Options),
     /// A guest's life under vfio-assign against the same guest's under QEMU.
     VersusQemu(versus::Options),
+    /// What an assigned device costs, beside the bare calls and beside QEMU.
+    Bench(benchmarks::Options),
 }
 
 fn main() -> ExitCode {
@@ -112,6 +115,7 @@ fn main() -> ExitCode {
         Scenario::Life(options) => life::run(options, &progress),
         Scenario::Zoo(options) => the_zoo::run(options, &progress),
         Scenario::VersusQemu(options) => versus::run(options, &progress),
+        Scenario::Bench(options) => benchmarks::run(options, &progress),
     };
     progress.clear();
     match outcome {

@@ -20,8 +20,8 @@ pub(crate) enum RecordError {
     File { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("{} is no JSON: {source}", path.display())]
     Json { path: PathBuf, source: serde_json::Error },
-    #[error("{} has no lines '{}' and '{}'", path.display(), BEGIN.trim(), END.trim())]
-    NoPlace { path: PathBuf },
+    #[error("{} has no lines '{begin}' and '{end}'", path.display())]
+    NoPlace { path: PathBuf, begin: &'static str, end: &'static str },
 }
 
 /// Keeps the rows of one run of a scenario; rows of earlier runs that this one did not do again stay.
@@ -41,7 +41,11 @@ pub(crate) fn record(scenario: &str, column: &str, rows: &Map<String, Value>) ->
     fs::write(&path, text).map_err(|source| RecordError::File { operation: "write", path, source })?;
     let refuse = |operation, source| RecordError::File { operation, path: readme.clone(), source };
     let text = fs::read_to_string(&readme).map_err(|source| refuse("read", source))?;
-    let text = with_tables(&text, &results).ok_or(RecordError::NoPlace { path: readme.clone() })?;
+    let text = with_tables(&text, &results).ok_or(RecordError::NoPlace {
+        path: readme.clone(),
+        begin: BEGIN.trim(),
+        end: END.trim(),
+    })?;
     fs::write(&readme, text).map_err(|source| refuse("write", source))
 }
 

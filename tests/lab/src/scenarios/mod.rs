@@ -1,5 +1,6 @@
 //! The scenarios: each boots an L1 or several, and fills in a report.
 
+pub(crate) mod bench;
 pub(crate) mod boot;
 pub(crate) mod captures;
 mod command;
@@ -51,6 +52,10 @@ pub(crate) enum Cause {
     VirtualFunction(#[from] VirtualFunctionError),
     #[error("the disk's file or the terminal: {0}")]
     File(#[from] io::Error),
+    #[error("'{command}' ended with {end:?}: {stderr}")]
+    Program { command: String, end: End, stderr: String },
+    #[error("it is not so that {what}: expected {expected}, got {got}")]
+    NotSo { what: &'static str, expected: String, got: String },
     #[error("'{command}' in L1 ended with {end:?}: {stderr}")]
     Shell { command: String, end: End, stderr: String },
 }

@@ -126,7 +126,7 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
 }
 
 /// An L1 in which each of the monitors can be started at once.
-fn set_up(mut l1: L1, monitors: &[Monitor], progress: &Rc<Progress>) -> Result<L1, Cause> {
+pub(super) fn set_up(mut l1: L1, monitors: &[Monitor], progress: &Rc<Progress>) -> Result<L1, Cause> {
     driver::bind(&mut l1, DISK_BDF, VFIO)?;
     for monitor in monitors {
         // QEMU comes over 9p; it must not pay for that in the first run.
@@ -143,7 +143,7 @@ fn version(l1: &mut L1, monitor: &Monitor, progress: &Rc<Progress>) -> Result<St
     Ok(life.lines.first().map(|(_, line)| line.trim().to_owned()).unwrap_or_default())
 }
 
-fn touch_memory(l1: &mut L1, progress: &Rc<Progress>) -> Result<(), Cause> {
+pub(super) fn touch_memory(l1: &mut L1, progress: &Rc<Progress>) -> Result<(), Cause> {
     let arguments = TOUCH_MEMORY.split_whitespace().map(str::to_owned).collect();
     let touching = Launch { arguments, user: None };
     Life::start(l1, &Monitor::Ours, touching, progress)?.until_end(l1)?;

@@ -1,10 +1,11 @@
 //! The guest's own program: drives a PCI function from user space, where Linux has no driver that would.
 //!
-//! `visitor WORK FOLDER [KEY=VALUE...]` with the function's folder in sysfs. What it finds out it prints a line at a
+//! `visitor WORK FOLDER [KEY=VALUE...]` with the function's folder in sysfs, or a disk's node. What it finds out it prints a line at a
 //! time, a word and pairs behind it; the pairs it was given stand in each line. What is wrong begins with `fault`.
 
 mod edu;
 mod function;
+mod io;
 mod memory;
 mod moves;
 mod power;
@@ -64,6 +65,11 @@ fn visit(work: &str, folder: &str, voice: &Voice, number: &dyn Fn(&str) -> u64) 
         "large" => memory::visit_large(&function, voice),
         "power" => power::visit(&function, voice),
         "move" => moves::visit(&function, voice),
+        "io" => {
+            let time = std::time::Duration::from_millis(number("milliseconds"));
+            let load = io::Load { depth: number("depth") as u32, writes: number("writes") == 1, time };
+            io::measure(folder, load, voice)
+        }
         "scribble" => scribble::visit(&function, number("seed"), number("seconds"), voice),
         _ => Err(Fault::Work { work: work.to_owned() }),
     }

@@ -1,0 +1,118 @@
+//! Guest memory mapped for a device: by the library, which finds pages by several threads first, and by the bare call.
+
+use crate::bare::Bare;
+use crate::sample;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use std::error::Error;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+use vfio_assign_core::{Bdf, GuestAddr, Span};
+use vfio_assign_linux::{GuestMemory, GuestRegion, Host, HugePage, MemoryBacking, Vm, VmOptions};
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
+
+const MIB: u64 = 1 << 20;
+const HUGE_PAGE: u64 = 2 * MIB;
+const FREE_HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
+const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+/// What the memory is made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pages {
+    Small,
+    Transparent,
+    Huge,
+}
+
+/// Every kind of memory, not touched and touched, in each way, by turns.
+pub(crate) fn measure(bdf: Bdf, rounds: u32, mib: u64) -> Result<(), Box<dyn Error>> {
+    let bytes = mib * MIB;
+    for (name, pages) in [("4k", Pages::Small), ("thp", Pages::Transparent), ("huge", Pages::Huge)] {
+        fs::write(TRANSPARENT, if pages == Pages::Transparent { "always" } else { "never" })?;
+        fs::write(
+            FREE_HUGE_PAGES,
+            if pages == Pages::Huge { (bytes / HUGE_PAGE).to_string() } else { "0".into() },
+        )?;
+        for _ in 0..rounds {
+            for (state, touched) in [("fresh", false), ("touched", true)] {
+                let key = |way: &str| format!("map_{name}_{state}_{way}");
+                library(bdf, pages, bytes, touched, true, &key("library"))?;
+                if !touched {
+                    library(bdf, pages, bytes, touched, false, &key("one_thread"))?;
+                }
+                bare(bdf, pages, bytes, touched, &key("bare"))?;
+            }
+        }
+    }
+    fs::write(FREE_HUGE_PAGES, "0")?;
+    Ok(())
+}
+
+fn library(
+    bdf: Bdf,
+    pages: Pages,
+    bytes: u64,
+    touched: bool,
+    parallel: bool,
+    key: &str,
+) -> Result<(), Box<dyn Error>> {
+    let vm = Vm::new(Host::linux(), VmOptions::default());
+    let _device = vm.open(bdf)?;
+    let memory = GuestMemory::new(bytes, backing(pages))?;
+    if touched {
+        memory.prefault(0, bytes, 2)?;
+    }
+    let guest = Span::from_size(GuestAddr::new(0), bytes).ok_or("no memory")?;
+    // Above what the host keeps for messages.
+    let guest = guest.moved_to(GuestAddr::new(ABOVE)).ok_or("no place")?;
+    let region = GuestRegion { guest, memory, offset: 0 };
+    let started = Instant::now();
+    match parallel {
+        true => vm.add_memory(&[region])?,
+        // On two processors: one is left to the guest.
+        false => vm.add_memory_in_background(vec![region], Vec::new(), drop)?.wait()?,
+    }
+    sample(key, started.elapsed().as_nanos() as f64);
+    vm.remove_memory(guest)?;
+    Ok(())
+}
+
+/// Where the memory lies for the device.
+pub(crate) const ABOVE: u64 = 1 << 32;
+
+fn bare(bdf: Bdf, pages: Pages, bytes: u64, touched: bool, key: &str) -> Result<(), Box<dyn Error>> {
+    let bare = Bare::open(bdf)?;
+    let length = usize::try_from(bytes)?;
+    let memory: MmapRegion = match file(pages, bytes)? {
+        Some(file) => MmapRegion::from_file(FileOffset::new(file, 0), length)?,
+        None => MmapRegion::new(length)?,
+    };
+    if touched {
+        let whole = memory.as_volatile_slice();
+        for page in (0..length).step_by(4096) {
+            whole.write(&[0], page)?;
+        }
+    }
+    let started = Instant::now();
+    bare.map(&memory, ABOVE)?;
+    sample(key, started.elapsed().as_nanos() as f64);
+    bare.unmap(&memory, ABOVE)?;
+    Ok(())
+}
+
+fn backing(pages: Pages) -> MemoryBacking {
+    match pages {
+        Pages::Small | Pages::Transparent => MemoryBacking::Anonymous,
+        Pages::Huge => MemoryBacking::Huge(HugePage::Mib2),
+    }
+}
+
+fn file(pages: Pages, bytes: u64) -> Result<Option<File>, Box<dyn Error>> {
+    if pages != Pages::Huge {
+        return Ok(None);
+    }
+    let file: OwnedFd =
+        memfd_create("bare", MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)?;
+    ftruncate(&file, bytes)?;
+    Ok(Some(file.into()))
+}

@@ -1,0 +1,123 @@
+//! The core by itself, by its own benchmark: the instructions of each case, which are the same in every run, and the
+//! least time that it took.
+
+use super::Cause;
+use super::row::{Goal, Row};
+use crate::progress::Progress;
+use crate::protocol::End;
+use serde::Deserialize;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::rc::Rc;
+
+const BENCHMARK: [&str; 9] = [
+    "bench",
+    "--quiet",
+    "--locked",
+    "--package",
+    "vfio-assign-core",
+    "--bench",
+    "instructions",
+    "--",
+    "json",
+];
+
+/// What a case is to take at most, in nanoseconds.
+const GOALS: [(&str, f64); 6] = [
+    ("six BARs decoded/ours", 15.0),
+    ("address lookup/register", 3.0),
+    ("access/config read, local", 5.0),
+    ("access/table write, dword", 8.0),
+    ("one area minus two holes/ours", 15.0),
+    ("MSI-X bring-up/2048 vectors", 5000.0),
+];
+
+/// How the benchmark calls ours where there is somebody else's.
+const OURS: &str = "ours";
+
+/// A case as the benchmark prints it.
+#[derive(Debug, Deserialize)]
+struct Case {
+    case: String,
+    instructions: f64,
+    least_nanoseconds: f64,
+}
+
+/// The rows.
+pub(super) fn measure(progress: &Rc<Progress>) -> Result<Vec<Row>, Cause> {
+    progress.step("measuring the core, and counting its instructions under valgrind");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(BENCHMARK)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .output()?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let status = output.status;
+        let end = status.code().map_or(End::Signal(status.signal().unwrap_or_default()), End::Status);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(Cause::Program { command: format!("cargo {}", BENCHMARK.join(" ")), end, stderr });
+    }
+    Ok(rows(&cases(&printed)))
+}
+
+fn cases(printed: &str) -> Vec<Case> {
+    printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Two rows a case; those that are somebody else's stand beside ours of the same group.
+fn rows(cases: &[Case]) -> Vec<Row> {
+    let split = |case: &Case| -> Option<(String, String)> {
+        let (group, name) = case.case.split_once('/')?;
+        Some((group.to_owned(), name.to_owned()))
+    };
+    let mut rows = Vec::new();
+    for case in cases {
+        let Some((group, name)) = split(case) else { continue };
+        let with_ours = cases.iter().find(|other| other.case == format!("{group}/{OURS}"));
+        let others = match (name == OURS, with_ours) {
+            (true, _) => cases.iter().filter(|other| split(other).is_some_and(|it| it.0 == group)).collect(),
+            (false, Some(_)) if !name.starts_with(OURS) => continue,
+            (false, _) => Vec::new(),
+        };
+        let others: Vec<&&Case> = others.iter().filter(|other| !other.case.contains("/ours")).collect();
+        let goal =
+            GOALS.iter().find(|(wanted, _)| *wanted == case.case).map(|(_, limit)| Goal::AtMost(*limit));
+        let title = format!("core: {group}");
+        let time = Row::new(&title, name.clone(), "ns").ours(vec![case.least_nanoseconds]);
+        let count = Row::new(&title, name.clone(), "instructions").ours(vec![case.instructions]);
+        rows.push(Row { goal, ..time.clone() });
+        rows.push(count.clone());
+        for other in others {
+            let (_, who) = split(other).unwrap_or_default();
+            rows.push(time.clone().beside(&who, vec![other.least_nanoseconds]));
+            rows.push(count.clone().beside(&who, vec![other.instructions]));
+        }
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PRINTED: &str = r#"{"case":"six BARs decoded/ours","instructions":90,"least_nanoseconds":14.0}
+{"case":"six BARs decoded/pci_types","instructions":900,"least_nanoseconds":140.0}
+{"case":"access/config read, local","instructions":50,"least_nanoseconds":6.0}
+"#;
+
+    #[test]
+    fn another_crate_stands_beside_ours() {
+        let rows = rows(&cases(PRINTED));
+        let with_peer: Vec<_> = rows.iter().filter(|row| row.beside == "pci_types").collect();
+        assert_eq!(with_peer.iter().map(|row| row.ratio()).collect::<Vec<_>>(), [Some(0.1), Some(0.1)]);
+        assert_eq!(rows.len(), 6);
+    }
+
+    #[test]
+    fn a_goal_is_held_to_its_case() {
+        let rows = rows(&cases(PRINTED));
+        let reached: Vec<_> = rows.iter().filter_map(Row::is_reached).collect();
+        assert_eq!(reached, [true, false]);
+    }
+}

@@ -1,0 +1,169 @@
+//! What was measured: figures of ours, and beside them somebody else's.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// One thing that was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Row {
+    /// What, as a title above rows of a kind.
+    pub(crate) group: String,
+    /// What.
+    pub(crate) name: String,
+    /// Of what the figures are so many.
+    pub(crate) unit: String,
+    /// Whose figures stand beside ours; empty where nobody's do.
+    pub(crate) beside: String,
+    /// One figure a run.
+    pub(crate) ours: Vec<f64>,
+    /// The same of whoever stands beside.
+    pub(crate) theirs: Vec<f64>,
+    /// What ours is to be.
+    pub(crate) goal: Option<Goal>,
+    /// Whether more is better.
+    #[serde(default)]
+    pub(crate) more_is_better: bool,
+}
+
+/// What a figure is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Goal {
+    /// At most this part of the other's.
+    RatioAtMost(f64),
+    /// At least this part of the other's.
+    RatioAtLeast(f64),
+    /// No more than this.
+    AtMost(f64),
+}
+
+impl Row {
+    /// A row whose figures are to be as low as can be.
+    pub(crate) fn new(group: &str, name: impl Into<String>, unit: &str) -> Self {
+        Self {
+            group: group.into(),
+            name: name.into(),
+            unit: unit.into(),
+            beside: String::new(),
+            ours: Vec::new(),
+            theirs: Vec::new(),
+            goal: None,
+            more_is_better: false,
+        }
+    }
+
+    /// Our figures.
+    pub(crate) fn ours(mut self, ours: Vec<f64>) -> Self {
+        self.ours = ours;
+        self
+    }
+
+    /// Theirs.
+    pub(crate) fn beside(mut self, who: &str, theirs: Vec<f64>) -> Self {
+        (self.beside, self.theirs) = (who.into(), theirs);
+        self
+    }
+
+    /// What it is to be.
+    pub(crate) fn goal(mut self, goal: Goal) -> Self {
+        self.goal = Some(goal);
+        self
+    }
+
+    /// More is better.
+    pub(crate) fn more_is_better(mut self) -> Self {
+        self.more_is_better = true;
+        self
+    }
+
+    /// Our median as a part of theirs; none where there is nothing to compare with.
+    pub(crate) fn ratio(&self) -> Option<f64> {
+        let ratio = median(&self.ours) / median(&self.theirs);
+        ratio.is_finite().then_some(ratio)
+    }
+
+    /// Whether the goal is reached; none without one. What was not measured has reached none.
+    pub(crate) fn is_reached(&self) -> Option<bool> {
+        let holds = |value: Option<f64>, holds: &dyn Fn(f64) -> bool| value.is_some_and(holds);
+        Some(match self.goal? {
+            Goal::RatioAtMost(limit) => holds(self.ratio(), &|ratio| ratio <= limit),
+            Goal::RatioAtLeast(limit) => holds(self.ratio(), &|ratio| ratio >= limit),
+            Goal::AtMost(limit) => median(&self.ours) <= limit,
+        })
+    }
+
+    /// The row with all that follows from its figures.
+    pub(crate) fn json(&self) -> Value {
+        let spread = |values: &[f64]| {
+            let (low, high) = spread(values);
+            json!({"median": median(values), "lowest": low, "highest": high})
+        };
+        let mut value = json!(self);
+        value["ours_spread"] = spread(&self.ours);
+        value["theirs_spread"] = spread(&self.theirs);
+        value["ratio"] = json!(self.ratio());
+        value["goal_reached"] = json!(self.is_reached());
+        value
+    }
+}
+
+/// The middle value; of an even number the mean of the middle two. Of none it is no number.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    quantile(values, 0.5)
+}
+
+/// The lowest and the highest value.
+pub(crate) fn spread(values: &[f64]) -> (f64, f64) {
+    let low = values.iter().copied().reduce(f64::min);
+    let high = values.iter().copied().reduce(f64::max);
+    (low.unwrap_or(f64::NAN), high.unwrap_or(f64::NAN))
+}
+
+/// The value that this part of all are below, by a straight line between the two next to it.
+fn quantile(values: &[f64], part: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let place = part * last as f64;
+    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    below + (above - below) * place.fract()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Row {
+        Row::new("group", "name", "ns").ours(vec![1.0, 3.0, 2.0]).beside("other", vec![4.0, 4.0])
+    }
+
+    #[test]
+    fn the_median_is_the_middle_of_the_sorted_values() {
+        assert_eq!((median(&[9.0, 1.0, 3.0]), median(&[4.0, 1.0, 3.0, 2.0])), (3.0, 2.5));
+    }
+
+    #[test]
+    fn the_ratio_is_that_of_the_medians() {
+        assert_eq!(row().ratio(), Some(0.5));
+    }
+
+    #[test]
+    fn nothing_beside_is_no_ratio_and_reaches_no_goal() {
+        let alone = row().beside("", Vec::new()).goal(Goal::RatioAtMost(9.0));
+        assert_eq!((alone.ratio(), alone.is_reached()), (None, Some(false)));
+    }
+
+    #[test]
+    fn goals_are_held_to_the_medians() {
+        let reached = |goal| row().goal(goal).is_reached();
+        assert_eq!(reached(Goal::RatioAtMost(0.5)), Some(true));
+        assert_eq!(reached(Goal::RatioAtLeast(0.51)), Some(false));
+        assert_eq!(reached(Goal::AtMost(1.9)), Some(false));
+    }
+
+    #[test]
+    fn a_row_survives_being_kept() {
+        let kept = serde_json::from_value::<Row>(row().json());
+        assert_eq!(kept.ok(), Some(row()));
+    }
+}
