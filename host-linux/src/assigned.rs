@@ -8,7 +8,10 @@ use crate::guest::GuestSide;
 use crate::host_side::{Failure, HostSide};
 use crate::irq::{IrqError, IrqKind};
 use crate::passthrough::{AccessFailures, Passthrough};
+use crate::steps::StepObserver;
+use crate::traffic::{PieceAccesses, Traffic};
 use crate::vectors::DeviceIrqs;
+pub use interrupts::{MsixEntry, MsixState};
 use plan::Plan;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -34,6 +37,7 @@ pub struct Assigned<G: GuestSide> {
     driven: Mutex<Driven<G>>,
     decoder: Arc<RwLock<Decoder>>,
     passthrough: Passthrough,
+    traffic: Traffic,
     events: DeviceEvents,
     plan: Plan,
     findings: Vec<Finding>,
@@ -52,6 +56,8 @@ pub struct AssignOptions<'a> {
     pub unmapped: Vec<BarIndex>,
     /// What of the device the guest sees, and where.
     pub function: Options<'a>,
+    /// Who is to know of each step that is taken for the function.
+    pub steps: Option<Arc<dyn StepObserver>>,
 }
 
 /// Why a device that is open was not assigned.
@@ -150,7 +156,7 @@ impl<G: GuestSide> Assigned<G> {
         let bars = Arc::new(MappedBars::map(device.clone(), options.registers, &options.unmapped));
         let irqs = DeviceIrqs::new(&device);
         let plan = Plan::new(&bars, &irqs, &guest)?;
-        let options = &options.function;
+        let AssignOptions { function: options, steps, .. } = options;
         let mut findings = Vec::new();
         let function = AssignedFunction::new(
             &plan.description(*options),
@@ -174,11 +180,15 @@ impl<G: GuestSide> Assigned<G> {
             reset_made: None,
             reset_error: None,
             last_failure: None,
+            steps: steps.clone(),
+            read: 0,
         };
+        let traffic = Traffic::new(&function);
         Ok(Self {
             driven: Mutex::new(Driven { function, host }),
             decoder,
-            passthrough: Passthrough::new(bars),
+            passthrough: Passthrough::new(bars, steps.clone()),
+            traffic,
             events: DeviceEvents::new(&device),
             plan,
             findings,
@@ -221,6 +231,11 @@ impl<G: GuestSide> Assigned<G> {
     /// [pass through](Self::access_failures).
     pub fn counters(&self) -> Counters {
         *self.lock().function.counters()
+    }
+
+    /// How often the guest accessed what of each BAR, where that left guest mode. Takes no lock.
+    pub fn accesses(&self) -> impl Iterator<Item = PieceAccesses> {
+        self.traffic.pieces()
     }
 
     /// Whether something could not be taken away from the guest. No vCPU may run on before a [reset](Self::reset)
@@ -303,6 +318,7 @@ impl<G: GuestSide> fmt::Debug for Assigned<G> {
 pub use lifecycle::MISSES;
 
 mod access;
+mod interrupts;
 mod lifecycle;
 mod plan;
 mod reset;

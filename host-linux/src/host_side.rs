@@ -6,12 +6,13 @@ use crate::dma::DmaError;
 use crate::guest::{GuestSide, LineEnd};
 use crate::irq::IrqError;
 use crate::region::RegionIndex;
+use crate::steps::StepObserver;
 use crate::vectors::DeviceIrqs;
 use std::error::Error;
 use std::sync::{Arc, PoisonError, RwLock};
 use vfio_assign_core::host::{
     Events, GuestRange, GuestWindows, HostError, InterruptHost, InterruptKind, MappedWindow, Message,
-    PhysicalFunction, Step,
+    Outcome, PhysicalFunction, Step,
 };
 use vfio_assign_core::regs::header::{self, Command};
 use vfio_assign_core::{BarIndex, ConfigOffset, Decoder, PhysBarOffset, VectorIndex, Width};
@@ -30,6 +31,9 @@ pub(crate) struct HostSide<G: GuestSide> {
     /// Why the last reset failed.
     pub(crate) reset_error: Option<ResetError>,
     pub(crate) last_failure: Option<Failure<G::Error>>,
+    pub(crate) steps: Option<Arc<dyn StepObserver>>,
+    /// What the step under way has read, for whoever observes steps.
+    pub(crate) read: u64,
 }
 
 /// A step that failed, and why.
@@ -94,7 +98,9 @@ impl<G: GuestSide> PhysicalFunction for HostSide<G> {
         let mut data = [0; 4];
         let bytes = data.get_mut(..width.bytes()).unwrap_or_default();
         self.bars.device().read(RegionIndex::CONFIG, u64::from(offset.get()), bytes)?;
-        Ok(u32::from_le_bytes(data))
+        let value = u32::from_le_bytes(data);
+        self.read = value.into();
+        Ok(value)
     }
 
     fn config_write(&mut self, offset: ConfigOffset, width: Width, value: u32) -> Result<(), Self::Error> {
@@ -107,7 +113,8 @@ impl<G: GuestSide> PhysicalFunction for HostSide<G> {
     }
 
     fn bar_read(&mut self, bar: BarIndex, offset: PhysBarOffset, width: Width) -> Result<u64, Self::Error> {
-        Ok(self.bars.read(bar, offset, width)?)
+        self.read = self.bars.read(bar, offset, width)?;
+        Ok(self.read)
     }
 
     fn bar_write(
@@ -231,7 +238,8 @@ impl<G: GuestSide> InterruptHost for HostSide<G> {
         first: VectorIndex,
         mask: u64,
     ) -> Result<u64, Self::Error> {
-        Ok(self.irqs.of(kind).poll(first, mask)?)
+        self.read = self.irqs.of(kind).poll(first, mask)?;
+        Ok(self.read)
     }
 
     fn take_pending(
@@ -240,12 +248,31 @@ impl<G: GuestSide> InterruptHost for HostSide<G> {
         first: VectorIndex,
         mask: u64,
     ) -> Result<u64, Self::Error> {
-        Ok(self.irqs.of(kind).take(first, mask)?)
+        self.read = self.irqs.of(kind).take(first, mask)?;
+        Ok(self.read)
     }
 }
 
 impl<G: GuestSide> Events for HostSide<G> {
     fn step_failed(&mut self, step: Step, error: &Self::Error) {
         self.last_failure = Some(Failure { step, error: error.clone() });
+        if let Some(steps) = &self.steps {
+            steps.taken(step, Self::fewer(error).map_or(Outcome::Failed, Outcome::Fewer));
+        }
     }
+
+    fn step_done(&mut self, step: Step) {
+        if let Some(steps) = &self.steps {
+            let read = std::mem::take(&mut self.read);
+            steps.taken(step, if reads(step) { Outcome::Value(read) } else { Outcome::Done });
+        }
+    }
+}
+
+/// Whether a step has something to tell besides that it is done.
+fn reads(step: Step) -> bool {
+    matches!(
+        step,
+        Step::ReadConfig { .. } | Step::ReadBar { .. } | Step::PollPending { .. } | Step::TakePending { .. }
+    )
 }

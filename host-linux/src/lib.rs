@@ -48,13 +48,15 @@ mod retry;
 #[cfg(any(test, feature = "fake"))]
 pub mod scripted;
 mod space;
+mod steps;
 mod sys;
 mod sysfs;
 #[cfg(test)]
 mod testing;
+mod traffic;
 mod vectors;
 
-pub use assigned::{AssignError, AssignOptions, Assigned, Explained, Function, MISSES};
+pub use assigned::{AssignError, AssignOptions, Assigned, Explained, Function, MISSES, MsixEntry, MsixState};
 pub use bar::{MappedBars, RegisterPath, UnmappedArea, WindowMemory};
 pub use cdev::CdevError;
 pub use device::{Device, RegionError, ResetError};
@@ -80,6 +82,8 @@ pub use passthrough::AccessFailures;
 pub use progress::{MappingObserver, MappingProgress};
 pub use region::{RegionIndex, RegionInfo};
 pub use retry::{Clock, RetryPolicy};
+pub use steps::StepObserver;
 pub use sys::{EventFd, GuestMemory, HugePage, MemoryAccessError, MemoryBacking};
 pub use sysfs::{GroupMember, HostFunction, Sysfs, SysfsError, VfioDevice};
+pub use traffic::PieceAccesses;
 pub use vectors::{DeviceIrqs, IrqVectors};

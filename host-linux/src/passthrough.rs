@@ -2,14 +2,17 @@
 
 use crate::bar::MappedBars;
 use crate::device::RegionError;
+use crate::steps::StepObserver;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use vfio_assign_core::host::{Outcome, Step};
 use vfio_assign_core::{BarIndex, PhysBarOffset, Width};
 
 /// The way to a device's registers that vCPUs take side by side.
 #[derive(Debug)]
 pub(crate) struct Passthrough {
     bars: Arc<MappedBars>,
+    steps: Option<Arc<dyn StepObserver>>,
     reads: AtomicU64,
     writes: AtomicU64,
     last: Mutex<Option<RegionError>>,
@@ -27,8 +30,8 @@ pub struct AccessFailures {
 }
 
 impl Passthrough {
-    pub(crate) fn new(bars: Arc<MappedBars>) -> Self {
-        Self { bars, reads: AtomicU64::new(0), writes: AtomicU64::new(0), last: Mutex::default() }
+    pub(crate) fn new(bars: Arc<MappedBars>, steps: Option<Arc<dyn StepObserver>>) -> Self {
+        Self { bars, steps, reads: AtomicU64::new(0), writes: AtomicU64::new(0), last: Mutex::default() }
     }
 
     pub(crate) fn bars(&self) -> &MappedBars {
@@ -46,7 +49,10 @@ impl Passthrough {
     /// Reads 1, 2, 4 or 8 bytes, naturally aligned.
     pub(crate) fn read(&self, bar: BarIndex, offset: PhysBarOffset, data: &mut [u8]) {
         let width = Width::natural(offset.get(), data.len() as u64);
-        let value = self.bars.read(bar, offset, width).unwrap_or_else(|error| {
+        let read = self.bars.read(bar, offset, width);
+        let outcome = read.as_ref().map_or(Outcome::Failed, |value| Outcome::Value(*value));
+        self.tell(Step::ReadBar { bar, offset, width }, outcome);
+        let value = read.unwrap_or_else(|error| {
             self.count(&self.reads, error);
             u64::MAX
         });
@@ -62,8 +68,18 @@ impl Passthrough {
         for (to, from) in value.iter_mut().zip(data) {
             *to = *from;
         }
-        if let Err(error) = self.bars.write(bar, offset, width, u64::from_le_bytes(value)) {
+        let value = u64::from_le_bytes(value);
+        let written = self.bars.write(bar, offset, width, value);
+        let outcome = if written.is_ok() { Outcome::Done } else { Outcome::Failed };
+        self.tell(Step::WriteBar { bar, offset, width, value }, outcome);
+        if let Err(error) = written {
             self.count(&self.writes, error);
+        }
+    }
+
+    fn tell(&self, step: Step, outcome: Outcome) {
+        if let Some(steps) = &self.steps {
+            steps.taken(step, outcome);
         }
     }
 

@@ -126,8 +126,8 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
         }
     }
 
-    /// What the guest reads from the table: `width` bytes at `offset`, naturally aligned.
-    pub(crate) fn read_table(&self, offset: u64, width: Width) -> u64 {
+    /// What the guest reads from the table: `width` bytes at `offset`, naturally aligned; 0 behind its end.
+    pub fn read_table(&self, offset: u64, width: Width) -> u64 {
         let (index, upper, shift) = place_of(offset);
         let half = self.table().get(index).map_or(0, |vector| vector.half(upper));
         half.wrapping_shr(shift) & width.all_ones()

@@ -111,20 +111,24 @@ Examples:
 
     /// Show the registers of a device as they are now, decoded
     ///
-    /// The device is not opened, and goes on as it is. Only root sees more than the first 64 bytes.
+    /// The device is not opened, and goes on as it is. Only root sees more than the first 64 bytes. With --control also what
+    /// the guest has made of it: its MSI-X table and what is pending, accesses by BAR and piece, calls to the kernel.
     #[command(after_help = "\
 Examples:
   vfio-assign inspect 04:00.0
   vfio-assign inspect 04:00.0 --watch 2
+  vfio-assign inspect 04:00.0 --control /run/vm --watch
   vfio-assign inspect tests/captures/e1000e.capture --json")]
     Inspect(InspectArguments),
 
     /// Do again what a guest did to a device, without the device, and say the first difference
     #[command(after_help = "\
 Examples:
+  vfio-assign run --record run.record --device 04:00.0 --kernel /boot/vmlinuz
+  vfio-assign replay run.record
   vfio-assign replay tests/captures/linux-nvme-msix.trace
 
-Exit status: 0 the guest would be answered as it was, 3 it would not.")]
+Exit status: 0 the core does as it did, 3 it does not.")]
     Replay(ReplayArguments),
 
     /// Print what a shell completes the command's arguments by
@@ -234,8 +238,8 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
 
-    /// Record the device's shape and every access of the guest's that came to the monitor, for `replay`; of one device
-    /// that is there from the beginning
+    /// Record the device's shape, every access of the guest's that came to the monitor, every interrupt, and what was done,
+    /// for `replay`; of one device that is there from the beginning
     #[arg(long, value_name = "FILE", conflicts_with = "slots")]
     pub(crate) record: Option<PathBuf>,
 
@@ -274,7 +278,7 @@ const MAX_CPUS: i64 = 254;
 /// Slots of the root bus, but for the host bridge's.
 const MAX_SLOTS: i64 = 31;
 /// A kernel does not even unpack in less.
-const LEAST_MEMORY: u64 = 16 << 20;
+pub(crate) const LEAST_MEMORY: u64 = 16 << 20;
 
 /// Why a size of memory was refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

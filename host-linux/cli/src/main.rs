@@ -23,6 +23,7 @@ mod list;
 mod machine;
 mod manual;
 mod open_files;
+mod progress;
 mod replay;
 mod report;
 mod run;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     let start = Instant::now();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
         .format_timestamp(None)
+        .target(env_logger::Target::Pipe(Box::new(progress::LogLines)))
         .init();
     match command(&Arguments::parse(), start) {
         Ok(exit) => exit.into(),

@@ -23,6 +23,7 @@ use crate::machine::serial::SerialPort;
 use crate::machine::vcpu::Exits;
 use crate::machine::vm::Vm;
 use crate::machine::{Machine, Start as MachineStart};
+use crate::progress::Progress;
 use crate::report::{Report, ReportFile, Times};
 use crate::saved::{SavedError, SavedRun, Shape};
 use crate::stats;
@@ -45,7 +46,9 @@ pub(crate) fn run(arguments: &RunArguments, start: Instant) -> Result<Ending, Pr
     let report = arguments.report.as_deref().map(ReportFile::create).transpose()?;
     let mut times = Times { ready: None, first_guest_output: None, life: 0.0 };
     let mut seen = Seen::default();
-    let result = run_machine(arguments, start, &mut times, &mut seen);
+    let progress = Progress::new();
+    let result = run_machine(arguments, start, (&mut times, &mut seen), &progress);
+    progress.clear();
     times.life = Times::between(start, Instant::now());
     if arguments.stats {
         let exits = serde_json::to_value(seen.exits).unwrap_or_default();
@@ -89,7 +92,12 @@ struct Made {
 }
 
 /// A machine that boots.
-fn boot(arguments: &RunArguments, stops: (Sender<Stop>, Receiver<Stop>)) -> Result<Made, Problem> {
+fn boot(
+    arguments: &RunArguments,
+    stops: (Sender<Stop>, Receiver<Stop>),
+    progress: &Progress,
+) -> Result<Made, Problem> {
+    progress.step(format!("loading {}", arguments.kernel.display()));
     let mut images = BootImages::open(&arguments.kernel, arguments.initrd.as_deref(), &arguments.append)?;
     let devices = addresses(&arguments.devices)?;
     let recording = arguments.record.as_deref();
@@ -105,12 +113,13 @@ fn boot(arguments: &RunArguments, stops: (Sender<Stop>, Receiver<Stop>)) -> Resu
         let load = || images.load(vm.ram(), vm.layout());
         let loading = Builder::new().name("load".into()).spawn_scoped(scope, load);
         let loading = loading.map_err(|source| BootError::Thread { source })?;
-        let means = Means { backend: arguments.backend.into(), recording };
+        let observer = Arc::new(progress.clone());
+        let means = Means { backend: arguments.backend.into(), recording, observer: Some(observer) };
         let with = (vm.for_devices(), plan.starts_in());
         let assignment = Assignment::reserve(Arc::clone(&pci), devices, means, with, stops.0.clone())?;
         Ok((assignment, loading.join().unwrap_or_else(|panic| resume_unwind(panic))?))
     })?;
-    let (output, writer) = output()?;
+    let (output, writer) = output(progress)?;
     let serial = Arc::new(SerialPort::new(vm.fd(), output.clone())?);
     let images = (images, MachineStart::At(entry));
     let machine = Machine::new(vm, arguments.cpus, images, Arc::clone(&serial), pci, stops)?;
@@ -122,7 +131,9 @@ fn go_on(
     arguments: &RunArguments,
     (state, from): (&Path, &Path),
     stops: (Sender<Stop>, Receiver<Stop>),
+    progress: &Progress,
 ) -> Result<Made, Problem> {
+    progress.step("taking the machine over");
     // What can be wrong is found out while the other process can still go on itself.
     let images = BootImages::open(&arguments.kernel, arguments.initrd.as_deref(), &arguments.append)?;
     let SavedRun { machine, devices, .. } = SavedRun::read(state, Shape::of(arguments))?;
@@ -133,7 +144,7 @@ fn go_on(
     let last = devices.iter().map(|device| usize::from(device.slot)).max();
     let slots = SlotPlan { devices: last.unwrap_or(0), hot_plug: arguments.slots.into() };
     let (pci, arrival) = PciBus::new(slots, vm.port_interrupts())?;
-    let (output, writer) = output()?;
+    let (output, writer) = output(progress)?;
     let serial = Arc::new(SerialPort::new(vm.fd(), output.clone())?);
     let (for_devices, told) = (vm.for_devices(), stops.0.clone());
     let images = (images, MachineStart::GoOn(Box::new(machine)));
@@ -146,29 +157,31 @@ fn go_on(
     Ok(Made { machine, assignment, arrival, serial, output, writer })
 }
 
-fn output() -> Result<(Output, OutputThread), NoOutput> {
+fn output(progress: &Progress) -> Result<(Output, OutputThread), NoOutput> {
     let stdout = rustix::io::dup(io::stdout()).map_err(|errno| NoOutput { source: errno.into() })?;
-    Output::start(stdout).map_err(|source| NoOutput { source })
+    let line = progress.clone();
+    // Both may be on one terminal.
+    Output::start(stdout, move || line.clear()).map_err(|source| NoOutput { source })
 }
 
 fn run_machine(
     arguments: &RunArguments,
     start: Instant,
-    times: &mut Times,
-    seen: &mut Seen,
+    (times, seen): (&mut Times, &mut Seen),
+    progress: &Progress,
 ) -> Result<Ending, Problem> {
     let stops = channel();
     let (console_stop, control_stop) = (stops.0.clone(), stops.0.clone());
     let listen = || arguments.control.as_deref().map(Server::listen).transpose();
     let (made, control) = match arguments.restore.as_deref().zip(arguments.from.as_deref()) {
         Some(paths) => {
-            let made = go_on(arguments, paths, stops)?;
+            let made = go_on(arguments, paths, stops, progress)?;
             // Not before the other process has ended, which may have listened there.
             (made, listen()?)
         }
         None => {
             let control = listen()?;
-            (boot(arguments, stops)?, control)
+            (boot(arguments, stops, progress)?, control)
         }
     };
     let Made { mut machine, mut assignment, arrival, serial, output, writer } = made;
@@ -178,7 +191,9 @@ fn run_machine(
     let line = MachineLine { asks, stops: control_stop };
     assignment.open(arrival, control.map(|server| Control::new(server, line)))?;
     let life = Life::new((&mut machine, &mut assignment), inbox, &mut seen.reboots, Shape::of(arguments));
+    progress.step("booting");
     let mut result = life.run();
+    progress.clear();
     // The last output comes before the terminal is given back, and before any error. What follows may take long,
     // and signals have their effect again.
     writer.finish();

@@ -2,8 +2,9 @@
 
 use super::Assigned;
 use crate::guest::GuestSide;
+use crate::traffic::Direction;
 use std::sync::PoisonError;
-use vfio_assign_core::{Access, Bytes, Decoded, GuestAddr, GuestPort, Target};
+use vfio_assign_core::{Access, Bytes, Decoded, GuestAddr, GuestBarOffset, GuestPort, Target};
 
 impl<G: GuestSide> Assigned<G> {
     /// The guest reads configuration space from byte `offset` on.
@@ -41,11 +42,16 @@ impl<G: GuestSide> Assigned<G> {
         match decoder.memory(address, data.len() as u64) {
             Decoded::Miss => return false,
             // The device is accessed with the decoder held, so that the BAR stays where it is.
-            Decoded::Passthrough { bar, offset } => match data {
-                Data::Read(data) => self.passthrough.read(bar, offset, data),
-                Data::Write(data) => self.passthrough.write(bar, offset, data),
-            },
+            Decoded::Passthrough { bar, offset } => {
+                // What passes through stands where the device has it.
+                self.traffic.count(bar, GuestBarOffset::new(offset.get()), data.direction());
+                match data {
+                    Data::Read(data) => self.passthrough.read(bar, offset, data),
+                    Data::Write(data) => self.passthrough.write(bar, offset, data),
+                }
+            }
             Decoded::Function => {
+                self.traffic.count_memory(&decoder, address, data.direction());
                 drop(decoder);
                 self.access(Target::Memory(address), data);
             }
@@ -57,8 +63,9 @@ impl<G: GuestSide> Assigned<G> {
         let port = GuestPort::new(u64::from(port));
         let decoder = self.decoder.read().unwrap_or_else(PoisonError::into_inner);
         let hit = decoder.ports(port, data.len() as u64) != Decoded::Miss;
-        drop(decoder);
         if hit {
+            self.traffic.count_ports(&decoder, port, data.direction());
+            drop(decoder);
             self.access(Target::Port(port), data);
         }
         hit
@@ -98,6 +105,13 @@ impl Data<'_> {
         match self {
             Self::Read(data) => data.len(),
             Self::Write(data) => data.len(),
+        }
+    }
+
+    fn direction(&self) -> Direction {
+        match self {
+            Self::Read(_) => Direction::Read,
+            Self::Write(_) => Direction::Write,
         }
     }
 }

@@ -376,5 +376,6 @@ fn bus_mastering_stays_off_when_the_mapping_it_waits_for_fails() {
 }
 
 mod lifecycle;
+mod observed;
 mod pin;
 mod reset;

@@ -240,6 +240,7 @@ const INTERRUPTS: &[Function] = &[
     f1(Msix::message_control),
     f1(Msix::live),
     f2(Msix::pending),
+    f3(Msix::read_table),
     f1(Msix::host_vectors),
     f1(Msi::capability),
     f1(Msi::count),

@@ -1,22 +1,24 @@
 //! An assigned device on the guest's PCI bus, and what is said of it when something fails.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use vfio_assign_core::{Bdf, GuestAddr, ResetOutcome};
-use vfio_assign_linux::kvm::KvmGuest;
+use vfio_assign_core::{Bdf, BusMastering, GuestAddr, ResetOutcome};
 use vfio_assign_linux::{Assigned, DeviceEvent, Host, ResetError};
 
-use super::record::{Recording, Turn};
+use super::record::{Ending, Recording, Turn};
+use super::tap::TappedGuest;
 use crate::machine::pci::{PciFunction, Quarantine};
 
 /// An assigned device.
 pub(super) struct AssignedDevice {
-    pub(super) assigned: Assigned<KvmGuest>,
+    // Dropped in this order: what becomes of the device is in its recording.
+    pub(super) assigned: Assigned<TappedGuest>,
+    recording: Ending,
     /// Where its calls to the kernel are counted.
     pub(super) host: Host,
     pub(super) resets: Resets,
-    recording: Option<Arc<Recording>>,
+    dead: AtomicBool,
     events: [AtomicU64; DeviceEvent::ALL.len()],
 }
 
@@ -61,12 +63,55 @@ impl Resets {
 
 impl AssignedDevice {
     /// A device that has just been assigned.
-    pub(super) fn new(assigned: Assigned<KvmGuest>, host: Host, recording: Option<Arc<Recording>>) -> Self {
-        Self { assigned, host, resets: Resets::default(), recording, events: Default::default() }
+    pub(super) fn new(
+        assigned: Assigned<TappedGuest>,
+        host: Host,
+        recording: Option<Arc<Recording>>,
+    ) -> Self {
+        let (recording, dead) = (Ending(recording), AtomicBool::new(false));
+        Self { assigned, recording, host, resets: Resets::default(), dead, events: Default::default() }
     }
 
     fn turn(&self) -> Turn<'_> {
-        Turn::take(self.recording.as_deref())
+        Turn::take(self.recording.0.as_deref())
+    }
+
+    /// Whether the device still answers; if not, none of its memory is in the guest any more.
+    pub(super) fn is_alive(&self) -> bool {
+        self.looked(Assigned::check_health)
+    }
+
+    /// The same, of which only several looks in a row without an answer are enough.
+    pub(super) fn watch(&self) -> bool {
+        self.looked(Assigned::watch)
+    }
+
+    fn looked(&self, look: impl FnOnce(&Assigned<TappedGuest>) -> bool) -> bool {
+        let turn = self.turn();
+        let alive = look(&self.assigned);
+        if !alive && !self.dead.swap(true, Ordering::Relaxed) {
+            turn.did(format_args!("gone"));
+        }
+        alive
+    }
+
+    /// The machine stops: interrupts are held. No processor runs.
+    pub(super) fn stop(&self) {
+        let turn = self.turn();
+        self.assigned.stop(BusMastering::Kept);
+        turn.did(format_args!("stop kept"));
+    }
+
+    /// The machine goes on, and what was held is delivered.
+    pub(super) fn start(&self) {
+        let turn = self.turn();
+        self.assigned.start();
+        turn.did(format_args!("start"));
+    }
+
+    /// Another process goes on with it.
+    pub(super) fn hand_over(&self) {
+        self.recording.hand_over();
     }
 
     /// The device's address on the host.
@@ -76,6 +121,8 @@ impl AssignedDevice {
 
     /// Notes how a reset of the machine went for the device.
     pub(super) fn was_reset(&self, outcome: ResetOutcome) {
+        let word = if outcome == ResetOutcome::Reset { "done" } else { "not-done" };
+        self.turn().did(format_args!("reset {word}"));
         if outcome == ResetOutcome::NotReset && self.resets.failed() {
             log::warn!("{}", NotReset { bdf: self.bdf(), source: self.assigned.reset_error() });
         }
@@ -99,20 +146,20 @@ impl PciFunction for AssignedDevice {
     fn config_read(&self, offset: u16, data: &mut [u8]) {
         let turn = self.turn();
         self.assigned.config_read(u32::from(offset), data);
-        turn.wrote_down("config read", offset.into(), data);
+        turn.accessed("config read", offset.into(), data);
     }
 
     fn config_write(&self, offset: u16, data: &[u8]) {
         let turn = self.turn();
         self.assigned.config_write(u32::from(offset), data);
-        turn.wrote_down("config write", offset.into(), data);
+        turn.accessed("config write", offset.into(), data);
     }
 
     fn memory_read(&self, address: u64, data: &mut [u8]) -> bool {
         let turn = self.turn();
         let ours = self.assigned.memory_read(GuestAddr::new(address), data);
         if ours {
-            turn.wrote_down("memory read", address, data);
+            turn.accessed("memory read", address, data);
         }
         ours
     }
@@ -121,7 +168,7 @@ impl PciFunction for AssignedDevice {
         let turn = self.turn();
         let ours = self.assigned.memory_write(GuestAddr::new(address), data);
         if ours {
-            turn.wrote_down("memory write", address, data);
+            turn.accessed("memory write", address, data);
         }
         ours
     }
@@ -130,7 +177,7 @@ impl PciFunction for AssignedDevice {
         let turn = self.turn();
         let ours = self.assigned.port_read(port, data);
         if ours {
-            turn.wrote_down("port read", port.into(), data);
+            turn.accessed("port read", port.into(), data);
         }
         ours
     }
@@ -139,13 +186,13 @@ impl PciFunction for AssignedDevice {
         let turn = self.turn();
         let ours = self.assigned.port_write(port, data);
         if ours {
-            turn.wrote_down("port write", port.into(), data);
+            turn.accessed("port write", port.into(), data);
         }
         ours
     }
 
     fn revoke_if_dead(&self) -> bool {
-        !self.assigned.check_health()
+        !self.is_alive()
     }
 
     fn reset(&self) {

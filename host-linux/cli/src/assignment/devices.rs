@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vfio_assign_core::{Bdf, BusMastering};
+use vfio_assign_core::Bdf;
 use vfio_assign_linux::Assigned;
 
 use super::device::AssignedDevice;
@@ -79,12 +79,17 @@ impl Devices {
 
     /// The machine stops: interrupts are held. No processor runs.
     pub(crate) fn stop(&self) {
-        self.there().iter().for_each(|member| member.device.assigned.stop(BusMastering::Kept));
+        self.there().iter().for_each(|member| member.device.stop());
     }
 
     /// The machine goes on, and what was held is delivered.
     pub(crate) fn start(&self) {
-        self.there().iter().for_each(|member| member.device.assigned.start());
+        self.there().iter().for_each(|member| member.device.start());
+    }
+
+    /// Another process goes on with them.
+    pub(super) fn hand_over(&self) {
+        self.there().iter().for_each(|member| member.device.hand_over());
     }
 
     /// What another process needs to go on with the stopped devices: what is in the file, and what is handed over.

@@ -93,7 +93,7 @@ impl Keeper {
                 watched = Instant::now();
                 // One that is found gone says so by its event.
                 for member in self.devices.there() {
-                    member.device.assigned.watch();
+                    member.device.watch();
                 }
             }
             self.serve();
@@ -138,7 +138,7 @@ impl Keeper {
     fn happened(&mut self, bdf: Bdf, event: DeviceEvent) {
         let Some(Member { slot, device }) = self.devices.find(bdf) else { return };
         let first = device.count_event(event);
-        let alive = device.assigned.check_health();
+        let alive = device.is_alive();
         drop(device);
         let name = bdf.to_string();
         match event {
@@ -169,7 +169,7 @@ impl Keeper {
     /// Takes what the guest has given up, and what has died.
     fn look(&mut self) {
         for Member { slot, device } in self.devices.there() {
-            let (bdf, alive) = (device.bdf(), device.assigned.check_health());
+            let (bdf, alive) = (device.bdf(), device.is_alive());
             drop(device);
             if self.bus.is_released(slot) {
                 log::info!("{bdf}: the guest has given it up");

@@ -9,6 +9,7 @@ mod opener;
 mod record;
 mod report;
 mod saved;
+mod tap;
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,8 +20,8 @@ use keeper::Keeper;
 use opener::Opener;
 use vfio_assign_core::{Bdf, BdfError, GuestAddr, Span};
 use vfio_assign_linux::{
-    AssignError, Backend, DmaError, Errno, FaultHandlerError, MappingThread, MappingThreadError, OpenError,
-    Reservation,
+    AssignError, Backend, DmaError, Errno, FaultHandlerError, MappingObserver, MappingThread,
+    MappingThreadError, OpenError, Reservation,
 };
 
 use crate::help::Help;
@@ -33,6 +34,7 @@ pub(crate) use devices::Devices;
 pub(crate) use keeper::Control;
 pub(crate) use record::Recording;
 pub(crate) use saved::{NotHandedOn, SavedDevice};
+pub(crate) use tap::GuestError;
 
 /// Why the devices were not assigned.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +103,12 @@ pub(crate) enum AssignmentError {
     /// The process cannot handle faults of mapped registers.
     #[error(transparent)]
     Faults(#[from] FaultHandlerError),
+    /// Nobody can write its interrupts down.
+    #[error("cannot start the thread that records interrupts: {source}")]
+    Recorder {
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
     /// A device is open and cannot be given to a guest.
     #[error(transparent)]
     Assign(#[from] AssignError),
@@ -117,7 +125,9 @@ impl Help for AssignmentError {
             Self::Twice { .. } => "give each --device once".into(),
             Self::Kvm { .. } => "raise the number of open files (`ulimit -n`) if it says EMFILE".into(),
             Self::Memory(_) => "give the guest less with --memory, or do what the message says".into(),
-            Self::Thread { .. } => "raise the number of processes: `ulimit -u`".into(),
+            Self::Thread { .. } | Self::Recorder { .. } => {
+                "raise the number of processes: `ulimit -u`".into()
+            }
             // The message names the way out itself: it knows the group, the members and their drivers.
             Self::Open(_) | Self::Mapping(_) | Self::Faults(_) => return None,
             Self::Assign(_) => {
@@ -127,10 +137,12 @@ impl Help for AssignmentError {
     }
 }
 
-/// How devices are opened, and whether what is done to them is recorded.
+/// How devices are opened, whether what is done to them is recorded, and who wants to know how far memory is pinned.
+#[derive(Default)]
 pub(crate) struct Means {
     pub(crate) backend: Option<Backend>,
     pub(crate) recording: Option<Recording>,
+    pub(crate) observer: Option<Arc<dyn MappingObserver>>,
 }
 
 /// An address that a person has given.
@@ -221,8 +233,7 @@ impl Assignment {
             return Ok(assignment);
         }
         let ram = machine.ram.clone();
-        let opener =
-            Opener::new(machine, Means { backend: None, recording: None }, assignment.bus.has_ports())?;
+        let opener = Opener::new(machine, Means::default(), assignment.bus.has_ports())?;
         opener.vm.add_memory(&ram)?;
         for device in saved {
             let slot = device.slot;
@@ -251,6 +262,7 @@ impl Assignment {
     /// end soon.
     pub(crate) fn vanish(mut self) {
         self.end_keeping();
+        self.devices.hand_over();
         std::mem::forget(self);
     }
 

@@ -6,11 +6,12 @@ use vfio_assign_core::{Options, Placement};
 use vfio_assign_linux::kvm::{Gsi, IrqchipRoutes, KvmGuest, KvmVfio, Routes};
 use vfio_assign_linux::{
     AssignError, AssignOptions, Assigned, Device, FaultHandler, HandedDevice, LineEnd, RegionIndex,
-    RegisterPath, Reservation, Vm, VmOptions,
+    RegisterPath, Reservation, StepObserver, Vm, VmOptions,
 };
 
 use super::device::AssignedDevice;
-use super::record::Recording;
+use super::record::{Recording, Turn};
+use super::tap::TappedGuest;
 use super::{AssignmentError, Means};
 use crate::machine::layout::intx_gsi;
 use crate::machine::vm::ForDevices;
@@ -31,14 +32,14 @@ impl Opener {
     /// What devices of this machine are connected to; they are opened by this interface.
     pub(super) fn new(
         machine: ForDevices,
-        Means { backend, recording }: Means,
+        Means { backend, recording, observer }: Means,
         hot_plug: bool,
     ) -> Result<Self, AssignmentError> {
         let refused = |errno| AssignmentError::Kvm { what: "tell its route limit", errno };
         let routes = Routes::new(machine.kvm.clone(), IrqchipRoutes::X86Full).map_err(refused)?;
         let registers = RegisterPath::Mapping(FaultHandler::install()?);
         let files = Arc::new(KvmVfio::new(machine.kvm.clone()));
-        let options = VmOptions { files: Some(files), backend, ..VmOptions::default() };
+        let options = VmOptions { files: Some(files), backend, observer, ..VmOptions::default() };
         let vm = Vm::new(machine.host.clone(), options);
         let recording = recording.map(Arc::new);
         Ok(Self { vm, routes: Arc::new(routes), registers, hot_plug, recording, machine })
@@ -65,7 +66,7 @@ impl Opener {
         &self,
         device: Device,
         slot: u8,
-        assign: impl FnOnce(Device, KvmGuest, &AssignOptions<'_>) -> Result<Assigned<KvmGuest>, AssignError>,
+        assign: impl FnOnce(Device, TappedGuest, &AssignOptions<'_>) -> Result<Assigned<TappedGuest>, AssignError>,
     ) -> Result<AssignedDevice, AssignmentError> {
         let ForDevices { host, kvm, slots, .. } = &self.machine;
         let mut guest = KvmGuest::new(kvm.clone(), slots.clone(), self.routes.clone());
@@ -74,11 +75,17 @@ impl Opener {
         }
         let placement = if self.hot_plug { Placement::BehindPort } else { Placement::RootComplex };
         let function = Options { placement, ..Options::default() };
-        let options = AssignOptions { registers: self.registers, function, ..AssignOptions::default() };
+        let steps = self.recording.clone().map(|recording| recording as Arc<dyn StepObserver>);
+        let options =
+            AssignOptions { registers: self.registers, function, steps, ..AssignOptions::default() };
         if let Some(recording) = &self.recording {
             recording.begin(&device)?;
         }
+        let guest = TappedGuest::new(guest, self.recording.clone())
+            .map_err(|source| AssignmentError::Recorder { source })?;
+        let turn = Turn::take(self.recording.as_deref());
         let assigned = assign(device, guest, &options)?;
+        turn.did(format_args!("attach"));
         Ok(AssignedDevice::new(assigned, host.clone(), self.recording.clone()))
     }
 }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use vfio_assign_core::{BarIndex, BarPiece, ResetOutcome};
-use vfio_assign_linux::kvm::KvmError;
-use vfio_assign_linux::{AccessFailures, DeviceEvent, Failure};
+use vfio_assign_core::host::Message;
+use vfio_assign_core::regs::msix;
+use vfio_assign_core::{BarIndex, ResetOutcome};
+use vfio_assign_linux::{AccessFailures, DeviceEvent, Failure, MsixEntry, MsixState, PieceAccesses};
 
+use super::GuestError;
 use super::device::AssignedDevice;
 
 /// A device in the report.
@@ -18,7 +20,11 @@ pub(super) struct DeviceReport {
     /// What was odd about it when it was assigned.
     findings: Vec<String>,
     bars: Vec<BarReport>,
+    /// The kind of interrupt that the guest uses now.
+    interrupt_mode: Option<String>,
     vectors: VectorReport,
+    /// None where the guest is not offered it.
+    msix: Option<MsixReport>,
     counters: BTreeMap<&'static str, u64>,
     failures: FailureReport,
     resets: ResetReport,
@@ -42,6 +48,9 @@ struct PieceReport {
     last: u64,
     treatment: String,
     reason: String,
+    /// Accesses of the guest's that began in it and left guest mode.
+    reads: u64,
+    writes: u64,
 }
 
 #[derive(Serialize)]
@@ -49,6 +58,49 @@ struct VectorReport {
     offered: u16,
     wired: u16,
     armed: u16,
+}
+
+/// MSI-X as the guest sees it.
+#[derive(Serialize)]
+struct MsixReport {
+    enabled: bool,
+    function_mask: bool,
+    /// Those that are not as after a reset.
+    entries: Vec<EntryReport>,
+}
+
+#[derive(Serialize)]
+struct EntryReport {
+    vector: usize,
+    address: u64,
+    data: u32,
+    masked: bool,
+    /// None where it cannot be told.
+    pending: Option<bool>,
+    /// Whether an event of the host's stands for it.
+    event: bool,
+}
+
+impl From<MsixState> for MsixReport {
+    fn from(state: MsixState) -> Self {
+        let used = |(_, entry): &(usize, MsixEntry)| {
+            let reset = Message { address: 0, data: 0 };
+            entry.message != reset || !entry.masked || entry.pending != Some(false) || entry.has_event
+        };
+        let entries = state.entries.into_iter().enumerate().filter(used);
+        Self {
+            enabled: state.message_control & msix::ENABLE != 0,
+            function_mask: state.message_control & msix::FUNCTION_MASK != 0,
+            entries: entries.map(EntryReport::from).collect(),
+        }
+    }
+}
+
+impl From<(usize, MsixEntry)> for EntryReport {
+    fn from((vector, entry): (usize, MsixEntry)) -> Self {
+        let MsixEntry { message: Message { address, data }, masked, pending, has_event: event, .. } = entry;
+        Self { vector, address, data, masked, pending, event }
+    }
 }
 
 /// What failed while the guest ran; how often each kind of step did is among the counters.
@@ -90,19 +142,21 @@ impl EventReport {
     }
 }
 
-impl From<BarPiece> for PieceReport {
-    fn from(piece: BarPiece) -> Self {
+impl From<PieceAccesses> for PieceReport {
+    fn from(PieceAccesses { piece, reads, writes, .. }: PieceAccesses) -> Self {
         Self {
             first: piece.span.first().get(),
             last: piece.span.last().get(),
             treatment: piece.treatment.to_string(),
             reason: piece.reason.to_string(),
+            reads,
+            writes,
         }
     }
 }
 
 impl FailureReport {
-    fn new(steps: u64, last: Option<&Failure<KvmError>>, accesses: AccessFailures) -> Self {
+    fn new(steps: u64, last: Option<&Failure<GuestError>>, accesses: AccessFailures) -> Self {
         Self {
             steps,
             last_step: last.map(|failure| format!("{:?}", failure.step)),
@@ -126,11 +180,12 @@ impl DeviceReport {
     /// The device as it is now.
     pub(super) fn of(device: &AssignedDevice) -> Self {
         let assigned = &device.assigned;
-        let last_reset_error = assigned.reset_error();
+        let (last_reset_error, msix) = (assigned.reset_error(), assigned.msix());
         assigned.inspect(|function, _, _, failure| {
             let bars = BarIndex::ALL.into_iter().filter_map(|index| {
                 let bar = function.bars().get(index)?;
-                let pieces = function.explain_bar(index).map(PieceReport::from).collect();
+                let pieces = assigned.accesses().filter(|piece| piece.bar == index);
+                let pieces = pieces.map(PieceReport::from).collect();
                 Some(BarReport { index: index.get(), size: bar.size, pieces })
             });
             let counters = function.counters();
@@ -153,6 +208,8 @@ impl DeviceReport {
                 backend: assigned.device().backend().to_string(),
                 findings: assigned.findings().iter().map(ToString::to_string).collect(),
                 bars: bars.collect(),
+                interrupt_mode: function.interrupt_mode().map(|kind| kind.to_string()),
+                msix: msix.map(MsixReport::from),
                 vectors: VectorReport {
                     offered: function.msix().map_or(0, |msix| msix.count()),
                     wired,

@@ -76,6 +76,11 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// Whether there is nothing in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// The table in at most `room` columns where that can be done; as wide as it is where there is no limit. Columns
     /// in which nothing stands are left out.
     pub(crate) fn text(&self, room: Option<usize>) -> String {

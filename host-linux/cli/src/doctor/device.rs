@@ -134,7 +134,7 @@ pub(super) fn virtual_functions(facts: &Facts<'_>, device: &Device) -> Found {
     Ok(Check::ok(format!("a virtual function of {physical}")))
 }
 
-pub(super) fn uses(_: &Facts<'_>, device: &Device) -> Found {
+pub(super) fn uses(facts: &Facts<'_>, device: &Device) -> Found {
     let own = device.function.bdf;
     let mut found = Vec::new();
     let mut steps = Vec::new();
@@ -158,7 +158,11 @@ pub(super) fn uses(_: &Facts<'_>, device: &Device) -> Found {
             let check = Check::cannot_tell(unseen.to_string(), "The host may need it.");
             return Ok(check.act("Look again as root."));
         }
-        return Ok(Check::ok("none that is seen: no disk in use, default route, boot display"));
+        const NONE: &str = "none that is seen: no disk in use, default route, boot display";
+        return Ok(match facts.host.is_container() {
+            false => Check::ok(NONE),
+            true => Check::unsure(NONE, "This is a container, which does not see all that the host does."),
+        });
     }
     let mut check = Check::problem(found.join("; "), "The host would lose it.");
     if steps.iter().any(|(_, one)| matches!(one, Use::Mounted { at, .. } if at == "/")) {

@@ -153,11 +153,15 @@ impl Process {
         let pages = host.text("/proc/self/smaps")?.unwrap_or_default();
         let page = pages.lines().find_map(|line| line.strip_prefix("KernelPageSize:"));
         let page = page.and_then(|size| size.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        // In a user namespace of its own a process is root of that alone: VFIO asks for the host's.
+        let map = host.text("/proc/self/uid_map")?;
+        let whole = map.is_none_or(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+        let capabilities = if whole { field("CapEff") } else { "0" };
         Ok(Self {
             user: effective("Uid").unwrap_or(0),
             parent: field("PPid").parse().ok(),
             groups: groups.chain(effective("Gid")).collect(),
-            capabilities: u64::from_str_radix(field("CapEff"), 16).unwrap_or(0),
+            capabilities: u64::from_str_radix(capabilities, 16).unwrap_or(0),
             limits: LIMITS.into_iter().filter_map(limit).collect(),
             page_size: page.map(|kibibytes| kibibytes << 10),
         })

@@ -5,6 +5,7 @@ use vfio_assign_core::{Bdf, ConfigImage};
 use super::check::Check;
 use super::facts::{Device, Facts};
 use super::platform::layout;
+use crate::arguments::LEAST_MEMORY;
 use crate::display::size;
 use crate::host::{Unreadable, folder};
 
@@ -136,8 +137,13 @@ pub(super) fn reserved_regions(facts: &Facts<'_>, device: &Device) -> Found {
                 format!("{place} is taken ({kind}), in the middle of the guest's memory"),
                 "The device would not reach that part of the guest's memory, and the kernel refuses (EINVAL).",
             );
-            let below = first.saturating_sub(*start) >> 20;
-            return Ok(check.act(format!("Give the guest at most --memory {below}M.")));
+            // Memory that comes before, and what of this piece does.
+            let before = memory.iter().filter(|(other, _)| other < start).map(|(_, size)| size).sum::<u64>();
+            let below = (before + first.saturating_sub(*start)) >> 20;
+            return Ok(match below << 20 >= LEAST_MEMORY {
+                true => check.act(format!("Give the guest at most --memory {below}M.")),
+                false => check.act("No guest fits below it: use another device or slot."),
+            });
         }
     }
     Ok(Check::ok(format!("{count}, none within the guest's {}", size(facts.memory))))

@@ -20,14 +20,17 @@ pub(super) fn dynamic_msix(facts: &Facts<'_>) -> Found {
 }
 
 pub(super) fn iommufd(facts: &Facts<'_>) -> Found {
-    let check = since(facts, (6, 2), "there", "containers of groups are used");
-    if facts.version() >= Some((6, 2)) && !facts.host.has("/dev/iommu") {
-        return Ok(Check::ok("there is no /dev/iommu: containers of groups are used"));
-    }
-    Ok(check)
+    // Before the version: a kernel can have been given it, or built without it.
+    Ok(match facts.host.has("/dev/iommu") {
+        true => Check::ok("there"),
+        false => Check::ok("there is no /dev/iommu: containers of groups are used"),
+    })
 }
 
 pub(super) fn device_files(facts: &Facts<'_>) -> Found {
+    if facts.host.has("/dev/vfio/devices") {
+        return Ok(Check::ok("devices have files of their own"));
+    }
     Ok(since(facts, (6, 6), "devices can have files of their own", "devices are opened by their groups"))
 }
 

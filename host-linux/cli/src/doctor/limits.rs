@@ -2,6 +2,7 @@
 
 use super::check::Check;
 use super::facts::{Device, Facts};
+use super::platform::run_takes_iommufd;
 use crate::display::size;
 use crate::host::Unreadable;
 
@@ -45,6 +46,9 @@ pub(super) fn entry_limit(facts: &Facts<'_>) -> Found {
     let Some(text) = facts.host.text(FILE)? else {
         return Ok(Check::ok("not limited: Type1 is not loaded"));
     };
+    if run_takes_iommufd(facts)? {
+        return Ok(Check::ok("not limited: iommufd is used"));
+    }
     match text.parse::<u64>() {
         Ok(limit) if limit >= NEEDED => Ok(Check::ok(format!("at most {limit}"))),
         Ok(limit) => {

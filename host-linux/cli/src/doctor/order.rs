@@ -39,7 +39,7 @@ const CHECKS: [(Subject, &[Subject], Look); 28] = [
     (S::Driver, &[S::Kind, S::Modules, S::Siblings], Of(device::driver)),
     (S::DeviceFile, &[S::Group, S::Driver], Of(vfio::device_file)),
     (S::Holder, &[S::DeviceFile], Of(vfio::holder)),
-    (S::IovaWidth, &[S::Iommu], Host(platform::iova_width)),
+    (S::IovaWidth, &[S::Iommu], Both(platform::iova_width)),
     (S::LockedMemory, &[], Host(limits::locked_memory)),
     (S::EntryLimit, &[], Host(limits::entry_limit)),
     (S::OpenFiles, &[], Both(limits::open_files)),

@@ -1,9 +1,11 @@
 //! The machine and its kernel: KVM, the IOMMU, interrupt remapping, how far the IOMMU reaches.
 
+use std::path::Path;
+
 use super::check::Check;
-use super::facts::Facts;
+use super::facts::{Device, Facts};
 use crate::display::size;
-use crate::host::Unreadable;
+use crate::host::{Unreadable, folder};
 use crate::machine::layout::MemoryLayout;
 
 type Found = Result<Check, Unreadable>;
@@ -17,11 +19,23 @@ pub(super) fn kvm(facts: &Facts<'_>) -> Found {
             return Ok(Check::ok("/dev/kvm is there and may be used"));
         }
         let check = Check::problem("/dev/kvm may not be used by this user", "No guest can be started.");
-        return Ok(check
-            .run(format!("usermod -aG kvm \"$(id -nu {})\"", facts.process.user))
-            .act("Log in again, or go on as root."));
+        let (user, (_, group, mode)) = (facts.process.user, owner);
+        // Whoever is in the group of root may do much more than this.
+        return Ok(if group != 0 && mode & 0o060 == 0o060 {
+            check
+                .run(format!("usermod -aG \"$(stat -c %g {FILE})\" \"$(id -nu {user})\""))
+                .act("Log in again, or go on as root.")
+        } else {
+            check.run(format!("chown {user} {FILE}")).act("Or go on as root.")
+        });
     }
     let meaning = "No guest can be started.";
+    if facts.host.has(&format!("/sys/module/{modules}")) {
+        let check = Check::problem("KVM is loaded, and there is no /dev/kvm here", meaning);
+        return Ok(check.act(
+            "In a container: hand /dev/kvm in when it is started (`--device /dev/kvm`). Else see whether udev runs.",
+        ));
+    }
     let check = if processor.virtualises {
         Check::problem("there is no /dev/kvm: KVM is not loaded", meaning).run(format!("modprobe {modules}"))
     } else if processor.is_virtual {
@@ -58,17 +72,21 @@ pub(super) fn iommu(facts: &Facts<'_>) -> Found {
     let tables = host.names("/sys/firmware/acpi/tables")?.unwrap_or_default();
     let intel = tables.iter().any(|table| table == "DMAR");
     let amd = tables.iter().any(|table| table == "IVRS");
-    let off: Vec<&str> = ["intel_iommu=off", "amd_iommu=off", "iommu=off"]
+    // What is said to the driver of the other maker's changes nothing.
+    let (intels, amds) =
+        if intel || amd { (intel, amd) } else { (facts.processor.intel, !facts.processor.intel) };
+    let off: Vec<&str> = [("intel_iommu=off", intels), ("amd_iommu=off", amds), ("iommu=off", true)]
         .into_iter()
-        .filter(|word| facts.command_line.iter().any(|given| given == word))
+        .filter(|(word, counts)| *counts && facts.command_line.iter().any(|given| given == word))
+        .map(|(word, _)| word)
         .collect();
     if let [word, ..] = off[..] {
         let check = Check::problem(format!("`{word}` on the kernel's command line keeps it off"), NO_IOMMU);
-        return Ok(without_word(facts, check, word));
+        return without_word(facts, check, word);
     }
     if intel && !facts.command_line.iter().any(|word| word.starts_with("intel_iommu=on")) {
         let found = "the firmware describes one (DMAR), and the kernel was not told to use it";
-        return Ok(with_word(facts, Check::problem(found, NO_IOMMU), "intel_iommu=on"));
+        return with_word(facts, Check::problem(found, NO_IOMMU), "intel_iommu=on");
     }
     if intel || amd {
         let found = "the firmware describes one, and the kernel has not taken it into use";
@@ -87,35 +105,58 @@ pub(super) fn iommu(facts: &Facts<'_>) -> Found {
         );
         match facts.command_line.iter().any(|word| word.starts_with("intel_iommu=on")) {
             true => check,
-            false => with_word(facts, check, "intel_iommu=on"),
+            false => with_word(facts, check, "intel_iommu=on")?,
         }
     } else {
         check.act("Switch the IOMMU (AMD-Vi) on in the firmware's settings.")
     })
 }
 
+/// Where Debian's way to configure GRUB has the kernel's command line, and what it looks like.
+const GRUB: &str = "/etc/default/grub";
+const GRUB_LINE: &str = "GRUB_CMDLINE_LINUX=\"";
+
 /// How a word gets onto the kernel's command line here.
-fn with_word(facts: &Facts<'_>, check: Check, word: &str) -> Check {
+fn with_word(facts: &Facts<'_>, check: Check, word: &str) -> Result<Check, Unreadable> {
+    let by_hand = || format!("Add `{word}` to the kernel's command line in the boot loader's configuration.");
     let check = if facts.host.has("/usr/sbin/grubby") {
         check.run(format!("grubby --update-kernel=ALL --args={word}"))
     } else if facts.host.has("/usr/sbin/update-grub") {
-        check.run(format!("sed -i 's/^GRUB_CMDLINE_LINUX=\"/&{word} /' /etc/default/grub")).run("update-grub")
+        let text = facts.host.text(GRUB)?.unwrap_or_default();
+        let lines = || text.lines().filter(|line| line.starts_with("GRUB_CMDLINE_LINUX"));
+        let check = if lines().any(|line| line.split(['"', ' ']).any(|given| given == word)) {
+            // It was written there, and the boot loader was not told.
+            check
+        } else if lines().any(|line| line.starts_with(GRUB_LINE)) {
+            check.run(format!("sed -i 's/^{GRUB_LINE}/&{word} /' {GRUB}"))
+        } else {
+            check
+                .act(format!("Add a line `{GRUB_LINE}{word}\"` to {GRUB}, or the word to one that is there."))
+        };
+        check.run("update-grub")
     } else {
-        check.act(format!("Add `{word}` to the kernel's command line in the boot loader's configuration."))
+        check.act(by_hand())
     };
-    check.act("Restart the host.")
+    Ok(check.act("Restart the host."))
 }
 
 /// How a word gets off it.
-fn without_word(facts: &Facts<'_>, check: Check, word: &str) -> Check {
+fn without_word(facts: &Facts<'_>, check: Check, word: &str) -> Result<Check, Unreadable> {
     let check = if facts.host.has("/usr/sbin/grubby") {
         check.run(format!("grubby --update-kernel=ALL --remove-args={word}"))
     } else if facts.host.has("/usr/sbin/update-grub") {
-        check.run(format!("sed -i 's/\\b{word}\\b//' /etc/default/grub")).run("update-grub")
+        let text = facts.host.text(GRUB)?.unwrap_or_default();
+        if text.contains(word) {
+            check.run(format!("sed -i 's/\\b{word}\\b//' {GRUB}")).run("update-grub")
+        } else {
+            check
+                .act(format!("Take `{word}` out of where `grep -rs {word} /etc/default /boot` finds it."))
+                .run("update-grub")
+        }
     } else {
         check.act(format!("Take `{word}` off the kernel's command line in the boot loader's configuration."))
     };
-    check.act("Restart the host.")
+    Ok(check.act("Restart the host."))
 }
 
 pub(super) fn interrupt_remapping(facts: &Facts<'_>) -> Found {
@@ -138,7 +179,7 @@ pub(super) fn interrupt_remapping(facts: &Facts<'_>) -> Found {
         if facts.command_line.iter().any(|given| given == word) {
             let check =
                 Check::problem(format!("`{word}` on the kernel's command line keeps it off"), meaning);
-            return Ok(without_word(facts, check, word));
+            return without_word(facts, check, word);
         }
     }
     let check = Check::problem("off: no interrupt controller of /proc/interrupts uses it", meaning);
@@ -151,7 +192,7 @@ pub(super) fn interrupt_remapping(facts: &Facts<'_>) -> Found {
 }
 
 /// Whether `run` would open devices by their own files and iommufd, as it does where it can.
-fn run_takes_iommufd(facts: &Facts<'_>) -> Result<bool, Unreadable> {
+pub(super) fn run_takes_iommufd(facts: &Facts<'_>) -> Result<bool, Unreadable> {
     if !facts.host.has("/dev/iommu") {
         return Ok(false);
     }
@@ -161,8 +202,16 @@ fn run_takes_iommufd(facts: &Facts<'_>) -> Result<bool, Unreadable> {
     Ok(files.iter().any(|file| file.starts_with("/dev/vfio/devices/") && facts.host.has(file)))
 }
 
-pub(super) fn iova_width(facts: &Facts<'_>) -> Found {
-    let units = facts.host.names("/sys/class/iommu")?.unwrap_or_default();
+pub(super) fn iova_width(facts: &Facts<'_>, device: Option<&Device>) -> Found {
+    // The device's own, if the kernel says which that is.
+    let own = match device {
+        Some(device) => facts.host.link(&format!("{}/iommu", folder(device.function.bdf)))?,
+        None => None,
+    };
+    let units = match own.as_deref().and_then(Path::file_name) {
+        Some(unit) => vec![unit.to_string_lossy().into_owned()],
+        None => facts.host.names("/sys/class/iommu")?.unwrap_or_default(),
+    };
     let mut narrowest = None;
     for unit in units {
         let path = format!("/sys/class/iommu/{unit}/intel-iommu/cap");

@@ -14,11 +14,17 @@ pub(super) fn modules(facts: &Facts<'_>) -> Found {
     let loaded = |(file, folder): &(&str, &str)| {
         host.has(&format!("/sys/module/{folder}")) || host.has(&format!("/sys/bus/pci/drivers/{file}"))
     };
-    // Type1 is not needed where iommufd stands in for it.
+    let folder = format!("/lib/modules/{}", facts.release.as_deref().unwrap_or_default());
+    let mut known = String::new();
+    for list in ["modules.dep", "modules.builtin"] {
+        known.push_str(&host.text(&format!("{folder}/{list}"))?.unwrap_or_default());
+    }
+    // iommufd stands in for Type1 where devices have files of their own, or nothing else is to be had.
+    let iommufd = host.has("/dev/iommu") && (host.has("/dev/vfio/devices") || !lists(&known, NEEDED[1].0));
     let missing: Vec<&str> = NEEDED
         .iter()
         .filter(|module| !loaded(module))
-        .filter(|(file, _)| *file == "vfio-pci" || !host.has("/dev/iommu"))
+        .filter(|(file, _)| *file == "vfio-pci" || !iommufd)
         .map(|(file, _)| *file)
         .collect();
     if missing.is_empty() {
@@ -30,21 +36,8 @@ pub(super) fn modules(facts: &Facts<'_>) -> Found {
         let check = Check::problem(format!("{found}, and this kernel loads no modules"), meaning);
         return Ok(check.act("Boot a kernel that loads modules, or has VFIO built in."));
     }
-    let folder = format!("/lib/modules/{}", facts.release.as_deref().unwrap_or_default());
-    let mut known = String::new();
-    for list in ["modules.dep", "modules.builtin"] {
-        known.push_str(&host.text(&format!("{folder}/{list}"))?.unwrap_or_default());
-    }
-    let there = |module: &&&str| {
-        let name = module.replace('-', "_");
-        let mut words = known.split([':', ' ', '\n']);
-        words.any(|word| {
-            let file = word.rsplit('/').next().unwrap_or(word);
-            file.split(".ko").next().is_some_and(|stem| stem.replace('-', "_") == name)
-        })
-    };
     if !known.is_empty()
-        && let Some(absent) = missing.iter().find(|module| !there(module))
+        && let Some(absent) = missing.iter().find(|module| !lists(&known, module))
     {
         let found = format!("this kernel has no {absent}: {folder} does not list it");
         let option = if **absent == *"vfio-pci" { "CONFIG_VFIO_PCI" } else { "CONFIG_VFIO_IOMMU_TYPE1" };
@@ -54,6 +47,15 @@ pub(super) fn modules(facts: &Facts<'_>) -> Found {
         )));
     }
     Ok(Check::problem(found, meaning).run(format!("modprobe -a {}", missing.join(" "))))
+}
+
+/// Whether a list of the kernel's modules has this one.
+fn lists(modules: &str, module: &str) -> bool {
+    let name = module.replace('-', "_");
+    modules.split([':', ' ', '\n']).any(|word| {
+        let file = word.rsplit('/').next().unwrap_or(word);
+        file.split(".ko").next().is_some_and(|stem| stem.replace('-', "_") == name)
+    })
 }
 
 pub(super) fn container(facts: &Facts<'_>) -> Found {

@@ -26,7 +26,9 @@ const SOURCES: [(&str, char, &str); 4] = [
 pub(super) fn plan(plan: &Plan, width: usize) -> String {
     let mut text = String::new();
     let device = plan.device.as_deref().map_or_else(String::new, |device| format!("{device} "));
-    let _infallible = writeln!(text, "{}", styled(HEADING, format!("{device}{}", plan.name)));
+    for line in wrapped("", &format!("{device}{}", plan.name), width).lines() {
+        let _infallible = writeln!(text, "{}", styled(HEADING, line));
+    }
     let Plan { vendor, device_id, class_name, source, .. } = plan;
     let mut about = format!("{class_name}, {vendor}:{device_id}, ");
     about.push_str(if plan.resettable { "can be reset" } else { "cannot be reset alone" });

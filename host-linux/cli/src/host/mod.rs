@@ -106,6 +106,11 @@ impl HostFiles {
         Ok(found.map(|file| (file.uid(), file.gid(), file.mode())))
     }
 
+    /// Whether this process sees what a container shows it, and not all of the host.
+    pub(crate) fn is_container(&self) -> bool {
+        ["/.dockerenv", "/run/.containerenv", "/run/systemd/container"].iter().any(|file| self.has(file))
+    }
+
     /// The files by which a function that VFIO has is opened, of which one is enough: its own, and its group's.
     pub(crate) fn vfio_files(&self, function: &PciFunction) -> Result<Vec<String>, Unreadable> {
         let own = self.names(&format!("{}/vfio-dev", folder(function.bdf)))?.unwrap_or_default();

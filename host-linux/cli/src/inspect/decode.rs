@@ -5,6 +5,8 @@ use vfio_assign_core::fake::Capture;
 use vfio_assign_core::regs::header;
 use vfio_assign_core::{ConfigImage, ConfigOffset};
 
+use super::guest::Guest;
+use super::interrupts::Interrupts;
 use super::{capabilities, extended};
 use crate::display::size;
 use crate::host::{PciFunction, class_name, device_name};
@@ -20,7 +22,9 @@ pub(super) struct Registers {
     /// What is wrong with the lists of capabilities.
     pub(super) findings: Vec<String>,
     /// What the run that has the device says of it, if it was asked.
-    pub(super) guest: Option<serde_json::Value>,
+    pub(super) guest: Option<Guest>,
+    /// How often it has interrupted the host for a guest, by vector.
+    pub(super) interrupts: Vec<Interrupts>,
 }
 
 /// The header, or a capability.
@@ -149,7 +153,7 @@ impl Registers {
                 Err(error) => findings.push(error.to_string()),
             }
         }
-        Self { device, name, readable: config.len(), parts, findings, guest: None }
+        Self { device, name, readable: config.len(), parts, findings, guest: None, interrupts: Vec::new() }
     }
 }
 

@@ -4,6 +4,7 @@ mod capabilities;
 mod decode;
 mod extended;
 mod guest;
+mod interrupts;
 mod show;
 
 use std::path::PathBuf;
@@ -80,6 +81,7 @@ fn read(host: &HostFiles, arguments: &InspectArguments) -> Result<Registers, Pro
     let function = named(host, bdf)?;
     let config = host.bytes(&format!("{}/config", folder(bdf)))?.unwrap_or_default();
     let mut registers = Registers::of_function(&function, &config);
-    registers.guest = arguments.control.as_deref().map(|socket| guest::report(socket, bdf)).transpose()?;
+    registers.interrupts = interrupts::interrupts(host, bdf)?;
+    registers.guest = arguments.control.as_deref().map(|socket| guest::guest(socket, bdf)).transpose()?;
     Ok(registers)
 }

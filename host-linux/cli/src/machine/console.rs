@@ -234,7 +234,7 @@ mod tests {
 
     /// The reader of an input, for a guest that never looks at its serial port.
     fn reader(input: Input) -> (Reader, Receiver<Stop>) {
-        let (output, _writer) = Output::start(io::pipe().unwrap().1).unwrap();
+        let (output, _writer) = Output::start(io::pipe().unwrap().1, || ()).unwrap();
         let serial = Arc::new(SerialPort::unwired(output).unwrap());
         let (stop, stops) = channel();
         (Reader::new(serial, stop, Arc::new(Event::new().unwrap()), input), stops)

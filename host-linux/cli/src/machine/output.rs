@@ -71,8 +71,11 @@ struct Queue {
 }
 
 impl Output {
-    /// Starts the thread that writes to `sink`.
-    pub(crate) fn start(sink: impl AsFd + Send + 'static) -> io::Result<(Self, OutputThread)> {
+    /// Starts the thread that writes to `sink`, and does this `before` it writes anything.
+    pub(crate) fn start(
+        sink: impl AsFd + Send + 'static,
+        before: impl FnOnce() + Send + 'static,
+    ) -> io::Result<(Self, OutputThread)> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             filled: Condvar::new(),
@@ -80,7 +83,8 @@ impl Output {
             first: OnceLock::new(),
         });
         let ends = Ends(Arc::clone(&shared));
-        let thread = Builder::new().name("output".into()).spawn(move || ends.0.write_to(sink.as_fd()))?;
+        let thread =
+            Builder::new().name("output".into()).spawn(move || ends.0.write_to(sink.as_fd(), before))?;
         Ok((Self { shared: Arc::clone(&shared) }, OutputThread { shared, thread }))
     }
 
@@ -182,8 +186,8 @@ impl Shared {
         Some(queue)
     }
 
-    fn write_to(&self, sink: BorrowedFd<'_>) {
-        let mut batch = Vec::new();
+    fn write_to(&self, sink: BorrowedFd<'_>, before: impl FnOnce()) {
+        let (mut batch, mut before) = (Vec::new(), Some(before));
         let mut broken = false;
         loop {
             let Some(mut queue) = self.next() else { return };
@@ -192,6 +196,9 @@ impl Shared {
                 self.emptied.notify_all();
             }
             drop(queue);
+            if let Some(before) = before.take() {
+                before();
+            }
             if !broken && let Err(errno) = write_all(sink, &batch) {
                 // The guest goes on without a console when its reader has gone.
                 log::warn!("standard output does not take the guest's output any more: {errno}");
@@ -226,7 +233,7 @@ pub(crate) mod tests {
     #[test]
     fn everything_arrives_in_order_before_the_end() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let (mut output, thread) = Output::start(writer).unwrap();
+        let (mut output, thread) = Output::start(writer, || ()).unwrap();
         let sent: Vec<u8> = (0..=255).cycle().take(20_000).collect();
         sent.iter().for_each(|byte| output.write_all(&[*byte]).unwrap());
         thread.finish();
@@ -239,7 +246,7 @@ pub(crate) mod tests {
     fn a_reader_that_left_does_not_stop_the_guest() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
-        let (mut output, thread) = Output::start(writer).unwrap();
+        let (mut output, thread) = Output::start(writer, || ()).unwrap();
         output.write_all(&vec![b'x'; 2 * LIMIT]).unwrap();
         output.write_all(b"more").unwrap();
         thread.finish();
@@ -248,7 +255,7 @@ pub(crate) mod tests {
     /// An output whose reader reads nothing, with more in it than there is room for.
     pub(crate) fn stalled() -> (io::PipeReader, Output, OutputThread) {
         let (reader, writer) = io::pipe().unwrap();
-        let (mut output, thread) = Output::start(writer).unwrap();
+        let (mut output, thread) = Output::start(writer, || ()).unwrap();
         // The pipe takes some of it.
         output.write_all(&vec![b'x'; 8 * LIMIT]).unwrap();
         // One batch is with the thread, which waits for the reader; what follows stays in the queue.
@@ -296,8 +303,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_comes_before_the_first_byte_is_done_once() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let first = writer.try_clone().unwrap();
+        let before = move || (&first).write_all(b"before ").unwrap();
+        let (mut output, thread) = Output::start(writer, before).unwrap();
+        output.write_all(b"one").unwrap();
+        thread.finish();
+        let mut received = String::new();
+        reader.read_to_string(&mut received).unwrap();
+        assert_eq!(received, "before one");
+    }
+
+    #[test]
     fn the_first_byte_is_timed() {
-        let (mut output, thread) = Output::start(io::pipe().unwrap().1).unwrap();
+        let (mut output, thread) = Output::start(io::pipe().unwrap().1, || ()).unwrap();
         let before = output.first();
         output.write_all(b"x").unwrap();
         thread.finish();

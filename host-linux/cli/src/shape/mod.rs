@@ -84,6 +84,9 @@ impl Help for ShapeError {
             Self::Capture { .. } | Self::NoText { .. } => {
                 "a capture is what `vfio-assign capture ADDRESS` writes; docs/captures.md describes it".into()
             }
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::IsADirectory => {
+                "name one of the captures in it".into()
+            }
             Self::Read { .. } | Self::Open(_) | Self::Config { .. } => return None,
         })
     }

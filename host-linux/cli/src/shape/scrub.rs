@@ -12,11 +12,28 @@ const STANDARD: [(u8, &[(u16, u16)]); 2] = [
 ];
 
 /// The same of extended capabilities.
-const EXTENDED: [(u16, &[(u16, u16)]); 2] = [
+const EXTENDED: [(u16, &[(u16, u16)]); 3] = [
     // Both statuses, and the header of what failed.
     (capability::EXTENDED_AER, &[(0x04, 4), (0x10, 4), (0x1c, 16)]),
     // The serial number.
     (capability::EXTENDED_DSN, &[(4, 8)]),
+    // Which virtual functions are on, and how many.
+    (capability::EXTENDED_SRIOV, &[(0x08, 2), (0x10, 2)]),
+];
+
+/// Where an SR-IOV capability has the BARs of virtual functions: PCI Express Base 5.0, 9.3.3.14.
+const VF_BARS: u16 = 0x24;
+
+/// Extended capabilities of vendors' own: PCI Express Base 5.0, 7.9.5 and 7.9.6.
+const VENDOR_SPECIFIC: u16 = 0x000b;
+const DESIGNATED_VENDOR_SPECIFIC: u16 = 0x0023;
+
+/// What of an extended capability says who made the device: the id of its virtual functions, of a vendor's own
+/// capability, and of one that vendors share.
+const IDS: [(u16, &[(u16, u16)]); 3] = [
+    (capability::EXTENDED_SRIOV, &[(0x1a, 2)]),
+    (VENDOR_SPECIFIC, &[(4, 2)]),
+    (DESIGNATED_VENDOR_SPECIFIC, &[(4, 2), (8, 2)]),
 ];
 
 /// No_Soft_Reset of PMCSR, which says what a reset does.
@@ -31,10 +48,7 @@ pub(crate) fn scrub(config: &mut [u8]) {
     clear(config, header::STATUS, 1, 1);
     // Cache line size and latency timer, BARs but for their types, the ROM's address, the interrupt line.
     clear(config, header::HEADER_TYPE_DWORD, 0, 2);
-    for bar in 0..6 {
-        let at = usize::from(header::BAR0.get()) + 4 * bar;
-        clear_bar(config, at);
-    }
+    clear_bars(config, header::BAR0.get().into());
     clear(config, header::ROM, 0, 4);
     clear(config, header::INTERRUPT_LINE, 0, 1);
     for found in standard {
@@ -56,6 +70,9 @@ pub(crate) fn scrub(config: &mut [u8]) {
         }
     }
     for found in extended {
+        if found.id == capability::EXTENDED_SRIOV {
+            clear_bars(config, usize::from(found.offset.get() + VF_BARS));
+        }
         for (_, runs) in EXTENDED.iter().filter(|(id, _)| *id == found.id) {
             runs.iter().for_each(|(first, count)| clear(config, found.offset, *first, *count));
         }
@@ -69,6 +86,12 @@ pub(crate) fn without_ids(config: &mut [u8]) {
         clear(config, at, 0, 4);
     }
     clear(config, header::REVISION_AND_CLASS, 0, 1);
+    let extended: Vec<_> = ConfigImage::new(config).extended_capabilities().flatten().collect();
+    for found in extended {
+        for (_, runs) in IDS.iter().filter(|(id, _)| *id == found.id) {
+            runs.iter().for_each(|(first, count)| clear(config, found.offset, *first, *count));
+        }
+    }
 }
 
 fn clear(config: &mut [u8], at: ConfigOffset, first: u16, count: u16) {
@@ -86,9 +109,16 @@ fn byte(config: &[u8], at: ConfigOffset, offset: usize) -> u8 {
     config.get(usize::from(at.get()) + offset).copied().unwrap_or(0)
 }
 
+/// Keeps the types of the six BARs from a place on.
+fn clear_bars(config: &mut [u8], first: usize) {
+    for bar in 0..6 {
+        clear_bar(config, first, first + 4 * bar);
+    }
+}
+
 /// Keeps a BAR's type. The upper half of a wide one is an address as a whole.
-fn clear_bar(config: &mut [u8], at: usize) {
-    let upper = at >= 0x14 && {
+fn clear_bar(config: &mut [u8], first: usize, at: usize) {
+    let upper = at > first && {
         let below = config.get(at - 4).copied().unwrap_or(0);
         u32::from(below) & (header::bar::IO | header::bar::TYPE) == header::bar::TYPE_64
     };
@@ -151,6 +181,41 @@ mod tests {
         scrub(&mut used.config);
         assert_eq!(used.config, clean);
         assert_eq!(used.sizes[BarIndex::BARS[0].position()], shape().sizes[0]);
+    }
+
+    #[test]
+    fn virtual_functions_are_shape_and_their_addresses_are_not() {
+        let mut body = vec![0; 0x3c];
+        // From the capability's first byte: Control, InitialVFs, TotalVFs, NumVFs, the id, two BARs of 64 bits.
+        for (at, bytes) in [
+            (0x08, &[0x09, 0][..]),
+            (0x0c, &[8, 0, 8, 0]),
+            (0x10, &[3, 0]),
+            (0x1a, &[0x10, 0x00]),
+            (0x24, &[0x04, 0, 0x10, 0xfe, 0x7f, 0, 0, 0]),
+        ] {
+            body[at - 4..at - 4 + bytes.len()].copy_from_slice(bytes);
+        }
+        let mut config = Shape::nvme(65).extended_capability(capability::EXTENDED_SRIOV, &body).config;
+        let at = |config: &[u8], first: usize, count: usize| config[0x100 + first..][..count].to_vec();
+        scrub(&mut config);
+        assert_eq!((at(&config, 0x08, 2), at(&config, 0x10, 2)), (vec![0, 0], vec![0, 0]));
+        assert_eq!((at(&config, 0x0c, 4), at(&config, 0x1a, 2)), (vec![8, 0, 8, 0], vec![0x10, 0]));
+        assert_eq!(at(&config, 0x24, 8), [4, 0, 0, 0, 0, 0, 0, 0]);
+        without_ids(&mut config);
+        assert_eq!(at(&config, 0x1a, 2), [0, 0]);
+    }
+
+    #[test]
+    fn vendors_own_capabilities_name_nobody() {
+        for (id, body, expected) in [
+            (VENDOR_SPECIFIC, [0x34, 0x12, 1, 1, 7, 7, 7, 7], [0, 0, 1, 1, 7, 7, 7, 7]),
+            (DESIGNATED_VENDOR_SPECIFIC, [0x86, 0x80, 1, 1, 3, 0, 7, 7], [0, 0, 1, 1, 0, 0, 7, 7]),
+        ] {
+            let mut config = Shape::nvme(65).extended_capability(id, &body).config;
+            without_ids(&mut config);
+            assert_eq!(config[0x104..0x10c], expected);
+        }
     }
 
     #[test]

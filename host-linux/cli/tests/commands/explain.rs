@@ -27,15 +27,23 @@ fn a_plan_fits_the_screen() {
     }
 }
 
+/// How many captures there are at least.
+const CORPUS: usize = 15;
+
 #[test]
 fn every_capture_of_the_corpus_is_explained() {
+    let mut count = 0;
     for entry in fs::read_dir(captures()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         if name.ends_with(".capture") {
+            count += 1;
             let called = explain(80, &name);
             assert_eq!((called.status, &*called.errors), (Some(0), ""), "{name}");
+            let longest = called.output.lines().max_by_key(|line| line.chars().count()).unwrap();
+            assert!(longest.chars().count() <= 80, "{name}: {longest}");
         }
     }
+    assert!(count >= CORPUS, "{count} captures");
 }
 
 #[test]
@@ -67,15 +75,6 @@ fn the_plan_has_the_documented_members() {
         next = run["last"].as_u64().unwrap() + 1;
     }
     assert_eq!(next, 4096);
-}
-
-#[test]
-fn the_picture_has_each_piece_in_its_place() {
-    let folder = tempfile::tempdir().unwrap();
-    let picture = folder.path().join("nvme.svg");
-    let called = explain(80, &format!("nvme.capture --svg {}", picture.display()));
-    assert_eq!(called.status, Some(0), "{}", called.errors);
-    assert_golden("screens/explain-nvme.svg", &fs::read_to_string(picture).unwrap());
 }
 
 #[test]
@@ -145,6 +144,13 @@ fn what_is_no_text_is_an_error_with_a_byte() {
     fs::write(&file, b"capture 1\n\xff").unwrap();
     let called = call(Path::new("/"), 80, &format!("explain {}", file.display()));
     assert!(called.errors.contains("byte 10 is no text"), "{}", called.errors);
+}
+
+#[test]
+fn a_folder_is_no_capture_and_has_some() {
+    let called = call(Path::new("/"), 80, &format!("explain {}", captures().display()));
+    assert_eq!(called.status, Some(1));
+    assert!(called.errors.ends_with("\nhelp: name one of the captures in it\n"), "{}", called.errors);
 }
 
 #[test]

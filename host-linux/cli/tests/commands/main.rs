@@ -7,6 +7,8 @@ mod explain;
 mod golden;
 mod inspect;
 mod list;
+mod readme;
 mod replay;
 mod run;
+mod schema;
 mod tree;

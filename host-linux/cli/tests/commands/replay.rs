@@ -12,7 +12,7 @@ fn trace() -> PathBuf {
 #[test]
 fn a_recorded_guest_is_answered_as_it_was() {
     let found = json(Path::new("/"), &format!("replay --json {}", trace().display()));
-    assert_eq!(found["schema"], "vfio-assign/replay/1");
+    assert_eq!(found["schema"], "vfio-assign/replay/2");
     assert_eq!((&found["difference"], &found["device_differs"]), (&serde_json::Value::Null, &0.into()));
     let lines = fs::read_to_string(trace()).unwrap();
     let accesses = lines.lines().filter(|line| line.starts_with("config r") || line.starts_with("config w"));
@@ -33,7 +33,7 @@ fn the_first_difference_is_said() {
     fs::write(&file, changed).unwrap();
     let called = call(Path::new("/"), 80, &format!("replay {}", file.display()));
     assert_eq!((called.status, &*called.errors), (Some(3), ""));
-    let expected = format!("Line {line}: `config read 0x42 2 0x41` gives 0x40 now.\n");
+    let expected = format!("Line {line}: `config read 0x42 2 0x41` gives 0x40 now, and 0x41 then.\n");
     assert!(called.output.starts_with(&expected), "{} is not {expected}", called.output);
 }
 
@@ -56,5 +56,5 @@ fn what_is_no_trace_is_an_error_with_a_line() {
     let capture = trace().with_file_name("nvme.capture");
     let called = call(Path::new("/"), 80, &format!("replay {}", capture.display()));
     assert_eq!(called.status, Some(1));
-    assert!(called.errors.contains("a trace begins with the line `trace 1`"), "{}", called.errors);
+    assert!(called.errors.contains("a record begins with the line `record 1`"), "{}", called.errors);
 }

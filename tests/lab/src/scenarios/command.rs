@@ -14,7 +14,7 @@ pub(super) struct Ran {
 }
 
 /// Where a person's shell looks for commands, ours among them.
-const PATH: &str = "PATH=/lab:/sbin:/bin:/usr/sbin:/usr/bin; export PATH; ";
+pub(super) const PATH: &str = "PATH=/lab:/sbin:/bin:/usr/sbin:/usr/bin; export PATH; ";
 
 /// Runs a line as root's shell would.
 pub(super) fn run_line(l1: &mut L1, line: &str, progress: &Rc<Progress>) -> Result<Ran, Cause> {

@@ -1,7 +1,7 @@
 //! An operator and a host that nobody has prepared: what the doctor says is done to the letter, until a guest has the
 //! disk; then the disk goes back, and the host mounts it.
 
-use super::command::{Ran, run_line};
+use super::command::{PATH, Ran, run_line};
 use super::{Cause, Failure, check_kernel_log, named};
 use crate::bench::Bench;
 use crate::disk::Disk;
@@ -11,9 +11,10 @@ use crate::l1::{L1, Watch};
 use crate::machine::{DISK_BDF, Machine};
 use crate::monitor::{Life, Monitor, OURS};
 use crate::progress::Progress;
-use crate::protocol::{End, Request};
+use crate::protocol::{End, Launch, Request};
 use crate::report::Report;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,8 +22,11 @@ use std::time::Duration;
 const SIBLING: &str = "0000:00:04.1";
 /// What the operator does again and again can be done this often.
 const ROUNDS: usize = 10;
-/// Where the run records the guest's accesses.
-const RECORDING: &str = "/tmp/run.trace";
+/// Where the run records what happens to the device.
+const RECORDING: &str = "/tmp/run.record";
+/// Where the run listens, and what the last look at the device in its guest has shown.
+const SOCKET: &str = "/tmp/run.control";
+const LOOK: &str = "/tmp/look.json";
 /// What is written onto the disk before a guest has it.
 const NOTE: &str = "the host was here";
 
@@ -46,6 +50,14 @@ struct Check {
 enum Step {
     Run(String),
     Do(String),
+}
+
+/// What `replay --json` prints, as far as it is looked at.
+#[derive(Deserialize)]
+struct Replayed {
+    effects: u64,
+    interrupts: BTreeMap<String, u64>,
+    difference: Option<serde_json::Value>,
 }
 
 /// Runs the scenario.
@@ -84,8 +96,9 @@ fn carry_through(progress: &Rc<Progress>) -> Result<Report, Cause> {
     progress.step("a guest reads the disk");
     let expected = disk.digest()?;
     let mut launch = Monitor::Ours.launch(DISK_BDF, Work::Read);
-    launch.arguments.extend(["--record", RECORDING].map(str::to_owned));
+    launch.arguments.extend(["--record", RECORDING, "--control", SOCKET].map(str::to_owned));
     let mut life = Life::start(&mut l1, &Monitor::Ours, launch, progress)?;
+    look(&mut l1)?;
     let (_, end) = life.until_end(&mut l1)?;
     let read = life.said("read").next().and_then(|mark| mark.value("sha256")).unwrap_or("nothing").to_owned();
     report.equal(
@@ -94,10 +107,19 @@ fn carry_through(progress: &Rc<Progress>) -> Result<Report, Cause> {
         format!("{read} {end:?}"),
     );
 
-    let replayed = run_line(&mut l1, &format!("vfio-assign replay {RECORDING}"), progress)?;
-    let got = format!("{:?}, {}", replayed.end, replayed.output.lines().next().unwrap_or(&replayed.errors));
-    let same = replayed.end == End::Status(0);
-    report.holds("what the guest did is answered the same without the disk", same, "it is", got);
+    let replayed = expect(&mut l1, &format!("vfio-assign replay --json {RECORDING} || true"), progress)?;
+    let replayed: Replayed = serde_json::from_str(&replayed.output).map_err(std::io::Error::from)?;
+    let difference = replayed.difference.map_or_else(|| "none".into(), |found| found.to_string());
+    report.equal("what was done is done the same without the disk", "none", difference);
+    let Replayed { effects, interrupts, .. } = replayed;
+    let recorded = effects > 0 && interrupts.values().sum::<u64>() > 0;
+    report.holds(
+        "effects and interrupts are recorded",
+        recorded,
+        "some",
+        format!("{effects}, {interrupts:?}"),
+    );
+    looked(&mut l1, &mut report, progress)?;
 
     progress.step("the disk goes back");
     expect(&mut l1, &format!("vfio-assign unbind --siblings {DISK_BDF}"), progress)?;
@@ -110,6 +132,37 @@ fn carry_through(progress: &Rc<Progress>) -> Result<Report, Cause> {
     let log = l1.power_off()?;
     check_kernel_log(&mut report, &log);
     Ok(report)
+}
+
+/// Looks at the device in its guest for as long as the run listens, and keeps the last look at which interrupts were on.
+fn look(l1: &mut L1) -> Result<(), Cause> {
+    l1.ask(Request::AwaitPath { path: SOCKET.to_owned(), milliseconds: 60_000 })?;
+    let line = format!(
+        "{PATH}while [ -S {SOCKET} ]; do if {OURS} inspect --json {DISK_BDF} --control {SOCKET} >{LOOK}.new 2>/dev/null && \
+         grep -q '\"interrupt_mode\": \"MSI-X\"' {LOOK}.new; then mv {LOOK}.new {LOOK}; fi; done"
+    );
+    l1.spawn(Launch {
+        arguments: ["/bin/busybox", "sh", "-c", &line].map(str::to_owned).into(),
+        user: None,
+    })?;
+    Ok(())
+}
+
+/// What was seen of the device in its guest.
+fn looked(l1: &mut L1, report: &mut Report, progress: &Rc<Progress>) -> Result<(), Cause> {
+    let seen = expect(l1, &format!("cat {LOOK}"), progress)?;
+    let seen: serde_json::Value = serde_json::from_str(&seen.output).map_err(std::io::Error::from)?;
+    let guest = &seen["guest"];
+    let all = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+    let used = all(&guest["msix"]["entries"]).iter().filter(|entry| entry["masked"] == false).count();
+    report.holds("the guest's MSI-X table is seen", used > 0, "unmasked entries", used.to_string());
+    let came: u64 = all(&seen["interrupts"]).iter().filter_map(|one| one["count"].as_u64()).sum();
+    report.holds("interrupts are counted by vector", came > 0, "some", came.to_string());
+    let pieces = all(&guest["bars"]).into_iter().flat_map(|bar| all(&bar["pieces"]));
+    let table = pieces.filter(|piece| piece["reason"] == "MSI-X table");
+    let written: u64 = table.filter_map(|piece| piece["writes"].as_u64()).sum();
+    report.holds("accesses are counted by piece", written > 0, "writes of the table", written.to_string());
+    Ok(())
 }
 
 /// Does what the doctor says until it has nothing more to say; whether it then says that all would work.

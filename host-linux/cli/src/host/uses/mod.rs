@@ -377,6 +377,31 @@ mod tests {
     }
 
     #[test]
+    fn two_halves_of_all_addresses_are_a_default_route() {
+        for (file, line) in [
+            ("/proc/net/route", "Iface Destination\neth0 00000080 0 0003 0 0 0 00000080 0 0 0\n"),
+            ("/proc/net/ipv6_route", "80000000000000000000000000000000 01 0 00 0 0 0 0 0 eth0\n"),
+        ] {
+            let (_folder, host) = host();
+            write(&host, file, line);
+            let text = "the default route goes over eth0";
+            assert_eq!(seen(&host), [("0000:00:19.0".into(), text.into())], "{file}");
+        }
+    }
+
+    #[test]
+    fn a_route_over_a_software_switch_needs_its_ports() {
+        let (_folder, host) = host();
+        fs::create_dir_all(host.path("/sys/class/net/br0")).unwrap();
+        let switch = host.path("/sys/devices/virtual/net/ovs-system");
+        fs::create_dir_all(&switch).unwrap();
+        symlink(switch, host.path("/sys/class/net/eth0/master")).unwrap();
+        write(&host, "/proc/net/route", "Iface Destination\nbr0 00000000 0 0003 0 0 0 00000000 0 0 0\n");
+        let text = "the default route goes over eth0";
+        assert_eq!(seen(&host), [("0000:00:19.0".into(), text.into())]);
+    }
+
+    #[test]
     fn a_function_with_virtual_functions_is_needed() {
         let (_folder, host) = host();
         let function = host.path("/sys/bus/pci/devices/0000:04:00.0");

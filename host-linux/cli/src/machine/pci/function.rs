@@ -2,8 +2,8 @@
 
 use vfio_assign_core::Bdf;
 use vfio_assign_linux::Failure;
-use vfio_assign_linux::kvm::KvmError;
 
+use crate::assignment::GuestError;
 use crate::help::Help;
 
 /// A function on the bus. Accesses come from all processors at once; a function that needs a lock holds its own.
@@ -63,7 +63,7 @@ pub(crate) struct Quarantine {
     /// The device.
     pub(crate) bdf: Bdf,
     /// The last step that failed.
-    pub(crate) failure: Option<Failure<KvmError>>,
+    pub(crate) failure: Option<Failure<GuestError>>,
 }
 
 impl Help for Quarantine {

@@ -106,7 +106,7 @@ impl Enter for Instruction {
 }
 
 fn machine() -> (Arc<Counter>, Run) {
-    let (output, _writer) = Output::start(io::pipe().unwrap().1).unwrap();
+    let (output, _writer) = Output::start(io::pipe().unwrap().1, || ()).unwrap();
     let (pci, _arrived) = PciBus::new(SlotPlan { devices: 1, hot_plug: 0 }, |_| {}).unwrap();
     let function = Arc::new(Counter::default());
     pci.put(FIRST_SLOT, function.clone());
