@@ -3,8 +3,8 @@
 use vfio_assign_core::fake::{CallKind, Shape};
 use vfio_assign_core::host::Step;
 use vfio_assign_core::{
-    AssignedFunction, BarError, CapabilityFinding, ConfigOffset, DescriptionError, Finding, MsixFinding,
-    Vector, Width, Window,
+    AssignedFunction, BarError, CapabilityFinding, ConfigMapError, ConfigOffset, DescriptionError, Finding,
+    MsixFinding, Vector, Width, Window,
 };
 use vfio_assign_tests::{Rig, bar};
 
@@ -31,6 +31,15 @@ fn c3_both_sizes_of_configuration_space_will_do() {
     short.config.truncate(256);
     let mut rig = Rig::new(&short);
     assert_eq!((rig.config_read(0xfc, 4), rig.config_read(0x100, 4)), (0, 0xffff_ffff));
+}
+
+#[test]
+fn c3_a_header_and_no_more_will_do() {
+    let mut shape = Shape::new();
+    shape.config.truncate(64);
+    assert_eq!(assign(&shape), Ok(()));
+    shape.config.truncate(63);
+    assert_eq!(assign(&shape), Err(DescriptionError::Config(ConfigMapError::TooSmall(63))));
 }
 
 #[test]

@@ -162,6 +162,13 @@ fn w3_a_sub_page_bar_is_explained() {
 }
 
 #[test]
+fn w3_a_page_that_is_not_offered_is_explained() {
+    let shape = Shape::new().memory_bar(bar(0), 0x1000).mmap(bar(0), vec![]);
+    let expected = [(0, 0xfff, Treatment::Trapped, Reason::NotOffered)];
+    assert_eq!(pieces(&shape, Options::default()), expected);
+}
+
+#[test]
 fn w4_the_largest_page_is_explained() {
     let shape = Shape::new().wide_bar(bar(0), 1 << 31);
     let page = explained(&shape, Options::default(), |plan| plan.bar(bar(0)).next().unwrap().page_size);

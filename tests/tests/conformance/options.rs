@@ -239,6 +239,19 @@ fn x2_a_first_version_keeps_what_follows_it() {
 }
 
 #[test]
+fn f6_hidden_msi_ends_where_its_registers_do() {
+    for (wide, maskable, end) in
+        [(false, false, 0x4c), (true, false, 0x50), (false, true, 0x54), (true, true, 0x58)]
+    {
+        let mut shape = Shape::new().msi(0, wide, maskable);
+        shape.put(0x44, &[0x77; 0x20]);
+        let mut rig = chosen(&shape, &[hide(CapabilityId::Standard(0x05))]);
+        let read = [end - 4, end].map(|at| rig.config_read(at, 4));
+        assert_eq!(read, [0, 0x7777_7777], "{wide} {maskable}");
+    }
+}
+
+#[test]
 fn f6_a_hidden_capability_ends_where_its_version_or_its_length_says() {
     // PCI Express of the first version: an Endpoint's has 20 bytes, an Integrated Endpoint's 12.
     for (capabilities, end) in [(0x0001, 0x54), (0x0091, 0x4c)] {

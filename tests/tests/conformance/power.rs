@@ -123,6 +123,13 @@ fn f7_other_bits_of_device_control_and_advanced_features_reset_nothing() {
 }
 
 #[test]
+fn f7_advanced_features_without_flr_reset_nothing() {
+    let mut rig = busy(&Shape::nvme(4).capability(0x13, &[0x06, 0x01, 0x00, 0x00]));
+    rig.config_write(0x94, 1, 1);
+    assert_eq!((rig.kinds(), rig.msix_bits()), (vec![WriteConfig], (true, false)));
+}
+
+#[test]
 fn f7_flr_writes_command_last() {
     let mut rig = Rig::nvme(4);
     rig.config_write(Rig::DEVICE_CONTROL, 2, 0x8000);

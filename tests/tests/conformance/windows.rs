@@ -3,8 +3,8 @@
 use vfio_assign_core::fake::{CallKind, MsixPlan, Shape};
 use vfio_assign_core::host::Step;
 use vfio_assign_core::{
-    Decoded, DescriptionError, Exclusion, Finding, GuestBarOffset, MmapArea, Options, PageSize,
-    PhysBarOffset, Relocation, RelocationError, Span, Width, WindowFinding,
+    CapabilityChoice, CapabilityId, Decoded, DescriptionError, Exclusion, Finding, GuestBarOffset, MmapArea,
+    Options, PageSize, PhysBarOffset, Relocation, RelocationError, Span, Width, WindowFinding,
 };
 use vfio_assign_tests::{BASE, Rig, bar};
 
@@ -143,6 +143,14 @@ fn w1_msix_pages_that_the_kernel_maps_are_not_the_guest_s_either() {
 #[test]
 fn w1_a_relocated_table_leaves_its_pages_to_registers() {
     assert_eq!(parts(&relocated(true, Relocation::Behind(bar(0)))), [(0, 0x1fff)]);
+}
+
+#[test]
+fn w1_a_table_that_is_hidden_is_not_relocated_and_not_mapped() {
+    let shape = shared().msix_mappable();
+    let capabilities = &[CapabilityChoice { id: CapabilityId::Standard(0x11), hidden: true }];
+    let relocation = Some(Relocation::Behind(bar(0)));
+    assert_eq!(parts(&with(&shape, Options { capabilities, relocation, ..Options::default() })), []);
 }
 
 #[test]
