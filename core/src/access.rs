@@ -4,6 +4,7 @@
 //! pieces of 1, 2, 4 or 8 bytes. Behind this module no machine sees an odd length.
 
 use crate::addr::ConfigOffset;
+use crate::text::hexadecimal;
 use core::fmt;
 
 /// The bytes of one access, 0 to 64 of them.
@@ -34,7 +35,18 @@ impl Bytes {
         bytes
     }
 
+    /// The first `len` little-endian bytes of `value`, at most 8.
+    #[inline]
+    pub(crate) fn from_value(value: u64, len: usize) -> Self {
+        let mut data = [0; Self::LIMIT];
+        if let Some(first) = data.first_chunk_mut() {
+            *first = value.to_le_bytes();
+        }
+        Self { data, len: clamp(len.min(8)) }
+    }
+
     /// How many bytes there are, 0 to 64.
+    #[inline]
     pub fn len(&self) -> usize {
         usize::from(self.len)
     }
@@ -62,13 +74,14 @@ impl Bytes {
         }
     }
 
-    /// The little-endian value of `width` bytes from `at` on; bytes past the end are 0.
+    /// The little-endian value of `width` bytes from `at` on; bytes past the 64th are 0.
+    #[inline]
     pub(crate) fn value(&self, at: usize, width: Width) -> u64 {
         let mut value = [0; 8];
-        for (index, byte) in value.iter_mut().take(width.bytes()).enumerate() {
-            *byte = self.byte(at.saturating_add(index));
+        for (to, from) in value.iter_mut().zip(self.data.iter().skip(at)) {
+            *to = *from;
         }
-        u64::from_le_bytes(value)
+        u64::from_le_bytes(value) & width.all_ones()
     }
 
     /// Stores `width` little-endian bytes of `value` from `at` on; bytes past the end are lost.
@@ -80,6 +93,7 @@ impl Bytes {
 }
 
 /// `len` as it is stored, at most 64.
+#[inline]
 fn clamp(len: usize) -> u8 {
     u8::try_from(len.min(Bytes::LIMIT)).unwrap_or(0)
 }
@@ -97,7 +111,7 @@ impl fmt::Debug for Bytes {
         f.write_str("[")?;
         for (place, byte) in self.as_slice().iter().enumerate() {
             f.write_str(if place == 0 { "" } else { ", " })?;
-            write!(f, "{:02x}", u64::from(*byte))?;
+            hexadecimal(f, u64::from(*byte), 2)?;
         }
         f.write_str("]")
     }
@@ -169,6 +183,8 @@ impl ByteLanes {
     }
 
     /// The lanes that have any bit of `mask`.
+    // One copy of it: the core is to be small.
+    #[inline(never)]
     pub fn touching(mask: u32) -> Self {
         let [a, b, c, d] = mask.to_le_bytes();
         let bit = |byte: u8, lane: u8| if byte == 0 { 0 } else { lane };
@@ -184,6 +200,19 @@ impl ByteLanes {
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// The bytes that this has not.
+    #[must_use]
+    pub(crate) const fn not(self) -> Self {
+        Self(!self.0 & 0xf)
+    }
+
+    /// Whether `len` bytes from `lane` on, at most four, are within the dword and among these.
+    #[inline]
+    pub(crate) fn holds(self, lane: u32, len: usize) -> bool {
+        let run = [0u32, 0x1, 0x3, 0x7, 0xf].get(len).map(|run| run.wrapping_shl(lane));
+        run.is_some_and(|run| run & !u32::from(self.0) == 0)
     }
 
     /// A dword with all bits set in the enabled bytes.

@@ -4,7 +4,7 @@
 //! same thing: one names a byte of the device, the other a byte of what the guest was shown. The
 //! compiler keeps them apart.
 
-use crate::text::say;
+use crate::text::{hexadecimal, say};
 use core::fmt;
 use core::iter::Rev;
 use core::str::{Bytes, FromStr};
@@ -65,12 +65,23 @@ macro_rules! address {
             }
         }
 
+        /// As the number: `#` is heeded, and a width with `0` before it.
         impl fmt::LowerHex for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::LowerHex::fmt(&self.0, f)
+                lower_hex(self.0, f)
             }
         }
     };
+}
+
+fn lower_hex(number: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let width = if f.sign_aware_zero_pad() { f.width().unwrap_or(0) } else { 0 };
+    let mut digits = u8::try_from(width).unwrap_or(u8::MAX);
+    if f.alternate() {
+        f.write_str("0x")?;
+        digits = digits.saturating_sub(2);
+    }
+    hexadecimal(f, number, digits)
 }
 
 address! {
@@ -137,9 +148,17 @@ impl Bdf {
 
 impl fmt::Display for Bdf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [segment, bus] = [u64::from(self.segment), u64::from(self.bus)];
-        let [device, function] = [u64::from(self.device), u64::from(self.function)];
-        write!(f, "{segment:04x}:{bus:02x}:{device:02x}.{function:x}")
+        let parts = [
+            (u64::from(self.segment), 4, ":"),
+            (u64::from(self.bus), 2, ":"),
+            (u64::from(self.device), 2, "."),
+            (u64::from(self.function), 1, ""),
+        ];
+        for (number, digits, mark) in parts {
+            hexadecimal(f, number, digits)?;
+            f.write_str(mark)?;
+        }
+        Ok(())
     }
 }
 
@@ -355,7 +374,7 @@ impl VectorIndex {
 
 impl fmt::Display for VectorIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&u64::from(self.0), f)
+        say(f, ("%d", [u64::from(self.0), 0, 0]))
     }
 }
 

@@ -45,6 +45,7 @@ impl Bars {
     /// Source: PCI Local Bus 3.0, 6.2.5.1 Address Maps.
     pub fn new(image: ConfigImage<'_>, sizes: &[u64; 7]) -> Result<Self, BarError> {
         let mut slots = [Slot::Absent; 7];
+        let (registers, _) = image.tail(header::BAR0).as_chunks();
         let mut upper = false;
         for (slot, (bar, size)) in slots.iter_mut().zip(BarIndex::ALL.iter().zip(sizes)) {
             let (bar, size) = (*bar, *size);
@@ -62,7 +63,8 @@ impl Bars {
             if !size.is_power_of_two() {
                 return Err(BarError::SizeNotPowerOfTwo { bar, size });
             }
-            let kind = Self::kind(image, bar)?;
+            let value = registers.get(bar.position()).map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes));
+            let kind = Self::kind(bar, value)?;
             upper = matches!(kind, BarKind::Memory64 { .. });
             let least = match kind {
                 BarKind::Io => 4,
@@ -80,12 +82,11 @@ impl Bars {
         Ok(Self { slots })
     }
 
-    /// The kind that the type bits of `bar` name.
-    fn kind(image: ConfigImage<'_>, bar: BarIndex) -> Result<BarKind, BarError> {
+    /// The kind that the type bits of `bar` name, whose register has this value.
+    fn kind(bar: BarIndex, value: u32) -> Result<BarKind, BarError> {
         if bar == BarIndex::ROM {
             return Ok(BarKind::Rom);
         }
-        let value = image.dword(register_offset(bar));
         if value & bar::IO != 0 {
             return Ok(BarKind::Io);
         }
@@ -137,8 +138,8 @@ impl Bars {
             Some(found) => found,
             None => return 0,
         };
-        let [a, b, c, d, e, f, g, h] = (bar.value | bar.flags()).to_le_bytes();
-        u32::from_le_bytes(if upper { [e, f, g, h] } else { [a, b, c, d] })
+        let value = (bar.value | bar.flags()).wrapping_shr(if upper { 32 } else { 0 });
+        u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0)
     }
 
     /// A guest writes the enabled bytes of register `index`.

@@ -4,6 +4,7 @@
 //! The embedder keeps a copy of the [`Decoder`] where vCPUs can read it, and replaces it when a
 //! [`Trap`](crate::host::Step::Trap) or [`Untrap`](crate::host::Step::Untrap) step says so.
 
+use crate::access::Width;
 use crate::addr::{BarIndex, GuestAddr, GuestBarOffset, GuestPort, PhysBarOffset};
 use crate::host::GuestRange;
 use crate::interrupts::TablePlace;
@@ -31,12 +32,18 @@ pub struct Decoder {
     bars: [Option<GuestRange>; 7],
     /// What is emulated inside BARs: the MSI-X table, the Pending Bit Array, and what has no device behind it.
     emulated: [Option<TablePlace>; 3],
+    /// From the first to the last byte of all that, in whatever BAR: most accesses are to neither side of it.
+    around: Option<Span<GuestBarOffset>>,
     generation: u64,
+    /// The BARs that decode memory now, a bit each: most functions have one or two of seven.
+    memory: u8,
 }
 
 impl Decoder {
     pub(crate) fn new(emulated: [Option<TablePlace>; 3]) -> Self {
-        Self { bars: [None; 7], emulated, generation: 0 }
+        let spans = emulated.iter().flatten().map(|place| place.span);
+        let around = spans.reduce(Span::hull);
+        Self { bars: [None; 7], emulated, around, generation: 0, memory: 0 }
     }
 
     /// What is emulated inside BARs: the table, the Pending Bit Array, and what has no device behind it.
@@ -71,26 +78,41 @@ impl Decoder {
         if let Some(place) = self.bars.get_mut(bar.position()) {
             *place = range;
             self.generation = self.generation.wrapping_add(1);
+            let bit = 1u8.wrapping_shl(u32::from(bar.get()));
+            let decodes = matches!(range, Some(GuestRange::Memory(_)));
+            self.memory = if decodes { self.memory | bit } else { self.memory & !bit };
         }
     }
 
+    /// The lowest BAR that decodes any of this memory, and what it decodes.
+    #[inline]
+    fn memory_at(&self, access: Span<GuestAddr>) -> Option<(BarIndex, Span<GuestAddr>)> {
+        let mut left = self.memory;
+        while left != 0 {
+            let place = usize::try_from(left.trailing_zeros()).ok()?;
+            if let Some(Some(GuestRange::Memory(span))) = self.bars.get(place)
+                && span.overlaps(access)
+            {
+                return BarIndex::ALL.get(place).map(|bar| (*bar, *span));
+            }
+            left &= left.wrapping_sub(1);
+        }
+        None
+    }
+
     /// Where a memory access of `size` bytes at `address` goes.
+    #[inline]
     pub fn memory(&self, address: GuestAddr, size: u64) -> Decoded {
         let Some(access) = Span::from_size(address, size) else {
             return Decoded::Miss;
         };
-        let mut missed = true;
-        for (bar, range) in BarIndex::ALL.iter().zip(&self.bars) {
-            let Some(GuestRange::Memory(span)) = range else {
-                continue;
-            };
-            if span.covers(access) && missed {
-                let offset = address.get().wrapping_sub(span.first().get());
-                return self.within(*bar, offset, size);
+        match self.memory_at(access) {
+            Some((bar, span)) if span.covers(access) => {
+                self.within(bar, address.get().wrapping_sub(span.first().get()), size)
             }
-            missed &= !span.overlaps(access);
+            Some(_) => Decoded::Function,
+            None => Decoded::Miss,
         }
-        if missed { Decoded::Miss } else { Decoded::Function }
     }
 
     /// Where an I/O access of `size` bytes at `port` goes.
@@ -106,26 +128,45 @@ impl Decoder {
     }
 
     /// An access that lies wholly in `bar`.
+    #[inline]
     fn within(&self, bar: BarIndex, offset: u64, size: u64) -> Decoded {
-        let Some(access) = Span::from_size(GuestBarOffset::new(offset), size) else {
+        let offset = GuestBarOffset::new(offset);
+        let Some(access) = Span::from_size(offset, size) else {
             return Decoded::Miss;
         };
-        let natural = size.is_power_of_two() && size <= 8 && offset & size.wrapping_sub(1) == 0;
-        let emulated = self.emulated.iter().flatten();
-        if !natural || bar == BarIndex::ROM || emulated.into_iter().any(|place| place.hits(bar, access)) {
+        let natural = matches!(size, 1 | 2 | 4 | 8) && offset.get() & size.wrapping_sub(1) == 0;
+        let near = self.around.is_some_and(|around| around.overlaps(access));
+        if !natural || bar == BarIndex::ROM || (near && self.is_emulated(bar, access)) {
             return Decoded::Function;
         }
-        Decoded::Passthrough { bar, offset: physical(GuestBarOffset::new(offset)) }
+        Decoded::Passthrough { bar, offset: physical(offset) }
+    }
+
+    /// Whether any of an access to `bar` is emulated.
+    fn is_emulated(&self, bar: BarIndex, access: Span<GuestBarOffset>) -> bool {
+        self.emulated.iter().flatten().any(|place| place.hits(bar, access))
     }
 
     /// The lowest BAR that decodes `address`, and the offset in it.
+    #[inline]
     pub(crate) fn memory_byte(&self, address: GuestAddr) -> Option<(BarIndex, GuestBarOffset)> {
-        BarIndex::ALL.iter().zip(&self.bars).find_map(|(bar, range)| match range {
-            Some(GuestRange::Memory(span)) if span.contains(address) => {
-                Some((*bar, GuestBarOffset::new(address.get().wrapping_sub(span.first().get()))))
-            }
-            _ => None,
-        })
+        let (bar, span) = self.memory_at(Span::new(address, address)?)?;
+        Some((bar, GuestBarOffset::new(address.get().wrapping_sub(span.first().get()))))
+    }
+
+    /// The byte of the MSI-X table that an access of a dword or a qword, naturally aligned, is to.
+    #[inline]
+    pub(crate) fn table_piece(&self, address: GuestAddr, size: usize) -> Option<(u64, Width)> {
+        let (width, mask) = match size {
+            4 => (Width::Dword, 3),
+            8 => (Width::Qword, 7),
+            _ => return None,
+        };
+        let [table, ..] = self.emulated;
+        let table = table?;
+        let (bar, offset) = self.memory_byte(address)?;
+        let within = table.bar == bar && table.span.contains(offset) && offset.get() & mask == 0;
+        within.then_some((offset.get().wrapping_sub(table.span.first().get()), width))
     }
 
     /// The lowest BAR that decodes `port`, and the offset in it.

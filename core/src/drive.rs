@@ -18,11 +18,19 @@ where
     /// Returns what was read, nothing for a write. While another operation is under way the access is answered
     /// as by a device that is gone.
     pub fn access<H: Host>(&mut self, access: Access, host: &mut H) -> Bytes {
-        match self.begin(access) {
+        match self.at_once(&access) {
+            Some((value, size)) => Bytes::from_value(value, size),
+            None => self.access_in_steps(&access, host),
+        }
+    }
+
+    #[inline(never)]
+    fn access_in_steps<H: Host>(&mut self, access: &Access, host: &mut H) -> Bytes {
+        match self.begin_access(access) {
             Begin::Done(bytes) => bytes,
             Begin::Steps => self.drive(host),
             Begin::Busy => match access {
-                Access::Read { size, .. } => Bytes::all_ones(size),
+                Access::Read { size, .. } => Bytes::all_ones(*size),
                 Access::Write { .. } => Bytes::EMPTY,
             },
         }
@@ -78,7 +86,7 @@ where
     /// Takes the steps of the operation under way, to its end; returns what it read.
     pub fn drive<H: Host>(&mut self, host: &mut H) -> Bytes {
         loop {
-            match self.drive_step(host) {
+            match self.drive_steps(host, true) {
                 Some(Completion::Done(bytes)) => return bytes,
                 Some(_) => {}
                 None => return Bytes::EMPTY,
@@ -88,7 +96,30 @@ where
 
     /// Takes the next step of the operation under way; `None` if none is. For who has to do something between two.
     pub fn drive_step<H: Host>(&mut self, host: &mut H) -> Option<Completion> {
-        let (token, step) = self.next_step()?;
+        self.drive_steps(host, false)
+    }
+
+    /// Takes the next step; with `many` also those after it that are the same of other vectors, as far as they are
+    /// done: nothing has to be found out between them.
+    fn drive_steps<H: Host>(&mut self, host: &mut H, many: bool) -> Option<Completion> {
+        let mut step = self.operation.step?;
+        if many && step.is_of_vector() {
+            let done = self.interrupts.run(|vector, message| {
+                step.aim(vector, message);
+                match take_vector(step, host) {
+                    Ok(()) => {
+                        host.step_done(step);
+                        true
+                    }
+                    Err(error) => {
+                        host.step_failed(step, &error);
+                        false
+                    }
+                }
+            });
+            self.operation.step = Some(step);
+            return Some(self.completed(if done { None } else { Some(Outcome::Failed) }));
+        }
         let outcome = match self.perform(step, host) {
             Ok(outcome) => {
                 host.step_done(step);
@@ -99,7 +130,7 @@ where
                 H::fewer(&error).map_or(Outcome::Failed, Outcome::Fewer)
             }
         };
-        Some(self.complete(token, outcome))
+        Some(self.completed(Some(outcome)))
     }
 
     /// Has `host` take one step: what [`drive`](Self::drive) does for each, for an embedder with a loop of its own.
@@ -121,20 +152,30 @@ where
             Step::Map(window) => done(host.map(window)?),
             Step::Untrap { bar, range } => done(host.untrap(bar, range, self.decoder())?),
             Step::Trap { bar, range } => done(host.trap(bar, range, self.decoder())?),
-            Step::Disarm { kind, vector } => done(host.disarm(kind, vector)?),
             Step::DisableInterrupts { kind } => done(host.disable(kind)?),
             Step::ReleaseVectors { kind } => done(host.release(kind)?),
             Step::EnableInterrupts { kind } => done(host.enable(kind)?),
             Step::Wire { kind, first, last } => {
                 done(host.wire(kind, first, last, &|vector| self.wants_event(kind, vector))?)
             }
-            Step::Route { kind, vector, message } => done(host.route(kind, vector, message)?),
             Step::CommitRoutes => done(host.commit_routes()?),
-            Step::Arm { kind, vector } => done(host.arm(kind, vector)?),
             Step::UnmaskIntx => done(host.unmask_intx()?),
-            Step::Signal { kind, vector } => done(host.signal(kind, vector)?),
+            Step::Disarm { .. } | Step::Route { .. } | Step::Signal { .. } | Step::Arm { .. } => {
+                done(take_vector(step, host)?)
+            }
         };
         Ok(Outcome::Value(value))
+    }
+}
+
+/// Has `host` take a step of one vector; another step it is not asked for.
+fn take_vector<H: Host>(step: Step, host: &mut H) -> Result<(), <H as HostError>::Error> {
+    match step {
+        Step::Disarm { kind, vector } => host.disarm(kind, vector),
+        Step::Route { kind, vector, message } => host.route(kind, vector, message),
+        Step::Signal { kind, vector } => host.signal(kind, vector),
+        Step::Arm { kind, vector } => host.arm(kind, vector),
+        _ => Ok(()),
     }
 }
 

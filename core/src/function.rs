@@ -58,6 +58,9 @@ pub struct AssignedFunction<V, W> {
     pub(crate) gone: bool,
     pub(crate) quarantined: bool,
     pub(crate) last_reset: Option<ResetOutcome>,
+    /// No operation is under way, nothing waits to be settled or tried again, and the device answers: an access that
+    /// needs nothing of the host is answered at once.
+    pub(crate) at_rest: bool,
     pub(crate) operation: Operation,
     pub(crate) counters: Counters,
 }
@@ -181,6 +184,7 @@ where
             gone: false,
             quarantined: false,
             last_reset: None,
+            at_rest: false,
             operation: Operation::IDLE,
             counters: Counters::default(),
         })

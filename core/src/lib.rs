@@ -73,6 +73,7 @@ extern crate std;
 
 mod access;
 mod addr;
+mod at_once;
 mod bars;
 mod caps;
 mod config;

@@ -122,7 +122,7 @@ pub(crate) struct Operation {
     pub(crate) settling_all: bool,
     /// Something could not be taken away from the guest.
     unknown: bool,
-    step: Option<Step>,
+    pub(crate) step: Option<Step>,
     token: u32,
 }
 
@@ -168,10 +168,19 @@ where
     ///
     /// Any access is answered: what nobody decodes reads all-ones, and writes to it are dropped.
     pub fn begin(&mut self, access: Access) -> Begin {
+        match self.at_once(&access) {
+            Some((value, size)) => Begin::Done(Bytes::from_value(value, size)),
+            None => self.begin_access(&access),
+        }
+    }
+
+    /// The access goes through all phases.
+    #[inline(never)]
+    pub(crate) fn begin_access(&mut self, access: &Access) -> Begin {
         if self.is_busy() {
             return Begin::Busy;
         }
-        let (task, target, bytes) = match &access {
+        let (task, target, bytes) = match access {
             Access::Read { target, size } => (Task::Read(*target), target, &Bytes::all_ones(*size)),
             Access::Write { target, data } => (Task::Write(*target), target, data),
         };
@@ -183,6 +192,7 @@ where
         if self.quarantined || self.gone {
             return Begin::Done(if matches!(task, Task::Read(_)) { *bytes } else { Bytes::EMPTY });
         }
+        self.at_rest = false;
         self.operation.start(task, bytes, Phase::Piece);
         self.interrupts.begin_operation();
         self.begun()
@@ -223,6 +233,7 @@ where
         if self.quarantined && task != Task::Detach {
             return Begin::Done(Bytes::EMPTY);
         }
+        self.at_rest = false;
         self.operation.start(task, &Bytes::EMPTY, Phase::Revoke);
         self.interrupts.begin_operation();
         self.operation.settling_all = true;
@@ -265,16 +276,23 @@ where
 
     /// The host has taken a step. A token that is not that of [`next_step`](Self::next_step) changes nothing.
     pub fn complete(&mut self, token: Token, outcome: Outcome) -> Completion {
-        let Some(step) = self.operation.step.filter(|_| token.0 == self.operation.token) else {
+        if self.operation.step.is_none() || token.0 != self.operation.token {
             self.counters.stale_tokens = self.counters.stale_tokens.wrapping_add(1);
             return Completion::Stale;
-        };
-        self.operation.step = None;
-        self.operation.token = self.operation.token.wrapping_add(1);
-        if !outcome.is_done() {
-            self.counters.failed(step);
         }
-        self.apply(step, outcome);
+        self.completed(Some(outcome))
+    }
+
+    /// The step under way is complete. `None`: what came of it has been heard of already.
+    pub(crate) fn completed(&mut self, outcome: Option<Outcome>) -> Completion {
+        let step = self.operation.step.take();
+        self.operation.token = self.operation.token.wrapping_add(1);
+        if let (Some(step), Some(outcome)) = (step, outcome) {
+            if !outcome.is_done() {
+                self.counters.failed(step);
+            }
+            self.apply(step, outcome);
+        }
         if self.quarantined && self.operation.task != Task::Detach {
             return Completion::Done(self.finish());
         }
@@ -285,12 +303,14 @@ where
     /// An interrupt of `vector` has reached the embedder and not the guest. It is delivered at the next
     /// settling, or stays pending until the guest unmasks it.
     pub fn handle_interrupt(&mut self, kind: InterruptKind, vector: VectorIndex) {
+        self.at_rest = false;
         self.interrupts.latch(kind, vector);
     }
 
     /// The guest has ended an interrupt of the function's pin: at the next settling the host unmasks it, and is
     /// interrupted again if the device still asserts it. A host that resamples by itself need not be told, and may.
     pub fn handle_intx_eoi(&mut self) {
+        self.at_rest = false;
         if let Some(intx) = &mut self.interrupts.intx {
             intx.eoi();
         }
@@ -299,6 +319,7 @@ where
     /// The device is gone: [settle](Self::begin_settle) to take away its windows and all that it decodes. From now
     /// on it reads all-ones.
     pub fn handle_gone(&mut self) {
+        self.at_rest = false;
         self.gone = true;
     }
 
@@ -315,6 +336,7 @@ where
         };
         self.operation.task = Task::Idle;
         self.operation.phase = Phase::Finish;
+        self.at_rest = !self.gone && !self.quarantined && self.interrupts.is_at_rest();
         bytes
     }
 

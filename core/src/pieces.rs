@@ -114,11 +114,8 @@ where
     }
 
     /// What the guest reads from a register that is virtual, wholly or in part.
-    fn virtual_value(&self, register: Register) -> u32 {
-        let upper_half = |value: u16| {
-            let [low, high] = value.to_le_bytes();
-            u32::from_le_bytes([0, 0, low, high])
-        };
+    pub(crate) fn virtual_value(&self, register: Register) -> u32 {
+        let upper_half = |value: u16| u32::from(value).wrapping_shl(16);
         let msix = self.interrupts.msix.as_ref();
         match register {
             Register::Command | Register::CommandWithoutPin => u32::from(self.command.bits()),
@@ -242,7 +239,9 @@ where
         };
         let bytes = &mut self.operation.bytes;
         match place {
-            Place::Table(byte) if write => msix.write_table(byte, width, bytes.value(at, width)),
+            Place::Table(byte) if write => {
+                msix.write_table(byte, width, bytes.value(at, width));
+            }
             Place::Table(byte) => bytes.store(at, width, msix.read_table(byte, width)),
             Place::PendingBits(byte) if !write => {
                 let qword = u16::try_from(byte / 8).unwrap_or(u16::MAX);

@@ -256,6 +256,7 @@ where
         if !rest.is_empty() {
             return Err(RestoreError::Section(SavedSection::Msix));
         }
+        self.at_rest = false;
         self.command = Command::from_bits_retain(function.command.get());
         self.power = PowerState::from_pmcsr(function.power.get());
         self.bars.restore(function.bars.iter().map(|record| record.value.get()));

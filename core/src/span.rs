@@ -16,6 +16,7 @@ pub struct Span<A> {
 
 impl<A: Address> Span<A> {
     /// The addresses from `first` to `last`, or `None` if `last` comes before `first`.
+    #[inline]
     pub fn new(first: A, last: A) -> Option<Self> {
         if last < first {
             return None;
@@ -24,17 +25,20 @@ impl<A: Address> Span<A> {
     }
 
     /// The `size` bytes from `first` on, or `None` if that is no byte or passes the end of the space.
+    #[inline]
     pub fn from_size(first: A, size: u64) -> Option<Self> {
         let last = first.get().checked_add(size.checked_sub(1)?)?;
         Some(Self { first, last: A::new(last) })
     }
 
     /// The first address.
+    #[inline]
     pub fn first(self) -> A {
         self.first
     }
 
     /// The last address, which belongs to the span.
+    #[inline]
     pub fn last(self) -> A {
         self.last
     }
@@ -45,16 +49,19 @@ impl<A: Address> Span<A> {
     }
 
     /// Whether `address` lies in the span.
+    #[inline]
     pub fn contains(self, address: A) -> bool {
         self.first <= address && address <= self.last
     }
 
     /// Whether all of `other` lies in the span.
+    #[inline]
     pub fn covers(self, other: Self) -> bool {
         self.first <= other.first && other.last <= self.last
     }
 
     /// Whether the two have an address in common.
+    #[inline]
     pub fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
@@ -64,7 +71,14 @@ impl<A: Address> Span<A> {
         Self::new(self.first.max(other.first), self.last.min(other.last))
     }
 
+    /// The addresses from the first to the last of both.
+    #[must_use]
+    pub(crate) fn hull(self, other: Self) -> Self {
+        Self { first: self.first.min(other.first), last: self.last.max(other.last) }
+    }
+
     /// What is left of the span without `other`: the part before it, and the part after it.
+    #[inline]
     pub fn subtract(self, other: Self) -> (Option<Self>, Option<Self>) {
         if !self.overlaps(other) {
             return (Some(self), None);

@@ -1,7 +1,7 @@
 //! Texts with numbers in them. One function makes them all: with a `write!` for each, what errors and findings say
 //! would take more room than what the interrupts do.
 
-use core::fmt;
+use core::fmt::{self, Write};
 
 /// A text, and the numbers that go into it.
 pub(crate) type Said = (&'static str, [u64; 3]);
@@ -35,19 +35,41 @@ fn say_one_by_one(f: &mut fmt::Formatter<'_>, text: &str, a: u64, b: u64, c: u64
 }
 
 fn say_number(f: &mut fmt::Formatter<'_>, mark: u8, number: u64) -> fmt::Result {
-    let width = match mark {
+    let least = match mark {
         b'b' if number == 6 => return f.write_str("ROM"),
         b'b' => {
             f.write_str("BAR")?;
-            return write!(f, "{number}");
+            return decimal(f, number);
         }
-        b'd' => return write!(f, "{number}"),
-        b'2' => 4,
-        b'3' => 5,
-        b'8' => 10,
-        _ => 0,
+        b'd' => return decimal(f, number),
+        b'2' => 2,
+        b'3' => 3,
+        b'8' => 8,
+        _ => 1,
     };
-    write!(f, "{number:#0width$x}")
+    f.write_str("0x")?;
+    hexadecimal(f, number, least)
+}
+
+/// A number in decimal.
+// `write!` would bring all of its ways to format a number: the core is to be small.
+pub(crate) fn decimal(f: &mut fmt::Formatter<'_>, number: u64) -> fmt::Result {
+    if number > 9 {
+        decimal(f, number / 10)?;
+    }
+    digit(f, number % 10)
+}
+
+/// A number in hexadecimal, of at least so many digits.
+pub(crate) fn hexadecimal(f: &mut fmt::Formatter<'_>, number: u64, least: u8) -> fmt::Result {
+    if number > 15 || least > 1 {
+        hexadecimal(f, number.wrapping_shr(4), least.saturating_sub(1))?;
+    }
+    digit(f, number & 15)
+}
+
+fn digit(f: &mut fmt::Formatter<'_>, digit: u64) -> fmt::Result {
+    f.write_char(u32::try_from(digit).ok().and_then(|digit| char::from_digit(digit, 16)).unwrap_or('?'))
 }
 
 /// A number of things in memory, as it goes into a text.
@@ -80,6 +102,12 @@ mod tests {
     #[test]
     fn hexadecimal_numbers_have_so_many_digits_at_least() {
         assert_eq!(said("%2 %3 %8", [1, 2, 0x1_0000_0003]), "0x01 0x002 0x100000003");
+    }
+
+    #[test]
+    fn numbers_of_any_size_are_written() {
+        let most = u64::MAX;
+        assert_eq!(said("%d %x %d", [most, most, 0]), std::format!("{most} {most:#x} 0"));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use super::Measure;
 use super::host::{BASE, Function, Host, MSIX_CONTROL, TABLE, decoding, write_config};
 use std::hint::black_box;
-use vfio_assign_core::{Access, Bytes, GuestAddr, Target};
+use vfio_assign_core::host::{InterruptHost, InterruptKind, Message};
+use vfio_assign_core::{Access, Bytes, GuestAddr, Target, VectorIndex};
 
 const COUNTS: [u16; 4] = [1, 64, 256, 2048];
 
@@ -18,6 +19,9 @@ pub(crate) fn measure(by: &mut impl Measure) {
             || ready.clone(),
             |function| release(function, &mut host),
         );
+        by.repeat("MSI-X bring-up, the host's calls alone", &format!("{vectors} vectors"), || {
+            calls(vectors, &mut host)
+        });
         let mut live = ready.clone();
         release(&mut live, &mut host);
         by.repeat("Function Mask on and off", &format!("{vectors} vectors"), || {
@@ -31,6 +35,20 @@ pub(crate) fn measure(by: &mut impl Measure) {
 /// The guest clears Function Mask.
 fn release(function: &mut Function, host: &mut Host) {
     write_config(function, host, MSIX_CONTROL, &[0, 0x80]);
+}
+
+/// What the host is asked for when that many vectors come into effect, by somebody who knows it already.
+fn calls(vectors: u16, host: &mut Host) {
+    let kind = InterruptKind::Msix;
+    let message = Message { address: 0xfee0_0000, data: 0 };
+    let all = || (0..black_box(vectors)).filter_map(VectorIndex::new);
+    for vector in all() {
+        let Ok(()) = host.route(kind, vector, black_box(message));
+    }
+    let Ok(()) = host.commit_routes();
+    for vector in all() {
+        let Ok(()) = host.arm(kind, vector);
+    }
 }
 
 /// A function with MSI-X on, Function Mask set and every entry programmed and unmasked.

@@ -89,3 +89,16 @@ fn vector_index_ends_at_2047() {
 fn page_size_is_a_power_of_two() {
     assert_eq!(PageSize::new(0x3000), None);
 }
+
+#[test]
+fn hexadecimal_heeds_the_prefix_and_a_width_with_zeros() {
+    let address = GuestAddr::new(0x1f);
+    assert_eq!(
+        std::format!("{address:x} {address:#x} {address:08x} {address:#010x} {address:#x}"),
+        "1f 0x1f 0000001f 0x0000001f 0x1f"
+    );
+    assert_eq!(
+        std::format!("{:x} {:016x}", GuestAddr::new(0), GuestAddr::new(u64::MAX)),
+        "0 ffffffffffffffff"
+    );
+}

@@ -167,13 +167,13 @@ impl Bar {
 
     /// The bits that are hard-wired.
     pub(super) fn flags(self) -> u64 {
-        let prefetch = |on: bool| if on { bar::PREFETCHABLE } else { 0 };
-        u64::from(match self.kind {
-            BarKind::Io => bar::IO,
-            BarKind::Memory32 { prefetchable } => bar::TYPE_32 | prefetch(prefetchable),
-            BarKind::Memory64 { prefetchable } => bar::TYPE_64 | prefetch(prefetchable),
-            BarKind::Rom => 0,
-        })
+        let (kind, prefetchable) = match self.kind {
+            BarKind::Io => (bar::IO, false),
+            BarKind::Memory32 { prefetchable } => (bar::TYPE_32, prefetchable),
+            BarKind::Memory64 { prefetchable } => (bar::TYPE_64, prefetchable),
+            BarKind::Rom => (0, false),
+        };
+        u64::from(if prefetchable { kind | bar::PREFETCHABLE } else { kind })
     }
 
     /// The base address, unless the register holds what is none: zero, or a half that a guest has written

@@ -1,7 +1,8 @@
 //! The map from a configuration offset to what stands there, made once from a device's capabilities.
 
 use super::capabilities::{CapabilityRule, capabilities, last_dword, port_type};
-use super::rules::Register;
+use super::rules::{Policy, Register};
+use crate::access::ByteLanes;
 use crate::addr::{BarIndex, ConfigOffset};
 use crate::caps::{CapabilityFinding, ConfigImage};
 use crate::description::Finding;
@@ -17,6 +18,18 @@ struct Entry {
     first: u16,
     last: u16,
     register: Register,
+}
+
+/// One of the first 64 dwords.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Low {
+    register: Register,
+    /// The bytes that are wholly the guest's own, and need no host to be read.
+    own: ByteLanes,
+}
+
+impl Low {
+    const HARDWARE: Self = Self { register: Register::Hardware, own: ByteLanes::NONE };
 }
 
 /// Why no map could be made of a device's configuration space.
@@ -81,6 +94,8 @@ struct Full;
 pub struct ConfigMap {
     /// Sorted by offset, disjoint.
     entries: Vec<Entry, { Self::RULES }>,
+    /// The dwords of the first 256 bytes once more, each by its place: they are read most.
+    low: [Low; 64],
     size: u16,
     /// D1 and D2, if Power Management says that they are supported.
     supports_d1: bool,
@@ -133,6 +148,7 @@ impl ConfigMap {
         }
         let mut map = Self {
             entries: Vec::new(),
+            low: [Low::HARDWARE; 64],
             size: image.size(),
             supports_d1: false,
             supports_d2: false,
@@ -164,7 +180,35 @@ impl ConfigMap {
                 Err(wrong) => finding(wrong.into()),
             }
         }
+        self.index();
         Ok(())
+    }
+
+    /// The registers in `low` are those of the entries.
+    #[inline(never)]
+    fn index(&mut self) {
+        for entry in &self.entries {
+            let register = entry.register;
+            let hardware = match register {
+                // The host is asked for them.
+                Register::MsiPending => u32::MAX,
+                _ => !Policy::of(register).virtual_read,
+            };
+            let own = ByteLanes::touching(hardware).not();
+            let [first, last] = [entry.first, entry.last].map(|dword| usize::from(dword / 4));
+            let end = last.saturating_add(1).min(self.low.len());
+            if let Some(run) = self.low.get_mut(first..end) {
+                run.fill(Low { register, own });
+            }
+        }
+    }
+
+    /// The register that all bytes of an access are of, if they are wholly the guest's own, and the first one's lane.
+    #[inline]
+    pub(crate) fn own(&self, offset: u32, size: usize) -> Option<(Register, u32)> {
+        let lane = offset & 3;
+        let low = self.low.get(usize::try_from(offset / 4).ok()?)?;
+        low.own.holds(lane, size).then_some((low.register, lane))
     }
 
     /// Which register the dword at `offset` is; `None` past the end of this configuration space.
@@ -173,6 +217,14 @@ impl ConfigMap {
         if dword >= self.size {
             return None;
         }
+        match self.low.get(usize::from(dword / 4)) {
+            Some(low) => Some(low.register),
+            None => self.find(dword),
+        }
+    }
+
+    /// The register of a dword that there is.
+    fn find(&self, dword: u16) -> Option<Register> {
         let place = self.entries.partition_point(|entry| entry.last < dword);
         match self.entries.get(place) {
             Some(entry) if entry.first <= dword => Some(entry.register),
@@ -259,6 +311,7 @@ impl ConfigMap {
                 entry.register = *new;
             }
         }
+        self.index();
     }
 
     /// The ids that the guest reads, which need not be the device's.
@@ -340,7 +393,7 @@ impl ConfigMap {
     ) {
         let first = image.dword(capability);
         match register {
-            Register::PowerControl if self.register(at) == Some(register) => {
+            Register::PowerControl if self.find(at.get()) == Some(register) => {
                 self.power_control = Some(at);
                 self.supports_d1 = first & power::PMC_D1 != 0;
                 self.supports_d2 = first & power::PMC_D2 != 0;

@@ -236,6 +236,23 @@ pub enum StepKind {
 }
 
 impl Step {
+    /// Whether it is one of a single vector.
+    pub(crate) fn is_of_vector(&self) -> bool {
+        matches!(self, Self::Disarm { .. } | Self::Route { .. } | Self::Signal { .. } | Self::Arm { .. })
+    }
+
+    /// It becomes the same step of another vector, which has this message.
+    #[inline]
+    pub(crate) fn aim(&mut self, at: VectorIndex, its: Message) {
+        match self {
+            Self::Disarm { vector, .. } | Self::Signal { vector, .. } | Self::Arm { vector, .. } => {
+                *vector = at
+            }
+            Self::Route { vector, message, .. } => (*vector, *message) = (at, its),
+            _ => {}
+        }
+    }
+
     /// The kind of this step.
     pub fn kind(self) -> StepKind {
         match self {

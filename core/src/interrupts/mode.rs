@@ -11,7 +11,7 @@ use super::settle::Settle;
 use super::settled::Settled;
 use super::vector::Vector;
 use crate::addr::VectorIndex;
-use crate::host::{InterruptKind, Outcome, Step};
+use crate::host::{InterruptKind, Message, Outcome, Step};
 
 /// The interrupts of a function: each kind that the device has and the host can do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,10 +62,10 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
     }
 
     #[inline(never)]
-    fn each(&mut self, visit: fn(&mut Settle)) {
+    fn each(&mut self, visit: fn(&mut Settle, &[Vector])) {
         for kind in &BY_RANK {
-            if let Some((settle, _)) = self.parts_mut(*kind) {
-                visit(settle);
+            if let Some((settle, table)) = self.parts_mut(*kind) {
+                visit(settle, table);
             }
         }
     }
@@ -90,7 +90,17 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
 
     /// Whether there is nothing to settle.
     pub(crate) fn is_settled(&self) -> bool {
-        BY_RANK.iter().all(|kind| self.settle(*kind).is_none_or(Settle::is_settled))
+        self.all(Settle::is_settled)
+    }
+
+    #[inline(never)]
+    fn all(&self, holds: fn(&Settle) -> bool) -> bool {
+        BY_RANK.iter().all(|kind| self.settle(*kind).is_none_or(holds))
+    }
+
+    /// Whether there is nothing to settle, and nothing that a new operation would try again.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.all(Settle::is_at_rest)
     }
 
     /// A new operation begins.
@@ -137,6 +147,11 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
             Some((settle, table)) => settle.complete(table, step, outcome),
             None => Settled::Known,
         }
+    }
+
+    /// [`Settle::run`] of the kind whose step is under way.
+    pub(crate) fn run(&mut self, take: impl FnMut(VectorIndex, Message) -> bool) -> bool {
+        self.parts_mut(self.settling).is_none_or(|(settle, table)| settle.run(table, take))
     }
 
     /// An interrupt has reached the embedder and not the guest.

@@ -133,19 +133,22 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
         half.wrapping_shr(shift) & width.all_ones()
     }
 
-    /// The guest writes `width` bytes of the table at `offset`, naturally aligned.
-    pub(crate) fn write_table(&mut self, offset: u64, width: Width, value: u64) {
+    /// The guest writes `width` bytes of the table at `offset`, naturally aligned. Whether nothing has to be settled for
+    /// it.
+    pub(crate) fn write_table(&mut self, offset: u64, width: Width, value: u64) -> bool {
         let (index, upper, shift) = place_of(offset);
         let (settle, table) = self.parts_mut();
         let Some(vector) = table.get_mut(index) else {
-            return;
+            return true;
         };
         let before = *vector;
         let mask = width.all_ones().wrapping_shl(shift);
         vector.store(upper, (vector.half(upper) & !mask) | (value.wrapping_shl(shift) & mask));
-        if *vector != before {
+        let settled = *vector == before || !settle.concerns(*vector);
+        if !settled {
             settle.touch(index);
         }
+        settled
     }
 
     /// Where the pending bits of the 64 vectors from `first` on are.
@@ -172,6 +175,7 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
 
 /// The entry that byte `offset` of the table belongs to, whether it is in its upper half, and the bit of the half that
 /// it starts at. A naturally aligned access lies within a half.
+#[inline]
 fn place_of(offset: u64) -> (usize, bool, u32) {
     let index = usize::try_from(offset / regs::ENTRY_SIZE).unwrap_or(usize::MAX);
     let shift = u32::try_from(offset & 7).unwrap_or(0).wrapping_mul(8);

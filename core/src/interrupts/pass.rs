@@ -1,6 +1,10 @@
 //! The passes of a settling, and what one of them looks for: which entries, and vectors in which states.
 
+use super::settle::Settle;
 use super::vector::{Vector, VectorState};
+
+/// What keeps a vector from delivering.
+pub(super) const SILENT: VectorState = VectorState::MASKED.union(VectorState::UNUSED);
 
 /// What a settling does, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -92,11 +96,61 @@ pub(super) struct Which {
     pub(super) but: Option<(VectorState, VectorState)>,
 }
 
+/// What a pass that goes from vector to vector looks for, and what a step that is done changes.
+#[derive(Clone, Copy)]
+pub(super) struct Change {
+    pub(super) which: Which,
+    pub(super) gains: VectorState,
+    pub(super) loses: VectorState,
+}
+
+impl Settle {
+    /// What a pass that goes from vector to vector looks for; `None` if there is none of it, or it is no such pass.
+    pub(super) fn change(&self) -> Option<Change> {
+        let none = VectorState::empty();
+        let (which, gains, loses) = match self.pass {
+            // Events that reach the guest and should not.
+            Pass::Disarm => {
+                let but = self.delivers().then_some((none, SILENT));
+                (Which { but, ..Which::these(VectorState::ARMED, none) }, none, VectorState::ARMED)
+            }
+            Pass::DisarmUnrouted => {
+                (Which::these(VectorState::ARMED, VectorState::ROUTED), none, VectorState::ARMED)
+            }
+            pass => {
+                let told = VectorState::ROUTE_SET | VectorState::ROUTED;
+                let ready = VectorState::WIRED | VectorState::ROUTED;
+                let (has, lacks, gains, loses) = match pass {
+                    Pass::Route => (VectorState::WIRED, told, VectorState::ROUTE_SET, none),
+                    // Interrupts that wait and can be delivered.
+                    Pass::Signal => (ready | VectorState::LATCHED, none, none, VectorState::LATCHED),
+                    Pass::Arm => (ready, VectorState::ARMED, VectorState::ARMED, none),
+                    _ => return None,
+                };
+                // Of vectors that the guest wants delivered and the host has not refused.
+                if !self.delivers() {
+                    return None;
+                }
+                (Which::these(has, lacks | SILENT | VectorState::REFUSED), gains, loses)
+            }
+        };
+        self.seen.contains(which.has).then_some(Change { which, gains, loses })
+    }
+}
+
+impl Change {
+    #[inline]
+    pub(super) fn apply(self, state: &mut VectorState) {
+        *state = (*state | self.gains) & !self.loses;
+    }
+}
+
 impl Which {
     pub(super) fn these(has: VectorState, lacks: VectorState) -> Self {
         Self { has, lacks, but: None }
     }
 
+    #[inline]
     pub(super) fn holds(self, vector: Vector) -> bool {
         let is = |has: VectorState, lacks: VectorState| vector.state & (has | lacks) == has;
         is(self.has, self.lacks) && !self.but.is_some_and(|(has, lacks)| is(has, lacks))

@@ -21,9 +21,6 @@ pub(super) struct Growth {
     pub(super) attempt: u16,
 }
 
-/// What keeps a vector from delivering.
-const SILENT: VectorState = VectorState::MASKED.union(VectorState::UNUSED);
-
 /// What of one kind of interrupt the guest has turned on, what stands in the host, and how far a settling has come.
 ///
 /// The vectors themselves are with whoever owns this, and come into each call.
@@ -54,6 +51,8 @@ pub(crate) struct Settle {
     pub(super) again: bool,
     /// The entries that the settling under way looks at.
     pub(super) working: Range,
+    /// Every state that one of those entries may be in: a pass that looks for another has nothing to do.
+    pub(super) seen: VectorState,
     /// Messages were told and not committed.
     pub(super) uncommitted: bool,
     pub(super) pass: Pass,
@@ -84,6 +83,7 @@ impl Settle {
             held: false,
             dirty: Range::NONE,
             working: Range::NONE,
+            seen: VectorState::all(),
             again: false,
             uncommitted: false,
             pass: Pass::Done,
@@ -112,14 +112,14 @@ impl Settle {
     }
 
     /// Whether vectors that are not [`SILENT`] are to deliver now.
-    fn delivers(&self) -> bool {
+    pub(super) fn delivers(&self) -> bool {
         self.is_able() && !self.stopped
     }
 
     /// The vectors that are to have an event, of those that have none of `lacks`: of MSI-X those that the guest
     /// unmasks, or had unmasked before a stop; of the others all, since none can be added later.
     #[inline(never)]
-    fn taking(&self, lacks: VectorState) -> Option<Which> {
+    pub(super) fn taking(&self, lacks: VectorState) -> Option<Which> {
         if !self.is_on() || self.stopped {
             return None;
         }
@@ -138,16 +138,21 @@ impl Settle {
     /// Whether the host is to give an event to this vector: it takes one, or has it already.
     pub(super) fn wants_event(&self, table: &[Vector], vector: VectorIndex) -> bool {
         let taking = self.taking(VectorState::REFUSED);
-        table.get(vector.position()).filter(|_| !self.stopped).is_some_and(|found| {
-            found.state.contains(VectorState::WIRED) || taking.is_some_and(|which| which.holds(*found))
-        })
+        table.get(vector.position()).is_some_and(|found| self.has_event(*found, taking))
+    }
+
+    /// The same, where `taking` says which vectors take one.
+    pub(super) fn has_event(&self, vector: Vector, taking: Option<Which>) -> bool {
+        let has =
+            vector.state.contains(VectorState::WIRED) || taking.is_some_and(|which| which.holds(vector));
+        has && !self.stopped
     }
 
     /// Where the pending bits of the 64 vectors from `first` on are.
     pub(super) fn pending(&self, table: &[Vector], first: VectorIndex) -> PendingQuery {
         let mut query = PendingQuery { known: 0, poll: 0, hardware: 0 };
         let mut bit = 1u64;
-        for vector in table.iter().skip(first.pba_qword().position()).take(64) {
+        for vector in table.get(qword_of(table, first)).unwrap_or(&[]) {
             let state = vector.state;
             if state.contains(VectorState::LATCHED) {
                 query.known |= bit;
@@ -166,6 +171,7 @@ impl Settle {
         let index = vector.position();
         if let Some(found) = table.get_mut(index) {
             found.state.insert(VectorState::LATCHED);
+            self.seen.insert(VectorState::LATCHED);
             self.touch(index);
         }
     }
@@ -187,7 +193,7 @@ impl Settle {
     }
 
     /// A new operation begins: what failed in the last one is tried again.
-    pub(super) fn try_again(&mut self) {
+    pub(super) fn try_again(&mut self, _: &[Vector]) {
         if core::mem::take(&mut self.again) {
             self.touch_all();
         }
@@ -195,12 +201,25 @@ impl Settle {
 
     /// All that is under work.
     pub(super) fn work_on_all(&mut self) {
-        self.working = Range::ALL;
+        (self.working, self.seen) = (Range::ALL, VectorState::all());
     }
 
     /// Whether there is nothing to settle.
     pub(super) fn is_settled(&self) -> bool {
         self.dirty.is_none() && self.working.is_none()
+    }
+
+    /// Whether there is nothing to settle, and nothing that a new operation would try again.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.is_settled() && !self.again
+    }
+
+    /// Whether something may stand in the host, or be due there, for a vector of MSI-X that the guest has changed. Most
+    /// are changed while they are masked, or before the kind is on.
+    pub(super) fn concerns(&self, vector: Vector) -> bool {
+        let stands = VectorState::ARMED | VectorState::KEPT;
+        let silent = vector.state.contains(VectorState::MASKED) || !self.is_able();
+        vector.state.intersects(stands) || !silent || self.going()
     }
 
     /// Holds every interrupt, or delivers them again, to be settled.
@@ -217,16 +236,18 @@ impl Settle {
     }
 
     /// Off for the guest, to be settled: the first half of a reset.
-    pub(super) fn turn_off(&mut self) {
+    pub(super) fn turn_off(&mut self, _: &[Vector]) {
         (self.enable, self.function_mask) = (false, false);
         self.touch_all();
     }
 
     /// A new settling starts, with what one that was cut short has left.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, table: &[Vector]) {
         self.working = self.working.join(self.dirty);
         self.dirty = Range::NONE;
         self.enter(if self.working.is_none() { Pass::Done } else { Pass::Disarm });
+        let states = self.under_work(table).iter().map(|vector| vector.state);
+        self.seen = states.fold(VectorState::empty(), VectorState::union);
         self.run_limit = VectorIndex::LIMIT;
         self.enable_alone = false;
         self.growth = None;
@@ -268,7 +289,6 @@ impl Settle {
     fn step(&mut self, table: &[Vector]) -> Option<Step> {
         let kind = self.kind;
         match self.pass {
-            Pass::Disarm => self.disarm(table),
             Pass::Disable => self.disable(),
             Pass::Unwire => self.unwire(table),
             Pass::TakePending => self.take_pending(table),
@@ -276,36 +296,39 @@ impl Settle {
             Pass::GrowDisable => self.grow(table),
             Pass::GrowWire => self.grow_wire(),
             Pass::Wire => self.wire(table),
-            Pass::Route => self.route(table),
             Pass::Commit => self.uncommitted.then_some(Step::CommitRoutes),
-            Pass::DisarmUnrouted => self.disarm_unrouted(table),
-            Pass::Signal => self.signal(table),
-            Pass::Arm => self.arm(table),
             Pass::Unmask => self.unmask(table),
+            Pass::Disarm | Pass::DisarmUnrouted | Pass::Route | Pass::Signal | Pass::Arm => {
+                let vector = self.find(table, self.change()?.which)?;
+                let message = table.get(vector.position())?.message();
+                Some(match self.pass {
+                    Pass::Route => Step::Route { kind, vector, message },
+                    Pass::Signal => Step::Signal { kind, vector },
+                    Pass::Arm => Step::Arm { kind, vector },
+                    _ => Step::Disarm { kind, vector },
+                })
+            }
             Pass::Done => None,
         }
+    }
+
+    /// The places of the entries under work, from the cursor on, in a table of so many.
+    pub(super) fn places(&self, count: usize) -> core::ops::Range<usize> {
+        let end = usize::from(self.working.last).saturating_add(1).min(count);
+        usize::from(self.cursor).min(end)..end
+    }
+
+    /// The entries under work, from the cursor on.
+    fn under_work<'a>(&self, table: &'a [Vector]) -> &'a [Vector] {
+        table.get(self.places(table.len())).unwrap_or(&[])
     }
 
     /// The first entry at or after the cursor, of those under work, that is one of these.
     // One copy of it: the core is to be small.
     #[inline(never)]
     fn find(&self, table: &[Vector], which: Which) -> Option<VectorIndex> {
-        let end = usize::from(self.working.last).saturating_add(1).min(table.len());
-        let rest = table.get(usize::from(self.cursor)..end)?;
-        let place = rest.iter().position(|vector| which.holds(*vector))?;
+        let place = self.under_work(table).iter().position(|vector| which.holds(*vector))?;
         VectorIndex::new(self.cursor.saturating_add(u16::try_from(place).ok()?))
-    }
-
-    /// Events that reach the guest and should not.
-    fn disarm(&self, table: &[Vector]) -> Option<Step> {
-        let but = self.delivers().then_some((VectorState::empty(), SILENT));
-        let gone = Which { but, ..Which::these(VectorState::ARMED, VectorState::empty()) };
-        Some(Step::Disarm { kind: self.kind, vector: self.find(table, gone)? })
-    }
-
-    fn disarm_unrouted(&self, table: &[Vector]) -> Option<Step> {
-        let unrouted = Which::these(VectorState::ARMED, VectorState::ROUTED);
-        Some(Step::Disarm { kind: self.kind, vector: self.find(table, unrouted)? })
     }
 
     fn disable(&self) -> Option<Step> {
@@ -339,7 +362,7 @@ impl Settle {
         let first = self.find(table, held)?.pba_qword();
         let mut mask = 0u64;
         let mut bit = 1u64;
-        for vector in table.iter().skip(first.position()).take(64) {
+        for vector in table.get(qword_of(table, first)).unwrap_or(&[]) {
             if held.holds(*vector) {
                 mask |= bit;
             }
@@ -404,41 +427,11 @@ impl Settle {
                 return Some(enable);
             }
         }
-        let room = self.working.last.saturating_sub(first.get()).saturating_add(1).min(self.run_limit);
-        let run = table
-            .iter()
-            .skip(first.position())
-            .take(usize::from(room))
-            .take_while(|vector| which.holds(**vector))
-            .count();
-        let last = first.get().saturating_add(u16::try_from(run).ok()?).checked_sub(1)?;
+        let rest = table.get(first.position()..self.places(table.len()).end)?;
+        let run = rest.iter().position(|vector| !which.holds(*vector)).unwrap_or(rest.len());
+        let run = u16::try_from(run).ok()?.min(self.run_limit);
+        let last = first.get().saturating_add(run).checked_sub(1)?;
         self.wire_range(first.get(), last)
-    }
-
-    fn route(&self, table: &[Vector]) -> Option<Step> {
-        let told = VectorState::ROUTE_SET | VectorState::ROUTED;
-        let vector = self.find_delivering(table, VectorState::WIRED, told)?;
-        let message = table.get(vector.position())?.message();
-        Some(Step::Route { kind: self.kind, vector, message })
-    }
-
-    /// Interrupts that wait and can be delivered.
-    fn signal(&self, table: &[Vector]) -> Option<Step> {
-        let waits = VectorState::WIRED | VectorState::ROUTED | VectorState::LATCHED;
-        let vector = self.find_delivering(table, waits, VectorState::empty())?;
-        Some(Step::Signal { kind: self.kind, vector })
-    }
-
-    fn arm(&self, table: &[Vector]) -> Option<Step> {
-        let ready = VectorState::WIRED | VectorState::ROUTED;
-        let vector = self.find_delivering(table, ready, VectorState::ARMED)?;
-        Some(Step::Arm { kind: self.kind, vector })
-    }
-
-    /// The next vector that the guest wants delivered and the host has not refused, if it is one of these.
-    fn find_delivering(&self, table: &[Vector], has: VectorState, lacks: VectorState) -> Option<VectorIndex> {
-        let which = Which::these(has, lacks | SILENT | VectorState::REFUSED);
-        if self.delivers() { self.find(table, which) } else { None }
     }
 
     /// Unmasks the pin once there is somebody to hear of it.
@@ -448,6 +441,12 @@ impl Settle {
         let due = armed && core::mem::take(&mut self.unmask);
         due.then_some(Step::UnmaskIntx)
     }
+}
+
+/// The places of the 64 vectors that share a Pending Bit Array qword with this one, in this table.
+pub(super) fn qword_of(table: &[Vector], vector: VectorIndex) -> core::ops::Range<usize> {
+    let first = vector.pba_qword().position().min(table.len());
+    first..first.saturating_add(64).min(table.len())
 }
 
 /// How many vectors signal an event, and how many of those events reach the guest.

@@ -1,10 +1,10 @@
 //! What a step of a settling leaves behind, done or failed.
 
 use super::pass::Pass;
-use super::settle::Settle;
+use super::settle::{Settle, qword_of};
 use super::vector::{Vector, VectorState};
 use crate::addr::VectorIndex;
-use crate::host::{InterruptKind, Outcome, Step};
+use crate::host::{InterruptKind, Message, Outcome, Step};
 
 /// How a step has left the function.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,12 +26,10 @@ impl Settle {
     pub(super) fn complete(&mut self, table: &mut [Vector], step: Step, outcome: Outcome) -> Settled {
         let done = outcome.is_done();
         match step {
-            Step::Disarm { vector, .. } => {
-                self.advance(table, vector, |state| state.set(VectorState::ARMED, !done));
-                // What the pin has asserted is ended by nobody now.
-                self.unmask = self.kind == InterruptKind::Intx;
-                return Settled::known(done);
-            }
+            Step::Disarm { vector, .. }
+            | Step::Route { vector, .. }
+            | Step::Signal { vector, .. }
+            | Step::Arm { vector, .. } => return self.vector_done(table, vector, done),
             Step::DisableInterrupts { .. } => {
                 self.disabled(done);
                 return Settled::known(done);
@@ -40,20 +38,7 @@ impl Settle {
             Step::ReleaseVectors { .. } => self.released(table, done),
             Step::EnableInterrupts { .. } => self.enabled(done),
             Step::Wire { first, last, .. } => self.wired(table, first, last, outcome),
-            Step::Route { vector, .. } => {
-                let state = if done { VectorState::ROUTE_SET } else { VectorState::REFUSED };
-                self.uncommitted |= done;
-                self.advance(table, vector, |found| found.insert(state));
-            }
             Step::CommitRoutes => self.committed(table, done),
-            Step::Signal { vector, .. } => {
-                self.advance(table, vector, |state| state.set(VectorState::LATCHED, !done));
-                self.again |= !done;
-            }
-            Step::Arm { vector, .. } => {
-                let state = if done { VectorState::ARMED } else { VectorState::REFUSED };
-                self.advance(table, vector, |found| found.insert(state));
-            }
             Step::UnmaskIntx => {
                 self.enter(Pass::Done);
                 self.unmask |= !done;
@@ -64,18 +49,68 @@ impl Settle {
         Settled::Known
     }
 
+    /// The pass under way, which goes from vector to vector, has taken its step for this one.
+    fn vector_done(&mut self, table: &mut [Vector], vector: VectorIndex, done: bool) -> Settled {
+        if let (Some(change), Some(Vector { state, .. })) = (self.change(), table.get_mut(vector.position()))
+        {
+            if done {
+                change.apply(state);
+            } else if matches!(self.pass, Pass::Route | Pass::Arm) {
+                state.insert(VectorState::REFUSED);
+            }
+        }
+        self.cursor = vector.get().saturating_add(1);
+        self.step_taken(done);
+        Settled::known(done || !matches!(self.pass, Pass::Disarm | Pass::DisarmUnrouted))
+    }
+
+    /// What such a step leaves behind beside its vector's state.
+    fn step_taken(&mut self, done: bool) {
+        match self.pass {
+            // What the pin has asserted is ended by nobody now.
+            Pass::Disarm | Pass::DisarmUnrouted => self.unmask = self.kind == InterruptKind::Intx,
+            Pass::Route => self.uncommitted |= done,
+            Pass::Signal => self.again |= !done,
+            _ => {}
+        }
+    }
+
+    /// Has `take` take the steps that are left of such a pass, one after the other, as far as they are done. Of one that
+    /// is not, which is the last, this machine has to hear.
+    pub(super) fn run(
+        &mut self,
+        table: &mut [Vector],
+        mut take: impl FnMut(VectorIndex, Message) -> bool,
+    ) -> bool {
+        let (places, change) = (self.places(table.len()), self.change());
+        let (Some(change), Some(rest)) = (change, table.get_mut(places)) else {
+            return true;
+        };
+        let (mut all, mut any) = (true, false);
+        for (index, found) in (self.cursor..VectorIndex::LIMIT).zip(rest) {
+            if !change.which.holds(*found) {
+                continue;
+            }
+            all = VectorIndex::new(index).is_some_and(|vector| take(vector, found.message()));
+            if !all {
+                break;
+            }
+            change.apply(&mut found.state);
+            any = true;
+        }
+        if any {
+            self.step_taken(true);
+        }
+        if all {
+            self.cursor = u16::MAX;
+        }
+        all
+    }
+
     /// The pin is to be unmasked at the next settling.
     pub(super) fn unmask_due(&mut self) {
         self.unmask = true;
         self.touch(0);
-    }
-
-    /// Changes a vector and goes on to the next.
-    fn advance(&mut self, table: &mut [Vector], vector: VectorIndex, change: impl FnOnce(&mut VectorState)) {
-        if let Some(found) = table.get_mut(vector.position()) {
-            change(&mut found.state);
-        }
-        self.cursor = vector.get().saturating_add(1);
     }
 
     fn disabled(&mut self, done: bool) {
@@ -95,10 +130,11 @@ impl Settle {
     /// Those of the 64 vectors from `first` on that `mask` names signal nothing any longer; these `bits` of them
     /// held an interrupt.
     fn taken(&mut self, table: &mut [Vector], first: VectorIndex, mask: u64, bits: u64) {
+        self.seen |= VectorState::LATCHED;
         // One too many is allowed, one too few is not.
         let bits = if self.stopped && self.lossy { mask } else { bits };
         let mut bit = 1u64;
-        for vector in table.iter_mut().skip(first.position()).take(64) {
+        for vector in table.get_mut(qword_of(table, first)).unwrap_or(&mut []) {
             if mask & bit != 0 {
                 vector.state.remove(VectorState::WIRED);
                 vector.state.insert(VectorState::KEPT);
@@ -167,7 +203,10 @@ impl Settle {
         } else if self.growth.is_some() {
             self.grow_failed(outcome);
         } else if first == last && (self.live || self.kind == InterruptKind::Intx) {
-            self.advance(table, first, |state| state.insert(VectorState::REFUSED));
+            if let Some(Vector { state, .. }) = table.get_mut(first.position()) {
+                state.insert(VectorState::REFUSED);
+            }
+            self.cursor = first.get().saturating_add(1);
         } else if !self.live && !self.resizable {
             match self.what_it_has(outcome).filter(|most| *most <= last.get()) {
                 Some(most) => self.run_limit = most,
@@ -197,18 +236,21 @@ impl Settle {
         self.live = true;
         self.unmask = false;
         self.allocated = if grown { end } else { self.allocated.max(end) };
-        for index in (first.get()..end).filter_map(VectorIndex::new) {
-            if !self.wants_event(table, index) {
+        self.seen |= VectorState::WIRED;
+        if grown {
+            self.seen |= VectorState::LATCHED;
+        }
+        let taking = self.taking(VectorState::REFUSED);
+        for vector in table.get_mut(first.position()..usize::from(end).min(table.len())).unwrap_or(&mut []) {
+            if !self.has_event(*vector, taking) {
                 continue;
             }
-            if let Some(Vector { state, .. }) = table.get_mut(index.position()) {
-                // An interrupt may have come while the kind was off: one too many is allowed, one too few is not.
-                if grown && state.contains(VectorState::WIRED) {
-                    state.insert(VectorState::LATCHED);
-                }
-                state.insert(VectorState::WIRED);
-                state.remove(VectorState::KEPT);
+            // An interrupt may have come while the kind was off: one too many is allowed, one too few is not.
+            if grown && vector.state.contains(VectorState::WIRED) {
+                vector.state.insert(VectorState::LATCHED);
             }
+            vector.state.insert(VectorState::WIRED);
+            vector.state.remove(VectorState::KEPT);
         }
         if all {
             self.refuse_from(table, end);
@@ -223,7 +265,7 @@ impl Settle {
     /// The host does not reach so far: what lies beyond stays without a vector until the guest's next attempt.
     fn refuse_from(&mut self, table: &mut [Vector], end: u16) {
         let lacking = self.lacking();
-        for vector in table.iter_mut().skip(usize::from(end)) {
+        for vector in table.get_mut(usize::from(end)..).unwrap_or(&mut []) {
             if lacking.is_some_and(|which| which.holds(*vector)) {
                 vector.state.insert(VectorState::REFUSED);
             }
@@ -250,6 +292,7 @@ impl Settle {
     fn committed(&mut self, table: &mut [Vector], done: bool) {
         if done {
             self.uncommitted = false;
+            self.seen |= VectorState::ROUTED;
             for vector in table {
                 if vector.state.contains(VectorState::ROUTE_SET) {
                     vector.state.remove(VectorState::ROUTE_SET);

@@ -11,7 +11,9 @@ use crate::manager::Vm;
 use crate::region::RegionIndex;
 use crate::sys::{EventFd, GuestMemory, MemoryBacking};
 use crate::testing::{Held, TestDevice, TestKernel};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 use vfio_assign_core::host::Message;
 use vfio_assign_core::{GuestAddr, ResetOutcome, Span, VectorIndex};
 
@@ -323,6 +325,26 @@ fn quarantine_is_seen_without_the_functions_lock() {
     let (_kernel, assigned) = decoding();
     let _held = assigned.lock();
     assert!(!assigned.is_quarantined());
+}
+
+#[test]
+fn register_passes_through_while_another_thread_holds_the_function() {
+    let (_kernel, assigned) = decoding();
+    let (told, hears) = mpsc::channel();
+    let held = assigned.lock();
+    thread::scope(|scope| {
+        let (assigned, address) = (&assigned, GuestAddr::new(BAR_AT + 8));
+        scope.spawn(move || {
+            let written = assigned.memory_write(address, &[1, 2, 3, 4]);
+            let mut data = [0; 4];
+            let read = assigned.memory_read(address, &mut data);
+            told.send((written, read, data))
+        });
+        let answer = hears.recv_timeout(Duration::from_secs(60));
+        // Before it is looked at: who waits for the lock must end.
+        drop(held);
+        assert_eq!(answer, Ok((true, true, [1, 2, 3, 4])));
+    });
 }
 
 #[test]
