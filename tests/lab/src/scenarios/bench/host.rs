@@ -109,7 +109,7 @@ fn registers(samples: &Samples) -> Vec<Row> {
 fn interrupts(samples: &Samples) -> Vec<Row> {
     let us = |key: &str| samples.of(key, 1000.0);
     vec![
-        Row::new("interrupt", "event to the guest's handler, irqfd", "µs")
+        Row::new("interrupt", "event to the guest and out again, irqfd", "µs")
             .ours(us("interrupt_irqfd"))
             .beside("a thread and KVM_SIGNAL_MSI", us("interrupt_relayed"))
             .goal(Goal::RatioAtMost(1.0)),

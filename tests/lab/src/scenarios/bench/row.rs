@@ -54,13 +54,13 @@ impl Row {
 
     /// Our figures.
     pub(crate) fn ours(mut self, ours: Vec<f64>) -> Self {
-        self.ours = ours;
+        self.ours = rounded(ours);
         self
     }
 
     /// Theirs.
     pub(crate) fn beside(mut self, who: &str, theirs: Vec<f64>) -> Self {
-        (self.beside, self.theirs) = (who.into(), theirs);
+        (self.beside, self.theirs) = (who.into(), rounded(theirs));
         self
     }
 
@@ -105,6 +105,12 @@ impl Row {
         value["goal_reached"] = json!(self.is_reached());
         value
     }
+}
+
+/// To six digits behind the point: what is further behind was never measured.
+fn rounded(mut values: Vec<f64>) -> Vec<f64> {
+    values.iter_mut().for_each(|value| *value = (*value * 1e6).round() / 1e6);
+    values
 }
 
 /// The middle value; of an even number the mean of the middle two. Of none it is no number.
