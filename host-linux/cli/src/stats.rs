@@ -10,11 +10,29 @@ pub(crate) fn text(exits: &Value, devices: &[Value]) -> String {
     for device in devices {
         let name = device["bdf"].as_str().unwrap_or("a device");
         text.push_str(&section(&format!("{name}: what trapped, and what was done"), &device["counters"]));
+        text.push_str(&section(&format!("{name}: accesses of BARs that left guest mode"), &pieces(device)));
     }
     if let Some(device) = devices.first() {
         text.push_str(&section("Calls to the kernel for all devices", &device["host_calls"]));
     }
     text
+}
+
+/// Accesses by piece of a BAR, each by a name of its own.
+fn pieces(device: &Value) -> Value {
+    let all = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut counts = serde_json::Map::new();
+    for bar in all(&device["bars"]) {
+        for piece in all(&bar["pieces"]) {
+            let number = |name: &str| piece[name].as_u64().unwrap_or(0);
+            let why = piece["reason"].as_str().unwrap_or_default();
+            let place = format!("BAR{} {:#x} to {:#x}: {why}", bar["index"], number("first"), number("last"));
+            for direction in ["reads", "writes"] {
+                counts.insert(format!("{direction}, {place}"), piece[direction].clone());
+            }
+        }
+    }
+    counts.into()
 }
 
 /// What is not zero, the most frequent first.
@@ -46,11 +64,16 @@ mod tests {
         let device = json!({
             "bdf": "0000:04:00.0",
             "counters": { "config_reads": 12, "bar_writes": 240, "failed": 0 },
+            "bars": [{ "index": 0, "pieces": [
+                { "first": 0x2000, "last": 0x240f, "reason": "MSI-X table", "reads": 0, "writes": 7 },
+            ] }],
             "host_calls": {},
         });
         let text = text(&json!({ "mmio": 3 }), &[device]);
         let expected = "Left guest mode for\n  3  mmio\n\
             0000:04:00.0: what trapped, and what was done\n  240  bar writes\n   12  config reads\n\
+            0000:04:00.0: accesses of BARs that left guest mode\n\
+            \x20 7  writes, BAR0 0x2000 to 0x240f: MSI-X table\n\
             Calls to the kernel for all devices\n  nothing\n";
         assert_eq!(anstream::adapter::strip_str(&text).to_string(), expected);
     }

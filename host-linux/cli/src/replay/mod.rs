@@ -57,7 +57,7 @@ impl Help for NotReplayed {
     fn help(&self) -> Option<String> {
         Some(match self {
             Self::Read { .. } => return None,
-            Self::Trace { source: TraceError::CutOff { .. }, .. } => {
+            Self::Trace { source: TraceError::CutOff { kind: Kind::Record, .. }, .. } => {
                 "a run that was killed leaves a part; with a last line `end` that part can be replayed".into()
             }
             Self::Trace { .. } => "docs/captures.md describes records and traces".into(),

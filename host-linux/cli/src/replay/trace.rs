@@ -16,7 +16,7 @@ pub(super) struct Trace {
 
 /// How much is known of what was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// The guest's accesses.
     Trace,
     /// All that the core decided from, and what it did.
@@ -99,7 +99,7 @@ pub(crate) enum TraceError {
     Effect { line: usize, text: String },
     /// The last line has no end, or is not `end`.
     #[error("line {line}: it ends here: this is not all of it")]
-    CutOff { line: usize },
+    CutOff { line: usize, kind: Kind },
 }
 
 /// The last line of a record.
@@ -126,7 +126,7 @@ impl Trace {
         let counts = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
         let capture = before.lines().any(counts).then(|| before.parse()).transpose()?;
         if !text.ends_with('\n') {
-            return Err(TraceError::CutOff { line: last });
+            return Err(TraceError::CutOff { line: last, kind });
         }
         let lines = (1..).zip(text.lines()).skip(begin + 1).filter(|(_, line)| counts(line));
         let operations = match kind {
@@ -167,7 +167,7 @@ fn record<'a>(
         let what = known.ok_or_else(|| TraceError::Operation { line, text: text.into() })?;
         operations.push(Operation { line, text: text.into(), what, effects: Vec::new() });
     }
-    if ended { Ok(operations) } else { Err(TraceError::CutOff { line: last }) }
+    if ended { Ok(operations) } else { Err(TraceError::CutOff { line: last, kind: Kind::Record }) }
 }
 
 impl What {

@@ -58,3 +58,21 @@ fn what_is_no_trace_is_an_error_with_a_line() {
     assert_eq!(called.status, Some(1));
     assert!(called.errors.contains("a record begins with the line `record 1`"), "{}", called.errors);
 }
+
+#[test]
+fn what_is_cut_off_says_where_and_how_the_rest_can_be_replayed() {
+    let folder = tempfile::tempdir().unwrap();
+    let capture = trace().with_file_name("nvme.capture");
+    let cut = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        fs::write(&file, text).unwrap();
+        let line = format!("replay {} --capture {}", file.display(), capture.display());
+        let called = call(Path::new("/"), 80, &line);
+        assert_eq!(called.status, Some(1));
+        called.errors
+    };
+    let record = cut("a.record", "record 1\nstart\n");
+    assert!(record.contains("line 2: it ends here") && record.contains("last line `end`"), "{record}");
+    let trace = cut("a.trace", "trace 1\nconfig read 0x0 2 0x1b3");
+    assert!(trace.contains("line 2: it ends here") && !trace.contains("`end`"), "{trace}");
+}
