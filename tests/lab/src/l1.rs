@@ -19,6 +19,13 @@ use std::time::{Duration, Instant};
 /// How many lines of a console an error shows; a kernel's last message is long and says the most in its first lines.
 const LAST_LINES: usize = 60;
 
+/// How long L1 may be silent before it is nudged.
+///
+/// QEMU's emulation loses a timer interrupt now and then, and a processor that has nothing but its timer to wait for then
+/// stands still until something else interrupts it: four minutes in the run that showed it, in which L1's clock
+/// source found 240 s gone on one clock and 25 s on the other, and went on at the first thing it was asked.
+const NUDGE: Duration = Duration::from_secs(1);
+
 /// L1, up and answering.
 pub(crate) struct L1 {
     qemu: Child,
@@ -305,7 +312,13 @@ impl L1 {
         let silent = self.last_progress + self.watch.silence;
         let limit = self.watch.deadline.map_or(silent, |deadline| deadline.min(silent));
         let wake = alarm.map_or(limit, |alarm| alarm.min(limit));
-        match self.messages.recv_timeout(wake.saturating_duration_since(now)) {
+        let mut received = self.messages.recv_timeout(wake.saturating_duration_since(now).min(NUDGE));
+        while matches!(received, Err(RecvTimeoutError::Timeout)) && Instant::now() < wake {
+            self.nudge();
+            let rest = wake.saturating_duration_since(Instant::now());
+            received = self.messages.recv_timeout(rest.min(NUDGE));
+        }
+        match received {
             Ok(message) if now < limit => Ok(Some(message)),
             Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
             Err(RecvTimeoutError::Timeout) if wake < limit => Ok(None),
@@ -317,6 +330,13 @@ impl L1 {
                 step: self.progress.doing(),
                 console: self.last_words(),
             }),
+        }
+    }
+
+    fn nudge(&mut self) {
+        if self.agent.is_some() {
+            // One that cannot be told anything will be found out by its silence, or has ended.
+            drop(self.send(&Numbered { number: 0, request: Request::Nudge }));
         }
     }
 

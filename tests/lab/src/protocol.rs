@@ -54,6 +54,8 @@ pub(crate) enum Request {
     Digest { path: String },
     /// Wait until a path exists.
     AwaitPath { path: String, milliseconds: u64 },
+    /// Nothing, and no answer: L1 has an interrupt to take.
+    Nudge,
     /// Switch L1 off.
     PowerOff,
 }

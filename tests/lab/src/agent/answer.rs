@@ -24,14 +24,16 @@ pub(super) fn about_files(request: Request) -> Result<Answer, Refusal> {
         }
         Request::Digest { path } => digest(&path),
         Request::AwaitPath { path, milliseconds } => await_path(&path, Duration::from_millis(milliseconds)),
-        Request::Spawn { .. } | Request::Input { .. } | Request::Kill { .. } | Request::PowerOff => {
-            Err(Refusal {
-                operation: "answer".into(),
-                object: "a request about a process".into(),
-                cause: "it is no request about files".into(),
-                errno: None,
-            })
-        }
+        Request::Spawn { .. }
+        | Request::Input { .. }
+        | Request::Kill { .. }
+        | Request::Nudge
+        | Request::PowerOff => Err(Refusal {
+            operation: "answer".into(),
+            object: "a request about a process".into(),
+            cause: "it is no request about files".into(),
+            errno: None,
+        }),
     }
 }
 

@@ -65,6 +65,7 @@ fn serve(port: File) {
         let Ok(line) = line else { break };
         match serde_json::from_str::<Numbered>(&line) {
             Ok(Numbered { request: Request::PowerOff, .. }) => break,
+            Ok(Numbered { request: Request::Nudge, .. }) => {}
             Ok(Numbered { number, request }) => {
                 let result = perform(request, &mut processes, &reporter);
                 reporter.send(&Event::Answer { number, result });
