@@ -29,8 +29,13 @@ const GUEST: &[u8] =
     b"\x66\xb8\x00\x08\x00\x80\xba\xf8\x0c\x66\xef\xba\xfc\x0c\x66\xed\xba\x10\x00\x66\xef\xf4";
 
 fn main() -> Result<()> {
-    let bdf: Bdf = std::env::args().nth(1).ok_or("usage: embed SEGMENT:BUS:DEVICE.FUNCTION")?.parse()?;
+    let bdf = std::env::args().nth(1).ok_or("usage: embed SEGMENT:BUS:DEVICE.FUNCTION")?.parse()?;
+    println!("the guest has found {:02x?}", embed(bdf)?);
+    Ok(())
+}
 
+/// Gives the device to a guest; what the guest has found of it.
+pub(crate) fn embed(bdf: Bdf) -> Result<Vec<u8>> {
     // The machine: KVM with its interrupt controllers, one vCPU, RAM in a memory slot.
     let machine = Kvm::new()?.create_vm()?;
     machine.set_tss_address(0xfffb_d000)?;
@@ -50,8 +55,7 @@ fn main() -> Result<()> {
     let files = Arc::new(KvmVfio::new(kvm.clone()));
     let vm = Vm::new(host.clone(), VmOptions { files: Some(files), ..VmOptions::default() });
     vm.add_memory(&[ram])?;
-    let routes = Arc::new(Routes::new(kvm.clone(), IrqchipRoutes::X86Full)?);
-    let side = KvmGuest::new(kvm, slots, routes);
+    let side = KvmGuest::new(kvm.clone(), slots, Arc::new(Routes::new(kvm, IrqchipRoutes::X86Full)?));
     let registers = RegisterPath::Mapping(FaultHandler::install()?);
     let options = AssignOptions { registers, ..AssignOptions::default() };
     let device = Assigned::new(vm.open(bdf)?, side, &options)?;
@@ -59,7 +63,7 @@ fn main() -> Result<()> {
 
     // The vCPU runs, and somebody listens to what the host has to say of the device.
     let end = EventFd::new()?;
-    std::thread::scope(|scope| {
+    let found = std::thread::scope(|scope| {
         scope.spawn(|| listen(&device, &end));
         let ran = run(&mut vcpu, &device);
         end.signal()?;
@@ -69,7 +73,7 @@ fn main() -> Result<()> {
     // Out of the guest, interrupts off, closed; then its group and its address space.
     drop(device);
     println!("calls: {:?}", host.calls());
-    Ok(())
+    Ok(found)
 }
 
 /// A descriptor of our own of what kvm-ioctls has open.
@@ -88,9 +92,8 @@ fn enter_at(vcpu: &VcpuFd, entry: u64) -> Result<()> {
 }
 
 /// Runs the guest until it has reported. A PCI bus of one device is all the bus there is.
-fn run(vcpu: &mut VcpuFd, device: &Assigned<KvmGuest>) -> Result<()> {
-    let mut address = 0;
-    let mut was_alive = true;
+fn run(vcpu: &mut VcpuFd, device: &Assigned<KvmGuest>) -> Result<Vec<u8>> {
+    let (mut address, mut was_alive) = (0, true);
     loop {
         // The guest may still reach a quarantined device: it must not run on.
         if device.is_quarantined() {
@@ -104,10 +107,7 @@ fn run(vcpu: &mut VcpuFd, device: &Assigned<KvmGuest>) -> Result<()> {
             Ok(VcpuExit::IoOut(port @ 0xcfc..=0xcff, data)) if address & !0xff == DEVICE => {
                 device.config_write((address & 0xfc) + u32::from(port & 3), data);
             }
-            Ok(VcpuExit::IoOut(REPORT, data)) => {
-                println!("the guest has found {data:02x?}");
-                return Ok(());
-            }
+            Ok(VcpuExit::IoOut(REPORT, data)) => return Ok(data.to_vec()),
             // Nobody else is there: what the device does not decode reads all-ones.
             Ok(VcpuExit::IoIn(port, data)) => {
                 data.fill(0xff);
@@ -139,8 +139,7 @@ fn listen(device: &Assigned<KvmGuest>, end: &EventFd) {
     polled.push(PollFd::new(end, PollFlags::IN));
     let second = Timespec { tv_sec: 1, tv_nsec: 0 };
     while poll(&mut polled, Some(&second)).is_ok() && end.is_signalled() == Ok(false) {
-        // Of a device that vanishes nobody else tells.
-        device.watch();
+        device.watch(); // Of a device that vanishes nobody else tells.
         for (event, _) in &events {
             if device.events().take(*event) == Ok(true) {
                 println!("{}: {event}", device.bdf());

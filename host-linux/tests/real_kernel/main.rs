@@ -10,6 +10,8 @@ mod counting;
 mod device;
 mod dma;
 mod edu;
+#[cfg(feature = "kvm")]
+mod embedding;
 mod events;
 mod handed_in;
 mod hot_reset;

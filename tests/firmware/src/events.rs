@@ -1,6 +1,7 @@
 //! The events of one function's vectors: for each a vector of the processor, whose handler sets a latch.
 
-use crate::sys::processor::{DEVICE_VECTORS, is_latched, latch, take_latched};
+use crate::sys::apic::{DEVICE_VECTORS, is_latched, latch, take_latched};
+use crate::sys::{Room, words};
 use vfio_assign_core::VectorIndex;
 use vfio_assign_core::host::Message;
 
@@ -8,8 +9,10 @@ use vfio_assign_core::host::Message;
 const COUNT: usize = (*DEVICE_VECTORS.end() - *DEVICE_VECTORS.start()) as usize + 1;
 
 /// All events, in the order of [`DEVICE_VECTORS`].
-#[derive(Clone)]
-pub(crate) struct Lines([Option<Line>; COUNT]);
+pub(crate) struct Lines<'a>(&'a mut [Option<Line>; COUNT]);
+
+/// Room for them.
+pub(crate) type LinesRoom = Room<{ words::<[Option<Line>; COUNT]>() }>;
 
 /// The event of one vector of the function's.
 #[derive(Clone, Copy)]
@@ -33,10 +36,15 @@ pub(crate) enum LineError {
     NotWired(VectorIndex),
 }
 
-impl Lines {
+impl<'a> Lines<'a> {
     /// No events.
-    pub(crate) fn none() -> Self {
-        Self([None; COUNT])
+    pub(crate) fn new(room: &'a mut LinesRoom) -> Self {
+        Self(room.fill(None))
+    }
+
+    /// Takes all of them away.
+    pub(crate) fn clear(&mut self) {
+        self.0.fill(None);
     }
 
     /// How many there are.
@@ -44,15 +52,22 @@ impl Lines {
         self.0.iter().flatten().count()
     }
 
-    /// Gives a vector an event, if it has none.
-    pub(crate) fn give(&mut self, vector: VectorIndex) -> Result<(), LineError> {
-        if self.place(vector).is_ok() {
-            return Ok(());
+    /// Gives each of these vectors an event, if it has none; none of them, if there are not enough.
+    pub(crate) fn give(&mut self, vectors: impl Iterator<Item = VectorIndex>) -> Result<(), LineError> {
+        let mut given = [false; COUNT];
+        for vector in vectors {
+            if self.place(vector).is_ok() {
+                continue;
+            }
+            let Some(place) = self.0.iter().position(Option::is_none) else {
+                self.0.iter_mut().zip(given).filter(|(_, given)| *given).for_each(|(line, _)| *line = None);
+                return Err(LineError::NoVector);
+            };
+            // What came for the last owner is nothing to this one.
+            take_latched(host_vector(place));
+            self.0[place] = Some(Line { vector, noted: None, message: None, armed: false });
+            given[place] = true;
         }
-        let place = self.0.iter().position(Option::is_none).ok_or(LineError::NoVector)?;
-        // What came for the last owner is nothing to this one.
-        take_latched(host_vector(place));
-        self.0[place] = Some(Line { vector, noted: None, message: None, armed: false });
         Ok(())
     }
 

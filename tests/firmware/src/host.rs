@@ -3,8 +3,8 @@
 use crate::events::{LineError, Lines};
 use crate::pci::{Function, PciError};
 use crate::sys::Registers;
+use crate::sys::apic::message_address;
 use crate::sys::iommu::{self, IommuError};
-use crate::sys::processor::message_address;
 use crate::sys::windows::{self, WindowError};
 use vfio_assign_core::host::{
     Events, GuestRange, GuestWindows, HostError, InterruptHost, InterruptKind, MappedWindow, Message,
@@ -17,11 +17,11 @@ use vfio_assign_core::{
 };
 
 /// The host's side of one function.
-pub(crate) struct Hardware {
+pub(crate) struct Hardware<'a> {
     pub(crate) function: Function,
     msi: Option<ConfigOffset>,
     msix: Option<(MsixLayout, Registers)>,
-    pub(crate) lines: Lines,
+    pub(crate) lines: Lines<'a>,
     /// What became of steps, by [`StepKind`].
     pub(crate) steps: [Tally; 4],
 }
@@ -59,14 +59,19 @@ pub(crate) enum HardwareError {
     /// An event.
     #[error(transparent)]
     Line(#[from] LineError),
-    /// The message goes to no processor.
-    #[error("a message to {0:#x} is no interrupt")]
-    NotAnInterrupt(u64),
+    /// The message goes to no processor, or is none that a driver has a handler for.
+    #[error("a message of {data:#x} to {address:#x} is no interrupt")]
+    NotAnInterrupt {
+        /// Its address.
+        address: u64,
+        /// Its data.
+        data: u32,
+    },
 }
 
-impl Hardware {
-    /// The host's side of a function; `config` is a copy of its configuration space.
-    pub(crate) fn new(function: Function, config: &[u8]) -> Result<Self, HardwareError> {
+impl<'a> Hardware<'a> {
+    /// The host's side of a function; `config` is a copy of its configuration space, `lines` are for its events.
+    pub(crate) fn new(function: Function, config: &[u8], lines: Lines<'a>) -> Result<Self, HardwareError> {
         iommu::admit(function.device)?;
         let config = ConfigImage::new(config);
         let bars = Bars::new(config, &Self::sizes(&function))?;
@@ -74,7 +79,7 @@ impl Hardware {
         let msix = layout.and_then(|layout| Some((layout, function.bar(layout.table.bar.position())?)));
         let msi = config.capabilities().flatten().find(|found| found.id == capability::MSI);
         let msi = msi.map(|found| found.offset);
-        Ok(Self { function, msi, msix, lines: Lines::none(), steps: [Tally::default(); 4] })
+        Ok(Self { function, msi, msix, lines, steps: [Tally::default(); 4] })
     }
 
     /// The sizes of a function's regions. Its expansion ROM is not handed on.
@@ -155,7 +160,7 @@ impl Hardware {
     }
 }
 
-impl Drop for Hardware {
+impl Drop for Hardware<'_> {
     fn drop(&mut self) {
         // Whose device it is next is not known: it reaches nothing. A stuck IOMMU tells whoever comes next.
         let _stuck = iommu::expel(self.function.device);
@@ -167,11 +172,11 @@ fn entry(layout: &MsixLayout, vector: u16) -> u64 {
     layout.table.span.first().get() + msix::ENTRY_SIZE * u64::from(vector)
 }
 
-impl HostError for Hardware {
+impl HostError for Hardware<'_> {
     type Error = HardwareError;
 }
 
-impl PhysicalFunction for Hardware {
+impl PhysicalFunction for Hardware<'_> {
     fn config_read(&mut self, offset: ConfigOffset, width: Width) -> Result<u32, HardwareError> {
         Ok(self.function.read(offset, width))
     }
@@ -201,7 +206,7 @@ impl PhysicalFunction for Hardware {
     }
 }
 
-impl GuestWindows for Hardware {
+impl GuestWindows for Hardware<'_> {
     fn map(&mut self, window: MappedWindow) -> Result<(), HardwareError> {
         Ok(windows::show(window, self.bar(window.bar)?)?)
     }
@@ -222,7 +227,7 @@ impl GuestWindows for Hardware {
     }
 }
 
-impl InterruptHost for Hardware {
+impl InterruptHost for Hardware<'_> {
     fn fewer(_: &HardwareError) -> Option<u16> {
         None
     }
@@ -244,13 +249,7 @@ impl InterruptHost for Hardware {
         wanted: &dyn Fn(VectorIndex) -> bool,
     ) -> Result<(), HardwareError> {
         let range = || (first.get()..=last.get()).filter_map(VectorIndex::new);
-        let before = self.lines.clone();
-        for vector in range().filter(|vector| wanted(*vector)) {
-            if let Err(error) = self.lines.give(vector) {
-                self.lines = before;
-                return Err(error.into());
-            }
-        }
+        self.lines.give(range().filter(|vector| wanted(*vector)))?;
         let to = |vector| wanted(vector).then(|| self.lines.host_vector(vector).ok()).flatten();
         match kind {
             InterruptKind::Msi => return self.set_msi(to(first)),
@@ -271,7 +270,7 @@ impl InterruptHost for Hardware {
     }
 
     fn release(&mut self, _: InterruptKind) -> Result<(), HardwareError> {
-        self.lines = Lines::none();
+        self.lines.clear();
         Ok(())
     }
 
@@ -281,9 +280,11 @@ impl InterruptHost for Hardware {
         vector: VectorIndex,
         message: Message,
     ) -> Result<(), HardwareError> {
-        // Intel SDM volume 3, 11.11.1: bits 31:20 of a message to a local APIC.
-        if message.address >> 20 != 0xfee {
-            return Err(HardwareError::NotAnInterrupt(message.address));
+        // Intel SDM volume 3, 11.11: bits 31:20 of a message to a local APIC, and what is delivered by it: bits 10:8,
+        // fixed or to the processor of lowest priority.
+        let Message { address, data } = message;
+        if address >> 20 != 0xfee || data >> 8 & 7 > 1 {
+            return Err(HardwareError::NotAnInterrupt { address, data });
         }
         self.lines.line(vector)?.noted = Some(message);
         Ok(())
@@ -331,7 +332,7 @@ impl InterruptHost for Hardware {
     }
 }
 
-impl Events for Hardware {
+impl Events for Hardware<'_> {
     fn step_done(&mut self, step: Step) {
         self.steps[place(step.kind())].done += 1;
     }

@@ -8,18 +8,22 @@ mod console;
 mod events;
 mod guest;
 mod host;
+mod orders;
 mod paravisor;
 mod pci;
 mod sys;
 
 use console::{Ending, check, figure, line};
 use core::fmt::Display;
+use events::LinesRoom;
 use guest::{edu, hostile, nvme};
-use host::{HardwareError, Tally};
+use host::{Hardware, HardwareError, Tally};
+use orders::Orders;
 use paravisor::{Paravisor, Storage, WINDOWS};
 use pci::Place;
-use static_cell::StaticCell;
+use static_cell::ConstStaticCell;
 use sys::start::LoaderError;
+use sys::{apic, iommu, memory};
 use vfio_assign_core::host::{Step, StepKind};
 use vfio_assign_core::{AssignedFunction, Vector, Window};
 
@@ -27,54 +31,73 @@ use vfio_assign_core::{AssignedFunction, Vector, Window};
 const EDU: u32 = 0x11e8_1234;
 /// Mass storage, non-volatile memory, NVM Express.
 const NVME: u32 = 0x01_08_02;
+/// What the machine has to have.
+const EDUS: usize = 1;
+const DISKS: usize = 2;
 
-static STORAGE: StaticCell<Storage> = StaticCell::new();
+static STORAGE: ConstStaticCell<Storage> = ConstStaticCell::new(Storage::new());
 
-/// All that the image does. The command line has `seed=` and `steps=` for the hostile guest.
+/// All that the image does, with what the loader says that it is to do. A function of its own: the stack that it takes
+/// is taken once there is a guard below.
+#[inline(never)]
 fn run(command_line: Result<&str, LoaderError>) -> Ending {
-    let Some(command_line) = check(format_args!("the loader has a command line"), command_line) else {
-        return Ending::Failed;
-    };
-    let number = |key: &str| {
-        let value = command_line.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='))?;
-        value.parse::<u64>().ok()
-    };
-    let told = number("seed").zip(number("steps")).ok_or(command_line);
-    let Some((seed, steps)) = check(format_args!("the command line has seed= and steps="), told) else {
-        return Ending::Failed;
-    };
-    figure("core_bytes_65_vectors", size_of::<AssignedFunction<[Vector; 65], [Window; WINDOWS]>>() as u64);
-    figure(
-        "core_bytes_2048_vectors",
-        size_of::<AssignedFunction<[Vector; 2048], [Window; WINDOWS]>>() as u64,
-    );
-    figure("image_memory_bytes", sys::image().end - sys::image().start);
-    let storage = STORAGE.init_with(|| Storage { config: [0; 4096], vectors: [Vector::RESET; 2048] });
+    if carry_through(command_line).is_some() { Ending::Passed } else { Ending::Failed }
+}
 
-    let Some(places) = check(format_args!("configuration space is found"), pci::places()) else {
-        return Ending::Failed;
-    };
-    let confined = sys::iommu::set_up(&guest::memory::MEMORY, guest::memory::FIRST);
-    if check(format_args!("devices are confined"), confined).is_none() {
-        return Ending::Failed;
+/// All of it; none once a check has failed.
+fn carry_through(command_line: Result<&str, LoaderError>) -> Option<()> {
+    let text = check(format_args!("the loader has a command line"), command_line)?;
+    let orders = check(format_args!("the command line says what to do"), Orders::parse(text))?;
+    let protected = memory::attempt();
+    check(format_args!("no page is below a stack, and neither code nor constants are written"), protected)?;
+    if orders.overflow {
+        line(format_args!("the stack is to overflow"));
+        line(format_args!("at {:#x} it ended", overflow(0)));
     }
-    let mut passed = true;
-    let (mut edus, mut disks) = (0, 0);
-    for place in places {
-        let done = if place.id() == EDU {
-            edus += 1;
-            edu(place, storage)
-        } else if place.class() == NVME {
-            disks += 1;
-            disk(place, storage, disks, seed.wrapping_add(disks), steps)
-        } else {
-            Some(())
-        };
-        passed &= done.is_some();
+    let second = check(format_args!("the timer is measured"), apic::start_timer())?;
+    figure(format_args!("timer_hz"), second);
+    let storage = STORAGE.take();
+    sizes();
+
+    let confined = iommu::set_up(&guest::memory::MEMORY, guest::memory::FIRST);
+    let confined = check(format_args!("devices are confined"), confined)?;
+    let places = check(format_args!("configuration space is found"), pci::places(confined))?;
+    let places = || places.iter().flatten();
+    let edus = places().filter(|place| place.id() == EDU);
+    let disks = places().filter(|place| place.class() == NVME);
+    let all = (edus.clone().count(), disks.clone().count()) == (EDUS, DISKS);
+    check(format_args!("one edu and two disks are there"), holds(all, "others are"))?;
+    for place in edus {
+        edu(*place, storage)?;
     }
-    let all = (edus, disks) == (1, 2);
-    let devices = check(format_args!("one edu and two disks are there"), holds(all, "others are"));
-    if passed && devices.is_some() { Ending::Passed } else { Ending::Failed }
+    for (number, place) in (1..).zip(disks) {
+        disk(*place, storage, number, orders)?;
+    }
+    let (stack, used) = memory::stack();
+    figure(format_args!("stack_bytes"), stack as u64);
+    figure(format_args!("stack_bytes_used"), used as u64);
+    Some(())
+}
+
+/// What is how large.
+fn sizes() {
+    let image = memory::image();
+    for (what, bytes) in [
+        ("core_bytes_65_vectors", size_of::<AssignedFunction<[Vector; 65], [Window; WINDOWS]>>()),
+        ("core_bytes_2048_vectors", size_of::<AssignedFunction<[Vector; 2048], [Window; WINDOWS]>>()),
+        ("host_lines_bytes", size_of::<LinesRoom>()),
+        ("host_bytes", size_of::<Hardware<'_>>()),
+        ("storage_bytes", size_of::<Storage>()),
+        ("image_memory_bytes", (image.end - image.start) as usize),
+    ] {
+        figure(format_args!("{what}"), bytes as u64);
+    }
+}
+
+/// Calls itself until there is no stack.
+fn overflow(depth: u64) -> u64 {
+    let deeper = core::hint::black_box(depth) + 1;
+    if deeper == 0 { depth } else { overflow(deeper).max(depth) }
 }
 
 /// A guest with `edu`.
@@ -91,9 +114,21 @@ fn edu(place: Place, storage: &mut Storage) -> Option<()> {
 }
 
 /// A guest with a disk; a hostile one; and another friendly one.
-fn disk(place: Place, storage: &mut Storage, number: u64, seed: u64, steps: u64) -> Option<()> {
+fn disk(place: Place, storage: &mut Storage, number: u64, orders: Orders) -> Option<()> {
     line(format_args!("device {}: nvme", place.device));
     let before = read("nvme", place, storage, number)?;
+    attack(place, storage, number, orders)?;
+    let after = read("nvme_again", place, storage, number)?;
+    check(
+        format_args!("disk {number}: the next guest finds it as it was"),
+        holds(before == after, "it reads something else"),
+    )
+}
+
+/// A hostile guest with a disk.
+fn attack(place: Place, storage: &mut Storage, number: u64, orders: Orders) -> Option<()> {
+    let Orders { seed, steps, .. } = orders;
+    let seed = seed.wrapping_add(number);
     line(format_args!("a hostile guest: seed {seed}, {steps} steps"));
     let mut paravisor =
         check(format_args!("disk {number}: assigned to a hostile guest"), Paravisor::assign(place, storage))?;
@@ -109,12 +144,7 @@ fn disk(place: Place, storage: &mut Storage, number: u64, seed: u64, steps: u64)
         ),
         holds(!idle, "it lacked one of them"),
     )?;
-    check(format_args!("disk {number}: taken back from the hostile guest"), paravisor.take_back())?;
-    let after = read("nvme_again", place, storage, number)?;
-    check(
-        format_args!("disk {number}: the next guest finds it as it was"),
-        holds(before == after, "it reads something else"),
-    )
+    check(format_args!("disk {number}: taken back from the hostile guest"), paravisor.take_back())
 }
 
 /// Has a guest read all of a disk; returns its digest.
@@ -130,8 +160,8 @@ fn read(name: &str, place: Place, storage: &mut Storage, number: u64) -> Option<
     let vectors = paravisor.function.msix().map_or(0, |msix| msix.layout().vectors);
     line(format_args!("disk {serial} vectors {vectors} bytes {} sha256 {}", found.bytes, Hex(&found.digest)));
     account(name, number, &paravisor);
-    let core = size_of_val(&paravisor.function) + usize::from(vectors) * size_of::<Vector>();
-    line(format_args!("figure {name}_{number}_core_bytes {core}"));
+    let core = size_of_val(&*paravisor.function) + usize::from(vectors) * size_of::<Vector>();
+    figure(format_args!("{name}_{number}_core_bytes"), core as u64);
     check(format_args!("disk {number}: no step failed"), no_failure(&paravisor.hardware.steps))?;
     check(format_args!("disk {number}: no DMA went astray"), holds(paravisor.stopped == 0, "some did"))?;
     let same = found.interrupts == paravisor.forwarded;
@@ -187,7 +217,7 @@ fn account(name: &str, number: u64, paravisor: &Paravisor<'_>) {
         ("accesses_without_a_step", counters.local_accesses),
         ("missed_bytes", counters.missed_bytes),
     ] {
-        line(format_args!("figure {name}_{number}_{what} {value}"));
+        figure(format_args!("{name}_{number}_{what}"), value);
     }
 }
 

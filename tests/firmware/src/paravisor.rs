@@ -1,10 +1,11 @@
 //! The paravisor: one guest, one assigned function, and the way between them.
 
+use crate::events::{Lines, LinesRoom};
 use crate::host::{Hardware, HardwareError};
-use crate::pci::{Function, PciError, Place};
-use crate::sys::iommu;
-use crate::sys::processor::{TICKS, sleep_unless};
+use crate::pci::{Config, Function, PciError, Place};
+use crate::sys::apic::{Wait, sleep_unless};
 use crate::sys::windows::{self, APERTURE};
+use crate::sys::{Room, iommu, words};
 use vfio_assign_core::host::HostInterrupts;
 use vfio_assign_core::{
     Access, Apertures, AssignedFunction, Bytes, Description, DescriptionError, GuestAddr, MmapArea, Options,
@@ -21,25 +22,43 @@ pub(crate) trait Machine {
     fn read(&mut self, address: u64, width: Width) -> u64;
     /// Writes one.
     fn write(&mut self, address: u64, width: Width, value: u64);
-    /// The lowest interrupt vector that has come, if one has, after waiting this many milliseconds for it.
+    /// The lowest interrupt vector that has come, if one has, after waiting this many milliseconds for it; the last
+    /// look is after all of them.
     fn interrupt(&mut self, milliseconds: u32) -> Option<u8>;
 }
 
 /// Windows that a function can have: a BAR of memory is one, or two around the MSI-X structures.
 pub(crate) const WINDOWS: usize = 8;
 
+/// The most vectors that a function can have.
+const VECTORS: usize = 2048;
+
+/// A function whose vectors are in a [`Storage`].
+pub(crate) type Lent<'a> = AssignedFunction<&'a mut [Vector], [Window; WINDOWS]>;
+
 /// The storage of all functions, one after the other.
 pub(crate) struct Storage {
     /// A copy of configuration space.
-    pub(crate) config: [u8; 4096],
+    config: Config,
     /// As many vectors as a function can have.
-    pub(crate) vectors: [Vector; 2048],
+    vectors: Room<{ words::<[Vector; VECTORS]>() }>,
+    /// The events of its vectors.
+    lines: LinesRoom,
+    /// The function itself.
+    function: Room<{ words::<Lent<'static>>() }>,
 }
 
-/// One function as the guest sees it, and what stands behind.
+impl Storage {
+    /// Storage that nobody uses yet.
+    pub(crate) const fn new() -> Self {
+        Self { config: [0; 4096], vectors: Room::new(), lines: Room::new(), function: Room::new() }
+    }
+}
+
+/// One function as the guest sees it, and what stands behind: what is large is in a [`Storage`].
 pub(crate) struct Paravisor<'a> {
-    pub(crate) function: AssignedFunction<&'a mut [Vector], [Window; WINDOWS]>,
-    pub(crate) hardware: Hardware,
+    pub(crate) function: &'a mut Lent<'a>,
+    pub(crate) hardware: Hardware<'a>,
     /// The guest's interrupts that have come and that it has not taken: a bit for each of its vectors.
     requested: [u64; 4],
     /// Register accesses that a window took, and those that were trapped.
@@ -68,9 +87,9 @@ pub(crate) enum AssignError {
 impl<'a> Paravisor<'a> {
     /// Gives the function to a guest.
     pub(crate) fn assign(place: Place, storage: &'a mut Storage) -> Result<Self, AssignError> {
-        let device = Function::new(place)?;
-        device.copy_config(&mut storage.config);
-        let hardware = Hardware::new(device, &storage.config)?;
+        let Storage { config, vectors, lines, function: room } = storage;
+        let device = Function::new(place, config)?;
+        let hardware = Hardware::new(device, config, Lines::new(lines))?;
         let sizes = Hardware::sizes(&device);
         let areas = sizes.map(|size| [MmapArea { offset: 0, size }]);
         let regions = core::array::from_fn(|index| Region {
@@ -82,19 +101,17 @@ impl<'a> Paravisor<'a> {
         let aperture = Span::new(GuestAddr::new(first), GuestAddr::new(last));
         let apertures = Apertures { memory: [aperture, None, None], ports: None };
         let description = Description {
-            config: &storage.config,
+            config,
             regions,
             page_size: PageSize::SIZE_4K,
             interrupts: HostInterrupts { intx: false, msi: 1, ..HostInterrupts::ALL },
             options: Options { apertures, ..Options::default() },
         };
         let findings = |finding| crate::console::line(format_args!("  {finding}"));
-        let function = AssignedFunction::new(
-            &description,
-            &mut storage.vectors[..],
-            [Window::default(); WINDOWS],
-            findings,
-        )?;
+        let vectors: &mut [Vector; VECTORS] = vectors.fill(Vector::RESET);
+        let (vectors, windows) = (&mut vectors[..], [Window::default(); WINDOWS]);
+        let function = AssignedFunction::new(&description, vectors, windows, findings)?;
+        let function = room.put(function);
         let mut paravisor =
             Self { function, hardware, requested: [0; 4], direct: 0, trapped: 0, forwarded: 0, stopped: 0 };
         paravisor.function.attach(&mut paravisor.hardware);
@@ -189,8 +206,9 @@ impl Machine for Paravisor<'_> {
     }
 
     fn interrupt(&mut self, milliseconds: u32) -> Option<u8> {
-        let mut ticks = milliseconds * TICKS / 1000;
+        let wait = Wait::new(milliseconds);
         loop {
+            let is_last = wait.is_over();
             self.forward();
             for (word, first) in self.requested.iter_mut().zip([0u8, 64, 128, 192]) {
                 if *word != 0 {
@@ -199,10 +217,10 @@ impl Machine for Paravisor<'_> {
                     return Some(first + bit);
                 }
             }
-            if ticks == 0 {
+            if is_last {
                 return None;
             }
-            ticks -= u32::from(sleep_unless(|| self.hardware.lines.has()));
+            sleep_unless(|| self.hardware.lines.has() || wait.is_over());
         }
     }
 }

@@ -1,18 +1,18 @@
 //! The machine's real PCI functions: their configuration space through ECAM, and their BARs where the firmware of the
 //! machine has placed them.
 
-use crate::sys::Registers;
-use crate::sys::processor::{TICKS, in_dword, out_dword, pause};
+use crate::sys::apic::pause;
+use crate::sys::iommu::Confined;
+use crate::sys::{NoEcam, Registers, endpoint};
 use vfio_assign_core::regs::header::{BAR0, COMMAND, Command, ID, REVISION_AND_CLASS, bar};
 use vfio_assign_core::regs::{capability, power};
 use vfio_assign_core::{ConfigImage, ConfigOffset, Width};
 
-/// Where Q35's host bridge says where ECAM is: PCIEXBAR, bit 0 of which says whether.
-const PCIEXBAR: u32 = 0x8000_0060;
-const CONFIG_ADDRESS: u16 = 0xcf8;
-const CONFIG_DATA: u16 = 0xcfc;
-/// One function's configuration space.
-const CONFIG_SIZE: u64 = 0x1000;
+/// A copy of one function's configuration space.
+pub(crate) type Config = [u8; 4096];
+/// How long a function is left alone after a reset, and when it wakes: milliseconds.
+const AFTER_RESET: u32 = 100;
+const AFTER_SLEEP: u32 = 10;
 
 /// A function that is there.
 #[derive(Clone, Copy, Debug)]
@@ -32,11 +32,10 @@ pub(crate) struct Function {
 /// Why a function cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum PciError {
-    /// Its configuration space is not where devices are.
-    #[error("the host bridge says {0:#x} of ECAM")]
-    NoEcam(u32),
-    /// A BAR is not where the boot code maps devices.
-    #[error("BAR {index} is at {address:#x}, {size:#x} bytes: not in the upper 2 GiB of the first 4")]
+    /// A BAR is not where BARs can be.
+    #[error(
+        "BAR {index} is at {address:#x}, {size:#x} bytes: not from 2 GiB on, or over the chipset's registers"
+    )]
     BarElsewhere {
         /// Its index.
         index: usize,
@@ -56,19 +55,16 @@ pub(crate) struct Place {
     /// Its device number on bus 0.
     pub(crate) device: u8,
     config: Registers,
+    confined: Confined,
 }
 
-/// All functions with number 0 of bus 0.
-pub(crate) fn places() -> Result<impl Iterator<Item = Place>, PciError> {
-    out_dword(CONFIG_ADDRESS, PCIEXBAR);
-    let ecam = in_dword(CONFIG_DATA);
-    let all = Registers::new(u64::from(ecam & !0xfff_ffff), 32 << 15).filter(|_| ecam & 1 != 0);
-    let all = all.ok_or(PciError::NoEcam(ecam))?;
-    Ok((0..32u8).filter_map(move |device| {
-        let config = Registers::new(all.first() + (u64::from(device) << 15), CONFIG_SIZE)?;
-        let there = config.read(u64::from(ID.get()), Width::Word) != Width::Word.all_ones();
-        there.then_some(Place { device, config })
-    }))
+/// The endpoints on bus 0, function 0 of each device.
+pub(crate) fn places(confined: Confined) -> Result<[Option<Place>; 32], NoEcam> {
+    let mut places = [None; 32];
+    for (place, device) in places.iter_mut().zip(0..) {
+        *place = endpoint(confined, device)?.map(|config| Place { device, config, confined });
+    }
+    Ok(places)
 }
 
 impl Place {
@@ -84,16 +80,15 @@ impl Place {
 }
 
 impl Function {
-    /// Finds out about a function.
-    pub(crate) fn new(place: Place) -> Result<Self, PciError> {
-        let Place { device, config } = place;
+    /// Finds out about a function, with a copy of its configuration space.
+    pub(crate) fn new(place: Place, image: &mut Config) -> Result<Self, PciError> {
+        let Place { device, config, confined } = place;
         let mut function =
             Self { device, config, bars: [None; 6], placed: [0; 6], express: None, power: None };
         function.placed = core::array::from_fn(|index| function.read(bar_register(index), Width::Dword));
-        let mut image = [0; CONFIG_SIZE as usize];
-        function.copy_config(&mut image);
+        function.copy_config(image);
         let find = |id| {
-            let mut found = ConfigImage::new(&image).capabilities().flatten();
+            let mut found = ConfigImage::new(image).capabilities().flatten();
             found.find(|found| found.id == id).map(|found| found.offset)
         };
         function.power = find(capability::POWER_MANAGEMENT);
@@ -106,32 +101,37 @@ impl Function {
         // What is measured must not decode meanwhile.
         function.write(COMMAND, Width::Word, 0);
         let mut index = 0;
-        while index < 6 {
-            index = function.measure(index)?;
+        while index < function.bars.len() {
+            index = function.measure(confined, index)?;
         }
         function.write(COMMAND, Width::Word, command);
         Ok(function)
     }
 
     /// Finds out about one memory BAR; returns the index of the next. Ports, and a memory BAR of size 0, are none.
-    fn measure(&mut self, index: usize) -> Result<usize, PciError> {
+    fn measure(&mut self, confined: Confined, index: usize) -> Result<usize, PciError> {
         let offset = bar_register(index);
         let low = self.read(offset, Width::Dword);
-        let wide = low & (bar::IO | bar::TYPE) == bar::TYPE_64 && index < 5;
-        let next = if wide { index + 2 } else { index + 1 };
-        let high = if wide { self.read(bar_register(index + 1), Width::Dword) } else { 0 };
-        let mut mask = self.mask(offset) & !0xf;
-        let upper = if wide { self.mask(bar_register(index + 1)) } else { u32::MAX };
-        if mask == 0 || low & bar::IO != 0 {
-            mask = 0;
+        if low & bar::IO != 0 {
+            return Ok(index + 1);
         }
-        if mask == 0 {
-            return Ok(next);
+        let mut mask = u64::from(self.mask(offset) & !0xf);
+        let mut address = u64::from(low & !0xf);
+        let is_wide = low & bar::TYPE == bar::TYPE_64 && index + 1 < self.bars.len();
+        let next = if is_wide {
+            let upper = bar_register(index + 1);
+            mask |= u64::from(self.mask(upper)) << 32;
+            address |= u64::from(self.read(upper, Width::Dword)) << 32;
+            index + 2
+        } else {
+            mask |= if mask == 0 { 0 } else { u64::from(u32::MAX) << 32 };
+            index + 1
+        };
+        if mask != 0 {
+            let size = mask.wrapping_neg();
+            let registers = Registers::of_bar(confined, address, size);
+            self.bars[index] = Some(registers.ok_or(PciError::BarElsewhere { index, address, size })?);
         }
-        let size = (u64::from(upper) << 32 | u64::from(mask)).wrapping_neg();
-        let address = u64::from(high) << 32 | u64::from(low & !0xf);
-        let registers = Registers::new(address, size);
-        self.bars[index] = Some(registers.ok_or(PciError::BarElsewhere { index, address, size })?);
         Ok(next)
     }
 
@@ -171,7 +171,7 @@ impl Function {
     }
 
     /// Copies all of configuration space.
-    pub(crate) fn copy_config(&self, image: &mut [u8; CONFIG_SIZE as usize]) {
+    fn copy_config(&self, image: &mut Config) {
         for (dword, bytes) in image.chunks_exact_mut(4).enumerate() {
             let value = self.config.read(4 * dword as u64, Width::Dword) as u32;
             bytes.copy_from_slice(&value.to_le_bytes());
@@ -210,9 +210,9 @@ impl Function {
         };
         // Initiate Function Level Reset is bit 7 of the second byte of Device Control.
         if sets(self.express, power::DEVICE_CONTROL + 1, power::DEVICE_CONTROL_INITIATE_FLR >> 8) {
-            pause(TICKS / 10);
+            pause(AFTER_RESET);
         } else if sets(self.power, power::PMCSR, 0) {
-            pause(TICKS / 100);
+            pause(AFTER_SLEEP);
         } else {
             return;
         }

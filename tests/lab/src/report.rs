@@ -89,7 +89,12 @@ impl Report {
 
     /// How many of the checks so far did not hold.
     pub(crate) fn failures(&self) -> usize {
-        self.checks.iter().filter(|check| !check.passed).count()
+        self.failed().count()
+    }
+
+    /// The names of those.
+    pub(crate) fn failed(&self) -> impl Iterator<Item = &str> {
+        self.checks.iter().filter(|check| !check.passed).map(|check| check.name.as_str())
     }
 
     /// The checks as lines: the name of each, and what was wrong with those that failed.

@@ -108,6 +108,34 @@ fn an_adapter_has_fewer_than_200_lines() {
 }
 
 #[test]
+fn the_example_has_fewer_than_150_lines() {
+    assert!(read("host-linux/examples/embed.rs").lines().count() < 150);
+}
+
+/// The files under a folder that have the word.
+fn with_word(folder: &Path, word: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let within = |path: PathBuf| {
+        if path.is_dir() {
+            return with_word(&path, word);
+        }
+        let text =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        if text.contains(word) { vec![path] } else { Vec::new() }
+    };
+    entries.flat_map(|entry| within(entry.expect("an entry").path())).collect()
+}
+
+#[test]
+fn unsafe_code_of_the_image_is_in_one_place() {
+    let image = root().join("tests/firmware/src");
+    let (inside, outside): (Vec<_>, Vec<_>) =
+        with_word(&image, "unsafe").into_iter().partition(|path| path.starts_with(image.join("sys")));
+    assert!(!inside.is_empty(), "nothing is found anywhere");
+    assert!(outside.is_empty(), "{outside:?}");
+}
+
+#[test]
 fn a_block_is_counted_to_its_own_end() {
     let file = "impl A for B {\n    fn a() {\n    }\n}\n\nimpl C for B {\n}\n";
     assert_eq!(

@@ -6,7 +6,7 @@ use super::memory::FIRST;
 use super::{capability, nvme};
 use crate::paravisor::{Machine, Paravisor};
 use crate::sys::Registers;
-use crate::sys::processor::{DEVICE_VECTORS, interrupt_self};
+use crate::sys::apic::{DEVICE_VECTORS, interrupt_self};
 use crate::sys::windows::{self, PAGE};
 use vfio_assign_core::regs::header::{BAR0, COMMAND, Command};
 use vfio_assign_core::regs::power::PMCSR;

@@ -56,9 +56,4 @@ impl GuestPage {
     pub(crate) fn set_qword(self, offset: usize, value: u64) {
         MEMORY[self.0].0[offset / 8 % WORDS].store(value, Ordering::Release);
     }
-
-    /// Hands all of it on, a run of bytes at a time.
-    pub(crate) fn bytes(self, mut take: impl FnMut(&[u8])) {
-        MEMORY[self.0].0.iter().for_each(|word| take(&word.load(Ordering::Acquire).to_le_bytes()));
-    }
 }

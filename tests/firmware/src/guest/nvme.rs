@@ -3,7 +3,7 @@
 //! NVM Express Base 1.4; PCI Local Bus 3.0, 6.8.2.
 
 use super::memory::{GuestPage, PAGE};
-use super::{Bar, BusError, capability, expect, expect_none};
+use super::{Bar, BusError, QUIET, capability, expect, expect_none};
 use crate::paravisor::Machine;
 use sha2::{Digest, Sha256};
 use vfio_assign_core::Width;
@@ -34,7 +34,7 @@ const ENTRIES: u16 = 8;
 const VECTORS: [u8; 2] = [0x51, 0x52];
 /// Two places for its BAR.
 const PLACES: [u64; 2] = [0xc400_0000, 0xf810_0000];
-/// How many times the driver looks whether the controller is ready, a few milliseconds apart.
+/// How many times the driver looks whether a command is completed.
 const LOOKS: u32 = 250;
 
 /// Pages of the guest's memory: two for each pair of queues, and what is read.
@@ -63,6 +63,9 @@ pub(crate) enum NvmeError {
         /// What it says.
         status: u32,
     },
+    /// Its queues are too small.
+    #[error("queues of {0} entries and one")]
+    Queues(u64),
     /// It has blocks that the driver cannot read.
     #[error("blocks of 2 to the {0} bytes")]
     BlockSize(u32),
@@ -110,6 +113,8 @@ struct Driver<'a> {
     bar: Bar,
     /// Bytes from one doorbell to the next.
     stride: u64,
+    /// How many times the driver looks whether the controller is ready: as long as that says that it may take.
+    looks: u64,
     /// Where the table and the Pending Bit Array are, in the same BAR.
     table: u64,
     pending: u64,
@@ -128,8 +133,16 @@ pub(crate) fn drive(machine: &mut dyn Machine) -> Result<Found, NvmeError> {
     if (table | pending) & u64::from(msix::BIR) != 0 {
         return Err(BusError::NoBar((table & 7) as u16).into());
     }
-    let stride = 4 << (bar.read(machine, CAPABILITIES, Width::Qword) >> 32 & 0xf);
-    let mut driver = Driver { machine, bar, stride, table, pending, control: capability + 2, interrupts: 0 };
+    let capabilities = bar.read(machine, CAPABILITIES, Width::Qword);
+    // Maximum Queue Entries Supported counts from 0.
+    if capabilities & 0xffff < u64::from(ENTRIES - 1) {
+        return Err(NvmeError::Queues(capabilities & 0xffff));
+    }
+    let stride = 4 << (capabilities >> 32 & 0xf);
+    // Timeout is in units of 500 ms.
+    let looks = (capabilities >> 24 & 0xff).max(1) * 500 / u64::from(QUIET);
+    let control = capability + 2;
+    let mut driver = Driver { machine, bar, stride, looks, table, pending, control, interrupts: 0 };
     driver.run()
 }
 
@@ -189,8 +202,12 @@ impl Driver<'_> {
         let per_read = (DATA_PAGES as u64 * PAGE) >> shift;
         let mut hash = Sha256::new();
         for first in (0..blocks).step_by(per_read as usize) {
-            self.read_blocks(&mut queues, first, per_read)?;
-            (0..DATA_PAGES).for_each(|page| GuestPage::new(DATA + page).bytes(|bytes| hash.update(bytes)));
+            let count = per_read.min(blocks - first);
+            self.read_blocks(&mut queues, first, count)?;
+            for offset in (0..count << shift).step_by(8) {
+                let page = GuestPage::new(DATA + (offset / PAGE) as usize);
+                hash.update(page.qword((offset % PAGE) as usize).to_le_bytes());
+            }
         }
         self.switch(false)?;
         Ok(Found {
@@ -252,7 +269,7 @@ impl Driver<'_> {
     /// Switches the controller on or off, and waits until it is.
     fn switch(&mut self, on: bool) -> Result<(), NvmeError> {
         self.write(CONFIGURATION, Width::Dword, if on { ENABLED } else { 0 });
-        for _ in 0..LOOKS {
+        for _ in 0..self.looks {
             let status = self.read(STATUS, Width::Dword);
             if status & FATAL != 0 {
                 return Err(NvmeError::Status(status));

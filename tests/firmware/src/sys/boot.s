@@ -1,6 +1,7 @@
 # From the loader to Rust, and from the processor's exceptions back: what no Rust function can be.
 #
-# The names in braces are Rust's: `start`, `exception`, the page tables' root `root`, the latches `latched`.
+# The names in braces are Rust's: `start`, `exception`, the page tables `root`, `level3` and `level2`, the stack, the
+# latches `latched`, the timer's count `ticks`.
 
 # PVH: note 18 of "Xen" names the 32-bit entry. The machine is then in protected mode with flat segments, paging and
 # interrupts off, and the address of the loader's structure is in ebx.
@@ -16,18 +17,18 @@
 pvh_entry:
     cli
     cld
-    mov esp, offset boot_stack_end
+    mov esp, offset {stack} + {stack_size}
     mov edi, ebx
 
     # The first 4 GiB at their own addresses, in pages of 2 MiB; the upper 2 GiB, where devices are, uncached.
-    mov eax, offset level3 + 3
+    mov eax, offset {level3} + 3
     mov [{root}], eax
-    mov eax, offset level2 + 3
-    mov ecx, offset level3
+    mov eax, offset {level2} + 3
+    mov ecx, offset {level3}
 1:  mov [ecx], eax
     add eax, 0x1000
     add ecx, 8
-    cmp ecx, offset level3 + 32
+    cmp ecx, offset {level3} + 32
     jb 1b
     xor ecx, ecx
 1:  mov eax, ecx
@@ -36,7 +37,7 @@ pvh_entry:
     cmp ecx, 1024
     jb 2f
     or eax, 0x18
-2:  mov [level2 + ecx * 8], eax
+2:  mov [{level2} + ecx * 8], eax
     inc ecx
     cmp ecx, 2048
     jb 1b
@@ -73,7 +74,7 @@ long_mode:
     xor eax, eax
     mov fs, eax
     mov gs, eax
-    mov esp, offset boot_stack_end
+    mov esp, offset {stack} + {stack_size}
     # The floating-point units as the processor's reset leaves them: no loader promises that.
     fninit
     push 0x1f80
@@ -91,13 +92,6 @@ boot_gdt:
 boot_gdt_pointer:
     .word 23
     .long boot_gdt
-
-.section .bss.boot, "aw", @nobits
-.balign 4096
-level3: .skip 4096
-level2: .skip 4 * 4096
-boot_stack: .skip {stack_size}
-boot_stack_end:
 
 # What exceptions and interrupts enter: 16 bytes for each vector. They come on stacks of their own (IST), for the red
 # zone below the interrupted function's stack pointer may be in use; and they touch no register of SSE.
@@ -129,6 +123,9 @@ interrupt_entries:
     .if vector == {spurious}
     # Nothing is in service in the local APIC: an end of interrupt would be another's.
     iretq
+    .elseif vector == {timer}
+    lock inc qword ptr [{ticks}]
+    jmp end_of_interrupt
     .else
     lock bts qword ptr [{latched} + (vector / 64) * 8], vector % 64
     jmp end_of_interrupt

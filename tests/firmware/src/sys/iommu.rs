@@ -4,7 +4,7 @@
 //! guest that there is at a time. Interrupts are not remapped, so a device may write messages of its own making.
 
 use super::{Page, Registers};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use vfio_assign_core::Width;
 
 /// Where Q35 has its only remapping hardware.
@@ -23,12 +23,15 @@ const SET_ROOT: u64 = 1 << 30;
 const INVALIDATE_CONTEXTS: u64 = 1 << 63 | 1 << 61;
 const INVALIDATE_IOTLB: u64 = 1 << 63 | 1 << 60;
 const INVALIDATING: u64 = 1 << 63;
-/// Capability: page tables of three levels, 39 bits.
+/// Capability: page tables of three levels, 39 bits; a buffer of writes that would have to be flushed.
 const THREE_LEVELS: u64 = 1 << 9;
+const WRITE_BUFFER: u64 = 1 << 4;
 /// The same, in a context entry.
 const WIDTH_39: u64 = 1;
 const FAULT_PENDING: u64 = 2;
 const FAULT_OVERFLOW: u64 = 1;
+/// The last dword of a fault record: it is in use, and is cleared by writing this.
+const FAULT: u64 = 1 << 31;
 /// Present; readable and writable.
 const PRESENT: u64 = 1;
 const ACCESSIBLE: u64 = 3;
@@ -41,12 +44,26 @@ static UPPER: Page = Page::new();
 static MIDDLE: Page = Page::new();
 static LAST: Page = Page::new();
 
+/// Devices are confined: whoever has one of these has seen [`set_up`] succeed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Confined(());
+
 /// Why devices cannot be confined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum IommuError {
-    /// There is none, or it has no page tables of three levels.
-    #[error("no IOMMU with 39 bits of address at 0xfed90000: its capabilities read {0:#x}")]
+    /// There is none, or it has no page tables of three levels, or it buffers writes.
+    #[error(
+        "no IOMMU with 39 bits of address and no write buffer at 0xfed90000: its capabilities read {0:#x}"
+    )]
     None(u64),
+    /// There is more memory than the guest's page table has room for.
+    #[error("{pages} pages from {first:#x} on are more than one page table shows")]
+    Memory {
+        /// How many pages.
+        pages: usize,
+        /// The guest's address of the first.
+        first: u64,
+    },
     /// It does not do what it is told.
     #[error("the IOMMU does not take {register:#x}: {value:#x}")]
     Stuck {
@@ -58,18 +75,21 @@ pub(crate) enum IommuError {
 }
 
 /// Turns translation on. Devices that are [admitted](admit) will see `memory` from guest-physical address `first` on,
-/// of which only the offset within 2 MiB may differ from 0; the others see nothing.
-pub(crate) fn set_up(memory: &'static [Page], first: u64) -> Result<(), IommuError> {
+/// all of it below 2 MiB; the others see nothing.
+pub(crate) fn set_up(memory: &'static [Page], first: u64) -> Result<Confined, IommuError> {
     let registers = REGISTERS.ok_or(IommuError::None(0))?;
     let capabilities = registers.read(CAPABILITY, Width::Qword);
-    if capabilities & THREE_LEVELS == 0 || capabilities == u64::MAX {
+    if capabilities & (THREE_LEVELS | WRITE_BUFFER) != THREE_LEVELS || capabilities == u64::MAX {
         return Err(IommuError::None(capabilities));
+    }
+    if !first.is_multiple_of(Page::SIZE) || first / Page::SIZE + memory.len() as u64 > LAST.0.len() as u64 {
+        return Err(IommuError::Memory { pages: memory.len(), first });
     }
     ROOT.set(0, CONTEXTS.address() | PRESENT);
     UPPER.set(0, MIDDLE.address() | ACCESSIBLE);
     MIDDLE.set(0, LAST.address() | ACCESSIBLE);
     for (place, page) in memory.iter().enumerate() {
-        LAST.set((first >> 12) as usize + place, page.address() | ACCESSIBLE);
+        LAST.set((first / Page::SIZE) as usize + place, page.address() | ACCESSIBLE);
     }
     registers.write(ROOT_TABLE_ADDRESS, Width::Qword, ROOT.address());
     for command in [SET_ROOT, TRANSLATION] {
@@ -77,7 +97,7 @@ pub(crate) fn set_up(memory: &'static [Page], first: u64) -> Result<(), IommuErr
         wait(registers, GLOBAL_STATUS, Width::Dword, |value| value & command != 0)?;
         invalidate(registers)?;
     }
-    Ok(())
+    Ok(Confined(()))
 }
 
 /// Lets function 0 of a device on bus 0 reach the guest's memory.
@@ -97,9 +117,9 @@ pub(crate) fn take_fault() -> bool {
     if registers.read(FAULT_STATUS, Width::Dword) & FAULT_PENDING == 0 {
         return false;
     }
-    // The first fault record; its highest bit says that it is in use, and is cleared by writing it.
-    let record = (registers.read(CAPABILITY, Width::Qword) >> 24 & 0x3ff) * 16;
-    registers.write(record + 12, Width::Dword, 1 << 31);
+    let capabilities = registers.read(CAPABILITY, Width::Qword);
+    let (first, count) = ((capabilities >> 24 & 0x3ff) * 16, (capabilities >> 40 & 0xff) + 1);
+    (0..count).for_each(|record| registers.write(first + 16 * record + 12, Width::Dword, FAULT));
     registers.write(FAULT_STATUS, Width::Dword, FAULT_OVERFLOW);
     true
 }
@@ -137,7 +157,15 @@ fn wait(
 }
 
 impl Page {
-    fn set(&self, place: usize, value: u64) {
-        self.0[place % self.0.len()].store(value, Ordering::Release);
+    /// Sets an entry of a table that the IOMMU reads: from memory, for not every IOMMU looks into the processor's caches.
+    fn set(&'static self, place: usize, value: u64) {
+        let entry = &self.0[place % self.0.len()];
+        entry.store(value, Ordering::Release);
+        flush(entry);
     }
+}
+
+fn flush(entry: &'static AtomicU64) {
+    // SAFETY: it changes nothing that code can see.
+    unsafe { core::arch::asm!("clflush [{}]", in(reg) entry.as_ptr(), options(nostack)) };
 }

@@ -1,7 +1,10 @@
 //! Where the boot code enters Rust, and where everything ends that should not have happened.
 
-use super::{DEVICES, image, processor, windows};
+use super::memory::{image, overflowed};
+use super::registers::DEVICES;
+use super::{Page, apic, memory, processor, windows};
 use crate::console::{Ending, end, line};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// What a processor and our entry leave on the stack.
 #[repr(C)]
@@ -14,12 +17,16 @@ pub(super) struct Frame {
     stack: u64,
 }
 
-/// The loader's structure, `hvm_start_info`: what its first dword holds, and as many bytes of it as are of interest. The
-/// last 8 of them are the command line's address.
+/// The loader's structure, `hvm_start_info`: what its first dword holds, and where it has the command line's address.
 const MAGIC: u32 = 0x336e_c578;
-const INFORMATION_SIZE: u64 = 32;
+const COMMAND_LINE: usize = 24;
 /// The most bytes of the command line, with the zero that ends it.
-const LONGEST: u64 = 256;
+const LONGEST: usize = 256;
+
+/// The exception of a page that is not there.
+const PAGE_FAULT: u64 = 14;
+/// An exception has been told of.
+static FAILING: AtomicBool = AtomicBool::new(false);
 
 /// Why there is no command line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -41,13 +48,20 @@ pub(crate) enum LoaderError {
 /// The first Rust that runs, with the address of the loader's structure.
 pub(super) extern "C" fn start(information: u64) -> ! {
     processor::set_up();
+    memory::protect();
     windows::set_up();
-    let ending = crate::run(command_line(information));
+    apic::set_up();
+    let mut text = [0; LONGEST];
+    let ending = crate::run(command_line(information, &mut text));
     end(ending)
 }
 
 /// An exception that nobody has provoked on purpose.
 pub(super) extern "C" fn exception(frame: &Frame) -> ! {
+    // One that comes of telling about another is not told of.
+    if FAILING.swap(true, Ordering::Relaxed) {
+        end(Ending::Failed);
+    }
     line(format_args!(
         "exception {} at {:#x}:{:#x}, error {:#x}, flags {:#x}, stack {:#x}, page {:#x}",
         frame.vector,
@@ -58,6 +72,9 @@ pub(super) extern "C" fn exception(frame: &Frame) -> ! {
         frame.stack,
         fault_address()
     ));
+    if let Some(whose) = overflowed(fault_address()).filter(|_| frame.vector == PAGE_FAULT) {
+        line(format_args!("check the stack of {whose} is large enough: FAILED: it has overflowed"));
+    }
     end(Ending::Failed)
 }
 
@@ -73,27 +90,28 @@ fn panic(information: &core::panic::PanicInfo<'_>) -> ! {
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
 
-/// What the loader was told to tell us.
-fn command_line(information: u64) -> Result<&'static str, LoaderError> {
-    let information = loaded(information, INFORMATION_SIZE)?;
-    // SAFETY: `loaded` has seen that the bytes are memory or nothing, mapped, and no Rust object's; nobody writes them.
-    let [magic, _, _, _, _, _, low, high] = unsafe { (information as *const [u32; 8]).read_unaligned() };
+/// What the loader was told to tell us, copied.
+fn command_line(information: u64, text: &mut [u8; LONGEST]) -> Result<&str, LoaderError> {
+    let information = copy::<{ COMMAND_LINE + 8 }>(information)?;
+    let magic = u32::from_le_bytes([information[0], information[1], information[2], information[3]]);
     if magic != MAGIC {
         return Err(LoaderError::Magic(magic));
     }
-    let first = loaded(u64::from(high) << 32 | u64::from(low), LONGEST)?;
-    // SAFETY: `loaded` has seen that the bytes are memory or nothing, mapped, and no Rust object's.
-    let bytes: &'static [u8] = unsafe { core::slice::from_raw_parts(first as *const u8, LONGEST as usize) };
-    let length = bytes.iter().position(|byte| *byte == 0).ok_or(LoaderError::Long)?;
-    Ok(core::str::from_utf8(&bytes[..length])?)
+    let place = information[COMMAND_LINE..].iter().rev().fold(0, |place, byte| place << 8 | u64::from(*byte));
+    *text = copy(place)?;
+    let length = text.iter().position(|byte| *byte == 0).ok_or(LoaderError::Long)?;
+    Ok(core::str::from_utf8(&text[..length])?)
 }
 
-/// Where bytes are that the loader has left: mapped, and outside of all that Rust owns.
-fn loaded(first: u64, size: u64) -> Result<usize, LoaderError> {
-    let end = first.checked_add(size).filter(|end| first != 0 && *end <= DEVICES);
+/// Bytes that the loader has left: mapped, and outside of all that Rust owns.
+fn copy<const SIZE: usize>(first: u64) -> Result<[u8; SIZE], LoaderError> {
+    let end = first.checked_add(SIZE as u64).filter(|end| first >= Page::SIZE && *end <= DEVICES);
     let image = image();
-    let outside = end.is_some_and(|end| end <= image.start || first >= image.end);
-    if outside { Ok(first as usize) } else { Err(LoaderError::Place(first)) }
+    if !end.is_some_and(|end| end <= image.start || first >= image.end) {
+        return Err(LoaderError::Place(first));
+    }
+    // SAFETY: the bytes are memory or nothing, mapped to be read, and no Rust object's; any bits are bytes.
+    Ok(unsafe { (first as *const [u8; SIZE]).read_volatile() })
 }
 
 fn fault_address() -> u64 {

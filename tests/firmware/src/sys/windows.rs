@@ -11,7 +11,7 @@ use vfio_assign_core::{GuestAddr, Span, Width};
 /// Where guest-physical address 0 is.
 const GUEST: u64 = 1 << 39;
 /// Bytes of a page.
-pub(crate) const PAGE: u64 = 0x1000;
+pub(crate) const PAGE: u64 = Page::SIZE;
 /// What one table of the last level covers.
 const REACH: u64 = 512 * PAGE;
 /// Tables of the last level: a window needs one, or two if it lies across a multiple of their reach.
@@ -45,7 +45,7 @@ pub(crate) enum WindowError {
 }
 
 /// Tells the processor of the guest's address space, in which there is nothing yet.
-pub(crate) fn set_up() {
+pub(super) fn set_up() {
     ROOT.0[(GUEST >> 39) as usize].store(UPPER.address() | TABLE, Ordering::Relaxed);
     UPPER.0[(APERTURE.0 >> 30) as usize].store(MIDDLE.address() | TABLE, Ordering::Relaxed);
 }
@@ -173,12 +173,27 @@ pub(crate) fn guest_write(address: u64, width: Width, value: u64) -> Option<()> 
     (answer.trapped == 0).then_some(())
 }
 
+/// The byte at an address of the image's own, if the processor lets it be read: the guest's functions tell.
+pub(super) fn read_byte(address: u64) -> Option<u8> {
+    // SAFETY: it is called for addresses in the first 2 MiB, where no device is: a byte is read or the access is trapped.
+    let answer = unsafe { guest_read_1(address) };
+    (answer.trapped == 0).then_some(answer.value as u8)
+}
+
+/// Whether the processor lets a byte of the image's be written. It gets the value that it has.
+pub(super) fn rewrite_byte(address: u64) -> bool {
+    let Some(value) = read_byte(address) else { return false };
+    // SAFETY: if the byte can be written at all it is as it was; it is one of code or of a constant, which none writes.
+    let answer = unsafe { guest_write_1(address, u64::from(value)) };
+    answer.trapped == 0
+}
+
 /// The virtual address of an aligned guest-physical one; others are trapped without a try.
 fn guest_address(address: u64, width: Width) -> Option<u64> {
     (address < GUEST && address.is_multiple_of(width.bytes() as u64)).then_some(GUEST + address)
 }
 
 fn forget(address: u64) {
-    // SAFETY: it makes the processor read the page table anew, and changes nothing else.
+    // SAFETY: it makes the processor read a page table of the guest's address space anew, and changes nothing else.
     unsafe { core::arch::asm!("invlpg [{}]", in(reg) address, options(nostack)) };
 }
