@@ -254,4 +254,53 @@ mod tests {
         let text = "2 steps and accesses failed while the guest ran, lastly: EIO";
         assert_eq!(failures.complaint().as_deref(), Some(text));
     }
+
+    /// A report with one of everything.
+    fn report() -> DeviceReport {
+        let piece = PieceReport {
+            first: 0,
+            last: 0xfff,
+            treatment: "trapped".into(),
+            reason: String::new(),
+            reads: 1,
+            writes: 2,
+        };
+        let (address, pending) = (0xfee0_0000, Some(true));
+        let entry = EntryReport { vector: 3, address, data: 0x21, masked: false, pending, event: true };
+        DeviceReport {
+            bdf: "0000:04:00.0".into(),
+            backend: "group".into(),
+            findings: Vec::new(),
+            bars: vec![BarReport { index: 0, size: 0x1000, pieces: vec![piece] }],
+            interrupt_mode: Some("MSI-X".into()),
+            vectors: VectorReport { offered: 65, wired: 1, armed: 1 },
+            msix: Some(MsixReport { enabled: true, function_mask: false, entries: vec![entry] }),
+            counters: BTreeMap::new(),
+            failures: FailureReport::default(),
+            resets: ResetReport { last: None, last_error: None, failed: 0 },
+            events: EventReport { errors: 0, release_requests: 0 },
+            quarantined: false,
+            host_calls: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn every_member_is_described() {
+        let document = include_str!("../../../../docs/json.md");
+        let (_, section) = document.split_once("### A device in its guest\n").expect("the section");
+        let section = section.split("\n#").next().unwrap();
+        let documented: Vec<&str> = section.split('`').skip(1).step_by(2).collect();
+        let report = serde_json::to_value(report()).unwrap();
+        let (bar, entry) = (&report["bars"][0], &report["msix"]["entries"][0]);
+        for part in [&report, bar, &bar["pieces"][0], &report["vectors"], &report["msix"], entry] {
+            for name in part.as_object().unwrap().keys() {
+                assert!(documented.contains(&name.as_str()), "`{name}` is not in docs/json.md");
+            }
+        }
+        let rows =
+            section.lines().filter(|line| line.starts_with("| `")).filter_map(|row| row.split('|').nth(1));
+        for name in rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
+            assert!(report.get(name).is_some(), "there is no `{name}`");
+        }
+    }
 }

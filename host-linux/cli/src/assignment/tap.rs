@@ -243,3 +243,86 @@ impl GuestSide for TappedGuest {
         Ok(self.inner.release_routes()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A recording, where it is written, and the thread that listens.
+    fn tap() -> (tempfile::TempDir, Arc<Recording>, Tap) {
+        let folder = tempfile::tempdir().unwrap();
+        let recording = Arc::new(Recording::create(&folder.path().join("run.record"), 1).unwrap());
+        let tap = Tap::start(Arc::clone(&recording)).unwrap();
+        (folder, recording, tap)
+    }
+
+    /// What stands in the file once nobody writes any more.
+    fn written(folder: &tempfile::TempDir, recording: Arc<Recording>, tap: Tap) -> String {
+        drop((tap, recording));
+        std::fs::read_to_string(folder.path().join("run.record")).unwrap()
+    }
+
+    fn source() -> Source {
+        message(VectorIndex::new(3).unwrap())
+    }
+
+    /// Armed: what then stands for the event.
+    fn armed(tap: &Tap, event: &EventFd) -> OwnedFd {
+        let mut heard = None;
+        tap.arm(source(), event, |to| {
+            heard = rustix::io::fcntl_dupfd_cloexec(to, 0).ok();
+            Ok(())
+        })
+        .unwrap();
+        heard.unwrap()
+    }
+
+    #[test]
+    fn an_interrupt_is_written_down_and_handed_on() {
+        let (folder, recording, tap) = tap();
+        let event = EventFd::new().unwrap();
+        // One that the event holds already is not lost.
+        event.signal().unwrap();
+        let heard = armed(&tap, &event);
+        poll(&mut [PollFd::new(&heard, PollFlags::IN)], None).unwrap();
+        assert!(!event.is_signalled().unwrap());
+        tap.disarm(source(), &event, |_| Ok(())).unwrap();
+        assert_eq!(written(&folder, recording, tap), "interrupt message 3\n");
+    }
+
+    #[test]
+    fn what_has_not_reached_the_guest_is_in_the_event_again() {
+        let (_folder, _recording, tap) = tap();
+        let event = EventFd::new().unwrap();
+        let heard = armed(&tap, &event);
+        event.signal().unwrap();
+        poll(&mut [PollFd::new(&heard, PollFlags::IN)], None).unwrap();
+        tap.disarm(source(), &event, |_| Ok(())).unwrap();
+        assert!(event.is_signalled().unwrap());
+    }
+
+    #[test]
+    fn an_interrupt_that_comes_while_it_is_disarmed_stays_where_it_is() {
+        let (folder, recording, tap) = tap();
+        let event = EventFd::new().unwrap();
+        let _heard = armed(&tap, &event);
+        {
+            // An access of the guest's that masks the vector.
+            let _turn = Turn::take(Some(&recording));
+            event.signal().unwrap();
+            tap.disarm(source(), &event, |_| Ok(())).unwrap();
+        }
+        assert_eq!(written(&folder, recording, tap), "");
+        assert!(event.is_signalled().unwrap());
+    }
+
+    #[test]
+    fn an_event_that_kvm_does_not_take_leads_nowhere() {
+        let (folder, recording, tap) = tap();
+        let event = EventFd::new().unwrap();
+        assert!(tap.arm(source(), &event, |_| Err(KvmError::NoLine)).is_err());
+        event.signal().unwrap();
+        assert_eq!(written(&folder, recording, tap), "");
+        assert!(event.is_signalled().unwrap());
+    }
+}
