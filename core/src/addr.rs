@@ -148,17 +148,13 @@ impl Bdf {
 
 impl fmt::Display for Bdf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [
-            (u64::from(self.segment), 4, ":"),
-            (u64::from(self.bus), 2, ":"),
-            (u64::from(self.device), 2, "."),
-            (u64::from(self.function), 1, ""),
-        ];
-        for (number, digits, mark) in parts {
-            hexadecimal(f, number, digits)?;
-            f.write_str(mark)?;
-        }
-        Ok(())
+        hexadecimal(f, u64::from(self.segment), 4)?;
+        f.write_str(":")?;
+        hexadecimal(f, u64::from(self.bus), 2)?;
+        f.write_str(":")?;
+        hexadecimal(f, u64::from(self.device), 2)?;
+        f.write_str(".")?;
+        hexadecimal(f, u64::from(self.function), 1)
     }
 }
 

@@ -102,23 +102,23 @@ where
     /// Takes the next step; with `many` also those after it that are the same of other vectors, as far as they are
     /// done: nothing has to be found out between them.
     fn drive_steps<H: Host>(&mut self, host: &mut H, many: bool) -> Option<Completion> {
-        let mut step = self.operation.step?;
+        let step = self.operation.step?;
         if many && step.is_of_vector() {
-            let done = self.interrupts.run(|vector, message| {
-                step.aim(vector, message);
-                match take_vector(step, host) {
-                    Ok(()) => {
-                        host.step_done(step);
-                        true
-                    }
-                    Err(error) => {
-                        host.step_failed(step, &error);
-                        false
-                    }
+            let mut failed = None;
+            self.interrupts.run(step, |step| match take_vector(step, host) {
+                Ok(()) => {
+                    host.step_done(step);
+                    true
+                }
+                Err(error) => {
+                    host.step_failed(step, &error);
+                    failed = Some(step);
+                    false
                 }
             });
-            self.operation.step = Some(step);
-            return Some(self.completed(if done { None } else { Some(Outcome::Failed) }));
+            let outcome = failed.map(|_| Outcome::Failed);
+            self.operation.step = failed;
+            return Some(self.completed(outcome));
         }
         let outcome = match self.perform(step, host) {
             Ok(outcome) => {

@@ -241,16 +241,16 @@ impl Step {
         matches!(self, Self::Disarm { .. } | Self::Route { .. } | Self::Signal { .. } | Self::Arm { .. })
     }
 
-    /// It becomes the same step of another vector, which has this message.
+    /// The same step of another vector, which has this message.
     #[inline]
-    pub(crate) fn aim(&mut self, at: VectorIndex, its: Message) {
-        match self {
-            Self::Disarm { vector, .. } | Self::Signal { vector, .. } | Self::Arm { vector, .. } => {
-                *vector = at
-            }
-            Self::Route { vector, message, .. } => (*vector, *message) = (at, its),
-            _ => {}
-        }
+    pub(crate) fn of(self, vector: VectorIndex, message: Message) -> Option<Self> {
+        Some(match self {
+            Self::Disarm { kind, .. } => Self::Disarm { kind, vector },
+            Self::Route { kind, .. } => Self::Route { kind, vector, message },
+            Self::Signal { kind, .. } => Self::Signal { kind, vector },
+            Self::Arm { kind, .. } => Self::Arm { kind, vector },
+            _ => return None,
+        })
     }
 
     /// The kind of this step.

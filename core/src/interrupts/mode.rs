@@ -11,7 +11,7 @@ use super::settle::Settle;
 use super::settled::Settled;
 use super::vector::Vector;
 use crate::addr::VectorIndex;
-use crate::host::{InterruptKind, Message, Outcome, Step};
+use crate::host::{InterruptKind, Outcome, Step};
 
 /// The interrupts of a function: each kind that the device has and the host can do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -150,8 +150,10 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
     }
 
     /// [`Settle::run`] of the kind whose step is under way.
-    pub(crate) fn run(&mut self, take: impl FnMut(VectorIndex, Message) -> bool) -> bool {
-        self.parts_mut(self.settling).is_none_or(|(settle, table)| settle.run(table, take))
+    pub(crate) fn run(&mut self, step: Step, take: impl FnMut(Step) -> bool) {
+        if let Some((settle, table)) = self.parts_mut(self.settling) {
+            settle.run(table, step, take);
+        }
     }
 
     /// An interrupt has reached the embedder and not the guest.

@@ -20,23 +20,29 @@ impl Vector {
         u64::from(self.data) | u64::from(control).wrapping_shl(32)
     }
 
-    /// The guest stores one half; what is reserved is dropped.
+    /// The guest stores one half, of which what is reserved reads zero.
     fn store(&mut self, upper: bool, value: u64) {
         let Message { mut address, mut data } = self.message();
-        let mut masked = self.state.contains(VectorState::MASKED);
+        let was_masked = self.state.contains(VectorState::MASKED);
+        let mut masked = was_masked;
         if upper {
             data = u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0);
-            masked = value & u64::from(regs::CONTROL_MASK_BIT).wrapping_shl(32) != 0;
+            masked = value.wrapping_shr(32) != 0;
         } else {
-            address = value & !regs::ADDRESS_ZERO_BITS;
+            address = value;
         }
         let changed = self.set_message(Message { address, data });
-        if changed || (!masked && self.state.contains(VectorState::MASKED)) {
+        if changed || (was_masked && !masked) {
             self.state.remove(VectorState::REFUSED);
         }
         self.state.set(VectorState::MASKED, masked);
     }
 }
+
+/// The bits of an entry's lower and upper half that a guest can write.
+const LOWER: u64 = !regs::ADDRESS_ZERO_BITS;
+const UPPER: u64 = 0x0000_0001_ffff_ffff;
+const _: () = assert!(UPPER >> 32 == 1 && regs::CONTROL_MASK_BIT == 1);
 
 /// The MSI-X machine of a function. `V` holds at least as many vectors as the device has.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -141,10 +147,14 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Msix<V> {
         let Some(vector) = table.get_mut(index) else {
             return true;
         };
-        let before = *vector;
-        let mask = width.all_ones().wrapping_shl(shift);
-        vector.store(upper, (vector.half(upper) & !mask) | (value.wrapping_shl(shift) & mask));
-        let settled = *vector == before || !settle.concerns(*vector);
+        let before = vector.half(upper);
+        let mask = width.all_ones().wrapping_shl(shift) & if upper { UPPER } else { LOWER };
+        let after = (before & !mask) | (value.wrapping_shl(shift) & mask);
+        if after == before {
+            return true;
+        }
+        vector.store(upper, after);
+        let settled = !settle.concerns(*vector);
         if !settled {
             settle.touch(index);
         }

@@ -4,7 +4,7 @@ use super::pass::Pass;
 use super::settle::{Settle, qword_of};
 use super::vector::{Vector, VectorState};
 use crate::addr::VectorIndex;
-use crate::host::{InterruptKind, Message, Outcome, Step};
+use crate::host::{InterruptKind, Outcome, Step};
 
 /// How a step has left the function.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,36 +75,33 @@ impl Settle {
         }
     }
 
-    /// Has `take` take the steps that are left of such a pass, one after the other, as far as they are done. Of one that
-    /// is not, which is the last, this machine has to hear.
-    pub(super) fn run(
-        &mut self,
-        table: &mut [Vector],
-        mut take: impl FnMut(VectorIndex, Message) -> bool,
-    ) -> bool {
+    /// Has `take` take this step for each vector that is left of such a pass, as far as they are done. Of one that is
+    /// not, which is the last, this machine has to hear.
+    pub(super) fn run(&mut self, table: &mut [Vector], step: Step, mut take: impl FnMut(Step) -> bool) {
         let (places, change) = (self.places(table.len()), self.change());
         let (Some(change), Some(rest)) = (change, table.get_mut(places)) else {
-            return true;
+            return;
         };
-        let (mut all, mut any) = (true, false);
-        for (index, found) in (self.cursor..VectorIndex::LIMIT).zip(rest) {
+        let mut any = false;
+        let mut next = self.cursor;
+        for found in rest {
+            let vector = next;
+            next = vector.wrapping_add(1);
             if !change.which.holds(*found) {
                 continue;
             }
-            all = VectorIndex::new(index).is_some_and(|vector| take(vector, found.message()));
-            if !all {
+            let step = VectorIndex::new(vector).and_then(|vector| step.of(vector, found.message()));
+            if !step.is_some_and(&mut take) {
+                next = vector;
                 break;
             }
             change.apply(&mut found.state);
             any = true;
         }
+        self.cursor = next;
         if any {
             self.step_taken(true);
         }
-        if all {
-            self.cursor = u16::MAX;
-        }
-        all
     }
 
     /// The pin is to be unmasked at the next settling.
