@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// How long the hostile guest has [default: 600, or 15 with --quick].
     #[arg(long, value_name = "SECONDS")]
     hostile: Option<u64>,
+    /// How often the monitor is killed [default: 100, or 3 with --quick].
+    #[arg(long, value_name = "TIMES")]
+    kills: Option<u32>,
     /// What the hostile guest makes its accesses from, and the kills their moments.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -107,7 +110,11 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
         false => Scale { rounds: 50, moved_interrupts: 1000, reboots: 10, kills: 100, hostile_seconds: 600 },
         true => Scale { rounds: 3, moved_interrupts: 100, reboots: 1, kills: 3, hostile_seconds: 15 },
     };
-    let scale = Scale { hostile_seconds: options.hostile.unwrap_or(scale.hostile_seconds), ..scale };
+    let scale = Scale {
+        hostile_seconds: options.hostile.unwrap_or(scale.hostile_seconds),
+        kills: options.kills.unwrap_or(scale.kills),
+        ..scale
+    };
     let stage = Stage { options, scale, progress };
     let mut report = Report::new("life");
     let mut lost = Vec::new();
