@@ -1,6 +1,14 @@
 # What a guest that takes orders can do with its devices. Each function gets the slot of one on bus 0.
 
-path_of() { echo "/sys/bus/pci/devices/0000:00:$(printf %02x "$1").0"; }
+# Where there is a port in the slot, the device is what is behind it, as soon as something is.
+path_of() {
+	local device behind
+	device=/sys/bus/pci/devices/0000:00:$(printf %02x "$1").0
+	for behind in "$device"/0000:??:??.0; do
+		[ ! -e "$behind" ] || device=$behind
+	done
+	echo "$device"
+}
 
 # awaited COMMAND...: what the command prints, as soon as it prints something.
 awaited() {
@@ -241,4 +249,10 @@ scribble() {
 	device=$(path_of "$1")
 	[ ! -e "$device/driver" ] || echo "${device##*/}" >"$device/driver/unbind"
 	drive scribble "$device" "slot=$1" "seed=$2" "seconds=$3"
+}
+
+# The function's configuration space: rows that are not zero.
+config() {
+	hexdump -v -e '"%04_ax" 16/1 " %02x" "\n"' "$(path_of "$1")/config" | grep -v '\( 00\)\{16\}$' |
+		while read -r line; do say "config slot=$1 $line"; done
 }

@@ -6,6 +6,7 @@
 use crate::machine::{BootFiles, Machine};
 use crate::progress::{Console, Progress};
 use crate::protocol::{Answer, Bytes, Event, Launch, Numbered, Refusal, Request};
+use crate::qmp::Qmp;
 use crate::wire::{Message, listen};
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -15,9 +16,12 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// How many lines of a console an error shows; a kernel's last message is long and says the most in its first lines.
 const LAST_LINES: usize = 60;
+/// QEMU's socket in the folder of sockets.
+const MONITOR: &str = "monitor";
 
 /// How long L1 may be silent before it is nudged.
 ///
@@ -29,6 +33,8 @@ const NUDGE: Duration = Duration::from_secs(1);
 /// L1, up and answering.
 pub(crate) struct L1 {
     qemu: Child,
+    /// With QEMU's socket, and the agent's.
+    folder: TempDir,
     agent: Option<UnixStream>,
     messages: Receiver<Message>,
     waiting: VecDeque<Event>,
@@ -88,7 +94,9 @@ pub(crate) enum L1Error {
     TooLong { step: String, console: String },
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("the agent sent what is no message: {line}: {source}")]
+    #[error("QEMU refuses {command}: {error}")]
+    Qemu { command: &'static str, error: String },
+    #[error("this is no message: {line}: {source}")]
     NoMessage { line: String, source: serde_json::Error },
     #[error("the agent answered a request for a {wanted} with {answer:?}")]
     WrongAnswer { wanted: &'static str, answer: Answer },
@@ -107,10 +115,12 @@ impl L1 {
         let started = Instant::now();
         let channel_error = |operation| move |source| L1Error::Channel { operation, source };
         progress.step("booting L1");
-        let folder = tempfile::tempdir().map_err(channel_error("create a folder for the agent's socket"))?;
+        let folder = tempfile::tempdir().map_err(channel_error("create a folder for sockets"))?;
         let socket = folder.path().join("agent");
         let listener = UnixListener::bind(&socket).map_err(channel_error("listen for the agent"))?;
-        let arguments = machine.arguments(&BootFiles { kernel, initramfs, socket: &socket });
+        let monitor = folder.path().join(MONITOR);
+        let files = BootFiles { kernel, initramfs, socket: &socket, monitor: &monitor };
+        let arguments = machine.arguments(&files);
         // Should the lab be killed, the kernel takes QEMU along.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(qemu).args(arguments);
@@ -121,6 +131,7 @@ impl L1 {
         let messages = listen(&mut child, listener);
         let mut l1 = Self {
             qemu: child,
+            folder,
             agent: None,
             messages,
             waiting: VecDeque::new(),
@@ -264,6 +275,11 @@ impl L1 {
     /// Sends bytes to a process without waiting.
     pub(crate) fn input(&mut self, process: u32, bytes: Vec<u8>) -> Result<(), L1Error> {
         self.ask(Request::Input { process, bytes: Bytes(bytes) }).map(|_done| ())
+    }
+
+    /// Somebody to tell QEMU what to do to L1.
+    pub(crate) fn qemu_monitor(&self) -> Result<Qmp, L1Error> {
+        Qmp::connect(&self.folder.path().join(MONITOR))
     }
 
     /// A way to type to a process from another thread, while nothing else is asked of L1.

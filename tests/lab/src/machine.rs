@@ -43,6 +43,8 @@ pub(crate) struct BootFiles<'a> {
     pub(crate) initramfs: &'a str,
     /// The socket on which the lab waits for its agent.
     pub(crate) socket: &'a Path,
+    /// The socket on which QEMU is to listen.
+    pub(crate) monitor: &'a Path,
 }
 
 impl Machine {
@@ -128,6 +130,7 @@ impl Machine {
         let (cpus, memory) = (self.cpus.to_string(), format!("{}M", self.memory_mib));
         let kernel = files.kernel.display().to_string();
         let socket = format!("socket,id=lab,path={}", files.socket.display());
+        let monitor = format!("unix:{},server=on,wait=off", files.monitor.display());
         let port = format!("virtserialport,chardev=lab,name={PORT_NAME}");
         // L1's own devices are high, out of the way of those that scenarios place.
         let fixed = [
@@ -148,6 +151,8 @@ impl Machine {
             "-no-reboot",
             "-serial",
             "stdio",
+            "-qmp",
+            &monitor,
             "-device",
             "intel-iommu,intremap=on,caching-mode=on,aw-bits=48",
             "-device",

@@ -23,6 +23,7 @@ mod orders;
 mod packages;
 mod progress;
 mod protocol;
+mod qmp;
 mod random;
 mod record;
 mod report;

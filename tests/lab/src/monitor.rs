@@ -137,6 +137,8 @@ pub(crate) struct Life {
     monitor: &'static str,
     progress: Rc<Progress>,
     partial: Vec<u8>,
+    /// The line that was not complete when the monitor ended.
+    torn: Vec<u8>,
     read_marks: usize,
     /// The guest's console, and when each line was complete, in microseconds since the monitor's start.
     pub(crate) lines: Vec<(u64, String)>,
@@ -162,12 +164,24 @@ impl Life {
             monitor: monitor.name(),
             progress: progress.clone(),
             partial: Vec::new(),
+            torn: Vec::new(),
             read_marks: 0,
             lines: Vec::new(),
             marks: Vec::new(),
             stderr: String::new(),
             end: None,
         })
+    }
+
+    /// The same guest's life, with which another monitor goes on that has just been started.
+    pub(crate) fn go_on_as(mut self, next: Self) -> Self {
+        if !self.torn.trim_ascii().is_empty() {
+            // The other one prints the rest of it.
+            let torn = self.lines.pop().map_or_else(String::new, |(_, line)| line);
+            self.marks.truncate(self.marks.len() - usize::from(Mark::parse(&torn, 0).is_some()));
+        }
+        let read_marks = self.read_marks.min(self.marks.len());
+        Self { partial: self.torn, read_marks, lines: self.lines, marks: self.marks, ..next }
     }
 
     /// The number of the monitor's process.
@@ -298,6 +312,7 @@ impl Life {
                 }
             },
             Event::Exited { process, microseconds, end } if process == self.process => {
+                self.torn = self.partial.clone();
                 self.printed(microseconds, b"\n")?;
                 self.end = Some((microseconds, end));
                 Ok(())

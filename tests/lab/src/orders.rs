@@ -28,6 +28,11 @@ impl Servant {
         Ok(Self { life, orders: 0, said: 0 })
     }
 
+    /// The same guest, with whose run another process goes on that has just been started.
+    pub(crate) fn go_on_as(self, next: Life) -> Self {
+        Self { life: self.life.go_on_as(next), ..self }
+    }
+
     /// Gives an order and waits until it is carried out.
     pub(crate) fn order(&mut self, l1: &mut L1, order: &str) -> Result<Done, LifeError> {
         self.begin(l1, order)?;

@@ -250,6 +250,17 @@ impl Animal {
 
     /// Adds it to a machine.
     pub(crate) fn house(&self, machine: Machine) -> Machine {
+        let (number, slot) = (self.number, self.slot_in_l1());
+        if !self.kind.virtual_function {
+            return self.house_at(machine, &format!("addr={slot:x}.0"));
+        }
+        let port = self.filled(&format!("pcie-root-port,id=p{{n}},chassis={number},addr={slot:x}.0"));
+        let machine = machine.device(&port).device(&self.filled("nvme-subsys,id=s{n}"));
+        self.house_at(machine, "addr=0.0")
+    }
+
+    /// The same at this place, in QEMU's words.
+    pub(crate) fn house_at(&self, machine: Machine, place: &str) -> Machine {
         let number = self.number;
         let back = format!("b{number:02}");
         let machine = match (self.kind.behind, &self.disk) {
@@ -258,14 +269,7 @@ impl Animal {
             (Behind::Network, _) => machine.network(&back, number),
             _ => machine,
         };
-        let slot = self.slot_in_l1();
-        let machine = if self.kind.virtual_function {
-            let port = self.filled(&format!("pcie-root-port,id=p{{n}},chassis={number},addr={slot:x}.0"));
-            let machine = machine.device(&port).device(&self.filled("nvme-subsys,id=s{n}"));
-            machine.device(&self.filled(self.kind.qemu))
-        } else {
-            machine.device(&format!("{},addr={slot:x}.0", self.filled(self.kind.qemu)))
-        };
+        let machine = machine.device(&format!("{},{place}", self.filled(self.kind.qemu)));
         match self.kind.on_it {
             Some(second) => machine.device(&self.filled(second)),
             None => machine,

@@ -160,6 +160,8 @@ impl Conversation {
 
     /// Shows what there is to hear until the run ends.
     fn follow(&mut self) -> Result<(), ControlError> {
+        // Who reads this knows that nothing is missed from here on.
+        io::stdout().write_all(&line(&Notice::Hello { version: VERSION }))?;
         loop {
             match self.hear() {
                 Ok(message) => io::stdout().write_all(&line(&message))?,

@@ -23,13 +23,12 @@ pub(super) fn run_line(l1: &mut L1, line: &str, progress: &Rc<Progress>) -> Resu
     let process = l1.spawn(Launch { arguments, user: None })?;
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let end = loop {
-        match l1.next()? {
-            Event::Output { process: of, stream, bytes, .. } if of == process => match stream {
+        match l1.next_of(process)? {
+            Event::Output { stream, bytes, .. } => match stream {
                 Stream::Out => output.extend(bytes.0),
                 Stream::Err => errors.extend(bytes.0),
             },
-            Event::Exited { process: of, end, .. } if of == process => break end,
-            // Something that was started before and not waited for.
+            Event::Exited { end, .. } => break end,
             _ => {}
         }
     };

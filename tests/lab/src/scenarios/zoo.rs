@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// What L1's kernel says of QEMU's devices as they are: the virtual function has an Interrupt Pin, which none may have.
-const OF_DEVICES: &[&str] = &["VF reports bogus INTx pin"];
+pub(super) const OF_DEVICES: &[&str] = &["VF reports bogus INTx pin"];
 
 /// How much goes through a network, each way.
 pub(super) const NETWORK_BYTES: usize = 2 << 20;

@@ -1,14 +1,20 @@
 //! What a device goes through in a long life: resets, power states, moved BARs, moved interrupts, guests that reboot,
 //! monitors that are killed, several guests at once, a guest that is hostile.
 
+mod ask;
+mod control;
 mod functions;
 mod hostile;
 mod interrupts;
 mod kills;
 mod lines;
+mod lspci;
+mod plug;
 mod reboots;
 mod removal;
 mod several;
+mod together;
+mod travel;
 
 use super::zoo::{house, modules};
 use super::{Cause, Failure, check_kernel_log_of, named};
@@ -49,6 +55,9 @@ pub(crate) struct Options {
     /// Keep the results in tests/lab/results.json, and in the README's tables.
     #[arg(long, conflicts_with = "quick")]
     record: bool,
+    /// Write what `lspci` shows to tests/lab/golden/lspci, for a person to read, instead of comparing it.
+    #[arg(long)]
+    review: bool,
     #[command(flatten)]
     host: HostOptions,
 }
@@ -71,6 +80,16 @@ pub(crate) enum Part {
     Kills,
     /// Four guests at once.
     Several,
+    /// What `lspci` shows of each device in a guest, beside what it shows in L1.
+    Lspci,
+    /// Devices are put into a guest's slots and asked back.
+    Plug,
+    /// What the host says of a device: errors, and that it is wanted back.
+    Ask,
+    /// Two functions that can only be reset together.
+    Together,
+    /// The run is saved, and another process goes on with it.
+    Travel,
     /// The disk is taken out while its guest reads.
     Removal,
     /// A guest that writes anything anywhere.
@@ -84,6 +103,8 @@ struct Scale {
     reboots: u32,
     kills: u32,
     hostile_seconds: u64,
+    plugs: u32,
+    travels: u32,
 }
 
 /// What each part gets.
@@ -107,8 +128,24 @@ pub(crate) fn run(options: &Options, progress: &Rc<Progress>) -> Result<Report, 
 
 fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, Cause> {
     let scale = match options.quick {
-        false => Scale { rounds: 50, moved_interrupts: 1000, reboots: 10, kills: 100, hostile_seconds: 600 },
-        true => Scale { rounds: 3, moved_interrupts: 100, reboots: 1, kills: 3, hostile_seconds: 15 },
+        false => Scale {
+            rounds: 50,
+            moved_interrupts: 1000,
+            reboots: 10,
+            kills: 100,
+            hostile_seconds: 600,
+            plugs: 10,
+            travels: 3,
+        },
+        true => Scale {
+            rounds: 3,
+            moved_interrupts: 100,
+            reboots: 1,
+            kills: 3,
+            hostile_seconds: 15,
+            plugs: 2,
+            travels: 1,
+        },
     };
     let scale = Scale {
         hostile_seconds: options.hostile.unwrap_or(scale.hostile_seconds),
@@ -142,6 +179,11 @@ impl Part {
             Part::Reboots => reboots::run(stage, report),
             Part::Kills => kills::run(stage, report),
             Part::Several => several::run(stage, report),
+            Part::Lspci => lspci::run(stage, report),
+            Part::Plug => plug::run(stage, report),
+            Part::Ask => ask::run(stage, report),
+            Part::Together => together::run(stage, report),
+            Part::Travel => travel::run(stage, report),
             Part::Removal => removal::run(stage, report),
             Part::Hostile => hostile::run(stage, report),
         }
@@ -155,6 +197,11 @@ impl Part {
             Part::Reboots => format!("guest reboots ×{}, one device without any reset", scale.reboots),
             Part::Kills => format!("SIGKILL of the monitor ×{}", scale.kills),
             Part::Several => "four guests at once".into(),
+            Part::Lspci => "lspci of each device, by rules of explain".into(),
+            Part::Plug => format!("hot-plug and unplug of two devices ×{}", scale.plugs),
+            Part::Ask => "the host tells of an error, and wants devices back".into(),
+            Part::Together => "two functions with one reset between them".into(),
+            Part::Travel => format!("another process goes on with the run ×{}", scale.travels),
             Part::Removal => "surprise removal".into(),
             Part::Hostile => format!("hostile guest, {} s", scale.hostile_seconds),
         })
@@ -216,6 +263,24 @@ impl Stage<'_> {
         Ok(Scene { animals: Vec::new(), addresses: Vec::new(), l1 })
     }
 
+    /// Boots an L1 with two devices of this kind as the two functions behind a root port, bound.
+    fn set_together(&self, kind: &str, patience: Duration) -> Result<Scene, Cause> {
+        let kinds: Vec<&'static Kind> = [kind; 2].iter().filter_map(|name| Kind::named(name)).collect();
+        let bench = Bench::on(&self.options.host, self.progress, true)?.with_guest(&modules(&kinds))?;
+        let animals = house(&kinds)?;
+        let machine = Machine::new().steady().device("pcie-root-port,id=p0,chassis=1,addr=4.0");
+        let house = |machine, animal: &Animal| {
+            let first = if animal.number == 0 { ",multifunction=on" } else { "" };
+            animal.house_at(machine, &format!("bus=p0,addr=0.{}{first}", animal.number))
+        };
+        let mut l1 = bench.boot(&animals.iter().fold(machine, house), Watch::steady(patience))?;
+        let addresses: Vec<String> = animals.iter().map(|it| format!("0000:01:00.{}", it.number)).collect();
+        for address in &addresses {
+            driver::bind(&mut l1, address, VFIO)?;
+        }
+        Ok(Scene { animals, addresses, l1 })
+    }
+
     /// Starts a guest with these devices.
     fn start(&self, l1: &mut L1, devices: &[String], cpus: u8, report: &str) -> Result<Life, Cause> {
         let launch = self.options.host.tell(&Monitor::Ours, Monitor::serving(devices, cpus, report));
@@ -229,7 +294,27 @@ impl Stage<'_> {
     }
 }
 
+/// Digests of a disk before and after the guest's work.
+struct Expected {
+    before: String,
+    after: String,
+}
+
 impl Scene {
+    /// What the disk of one of the devices will be.
+    fn expectation(&mut self, place: usize) -> Result<Expected, Cause> {
+        let (mut before, mut after) = (String::new(), String::new());
+        if let Some(disk) = &mut self.animals[place].disk {
+            (before, after) = (disk.digest()?, disk.digest_once_written()?);
+        }
+        Ok(Expected { before, after })
+    }
+
+    /// What it is now, from outside.
+    fn digest(&mut self, place: usize) -> Result<String, Cause> {
+        Ok(self.animals[place].disk.as_mut().map(|disk| disk.digest()).transpose()?.unwrap_or_default())
+    }
+
     /// Switches L1 off; its kernel may have said only what the part provokes.
     fn strike(self, report: &mut Report, part: &str, provoked: &[&str]) -> Result<(), Cause> {
         let log = self.l1.power_off()?;
@@ -250,6 +335,29 @@ fn carried_out(
     let done = guest.order(l1, order)?;
     report.holds(what, done.faults.is_empty(), "no fault", done.faults.join("; "));
     Ok(done)
+}
+
+/// The guest reads the disk of one of the devices, writes a part, and reads it again.
+fn write(
+    report: &mut Report,
+    what: &str,
+    guest: &mut Servant,
+    scene: &mut Scene,
+    place: usize,
+) -> Result<(), Cause> {
+    let expected = scene.expectation(place)?;
+    let done = guest.order(&mut scene.l1, &format!("disk {}", place + 1))?;
+    written(report, what, &done, &expected, scene.digest(place)?);
+    Ok(())
+}
+
+/// That must have gone well.
+fn written(report: &mut Report, what: &str, done: &Done, expected: &Expected, outside: String) {
+    let Expected { before, after } = expected;
+    report.holds(&format!("{what} meets no fault"), done.faults.is_empty(), "none", done.faults.join("; "));
+    report.equal(&format!("{what} reads right"), before, done.value("read", "sha256"));
+    report.equal(&format!("{what} reads back what was written"), after, done.value("written", "sha256"));
+    report.equal(&format!("{what}: the host's file holds it"), after, outside);
 }
 
 /// The guest leaves, and its monitor with it.
