@@ -14,7 +14,8 @@ use machine::{Disk, Machine, Run};
 use said::{checks, disks_read, figures, mistakes as unparsed, table};
 use std::rc::Rc;
 
-/// How cargo is asked for the image. Static, at addresses of its own; nothing of a C library.
+/// How cargo is asked for the image. Static, at addresses of its own; nothing of a C library. Its file is not mapped but
+/// read, so the parts of it need not begin at pages.
 const IMAGE: &[&str] = &[
     "rustc",
     "--profile",
@@ -29,7 +30,7 @@ const IMAGE: &[&str] = &[
     "-C",
     "relocation-model=static",
     "-C",
-    "link-args=-nostdlib -static -no-pie -Wl,--build-id=none -Ttests/firmware/image.ld",
+    "link-args=-nostdlib -static -no-pie -Wl,--build-id=none,-z,max-page-size=64 -Ttests/firmware/image.ld",
 ];
 /// The most bytes of the image's file.
 const IMAGE_LIMIT: u64 = 128 << 10;
