@@ -111,6 +111,13 @@ mod tests {
     }
 
     #[test]
+    fn numbers_have_as_many_digits_as_they_need() {
+        assert_eq!(said("%d %d %d", [0, 9, 10]), "0 9 10");
+        assert_eq!(said("%x %x %x", [0, 15, 16]), "0x0 0xf 0x10");
+        assert_eq!(said("%2 %2", [15, 0x100, 0]), "0x0f 0x100");
+    }
+
+    #[test]
     fn the_rom_is_no_bar_with_a_number() {
         assert_eq!(said("%b", [6, 0, 0]), "ROM");
     }
