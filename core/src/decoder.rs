@@ -232,6 +232,25 @@ mod tests {
     }
 
     #[test]
+    fn register_between_two_structures_passes_through() {
+        let [table, pba] = [0x1000, 0x2000].map(|offset| {
+            Span::from_size(GuestBarOffset::new(offset), 0x40).map(|span| TablePlace { bar: BAR0, span })
+        });
+        let mut decoder = Decoder::new([table, pba, None]);
+        decoder.set(BAR0, memory(0x1_0000, 0x4000));
+        let found = [0x1_1000, 0x1_1800, 0x1_2000].map(|at| decoder.memory(GuestAddr::new(at), 4));
+        assert_eq!(found, [Decoded::Function, through(BAR0, 0x1800), Decoded::Function]);
+    }
+
+    #[test]
+    fn range_that_is_gone_is_a_miss_and_the_others_stay() {
+        let mut decoder = decoder();
+        decoder.set(BAR0, None);
+        let found = [0x1_1000, 0x1_3000].map(|at| decoder.memory(GuestAddr::new(at), 4));
+        assert_eq!(found, [Decoded::Miss, through(BAR2, 0)]);
+    }
+
+    #[test]
     fn lowest_index_wins_an_overlap() {
         assert_eq!(at(0x1_3800, 8), through(BAR0, 0x3800));
     }
