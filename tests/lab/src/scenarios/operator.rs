@@ -24,7 +24,7 @@ const SIBLING: &str = "0000:00:04.1";
 const ROUNDS: usize = 10;
 /// Where the run records what happens to the device.
 const RECORDING: &str = "/tmp/run.record";
-/// Where the run listens, and what the last look at the device in its guest has shown.
+/// Where the run listens, and what a look at the device in its guest has shown.
 const SOCKET: &str = "/tmp/run.control";
 const LOOK: &str = "/tmp/look.json";
 /// What is written onto the disk before a guest has it.
@@ -134,12 +134,14 @@ fn carry_through(progress: &Rc<Progress>) -> Result<Report, Cause> {
     Ok(report)
 }
 
-/// Looks at the device in its guest for as long as the run listens, and keeps the last look at which interrupts were on.
+/// Looks at the device in its guest until interrupts have come to it, or the run listens no more. Beside the guest, for that
+/// is when they come.
 fn look(l1: &mut L1) -> Result<(), Cause> {
     l1.ask(Request::AwaitPath { path: SOCKET.to_owned(), milliseconds: 60_000 })?;
     let line = format!(
         "{PATH}while [ -S {SOCKET} ]; do if {OURS} inspect --json {DISK_BDF} --control {SOCKET} >{LOOK}.new 2>/dev/null && \
-         grep -q '\"interrupt_mode\": \"MSI-X\"' {LOOK}.new; then mv {LOOK}.new {LOOK}; fi; done"
+         grep -q '\"interrupt_mode\": \"MSI-X\"' {LOOK}.new && grep -q '\"count\": [1-9]' {LOOK}.new; \
+         then mv {LOOK}.new {LOOK}; break; fi; done"
     );
     l1.spawn(Launch {
         arguments: ["/bin/busybox", "sh", "-c", &line].map(str::to_owned).into(),
