@@ -8,9 +8,6 @@ use vfio_assign_linux::{AssignOptions, Assigned, Errno, EventFd, GuestSide, Line
 
 /// Where the guest places BAR 0.
 const BAR: u64 = 0xd000_0000;
-/// Writing raises an interrupt; the bits written stay in the status until they are acknowledged.
-const RAISE: u64 = 0x60;
-const ACKNOWLEDGE: u64 = 0x64;
 const DMA_SOURCE: u64 = 0x80;
 const DMA_DESTINATION: u64 = 0x88;
 const DMA_LENGTH: u64 = 0x90;
@@ -86,7 +83,30 @@ pub(crate) struct Edu {
     pub(crate) vm: Vm,
 }
 
+/// Waits for an assigned device's interrupt; gives how often it came, 0 if it did not.
+pub(crate) fn wait(assigned: &Assigned<NoGuest>, kind: InterruptKind) -> u64 {
+    with_event(assigned, kind, crate::rig::wait)
+}
+
+fn with_event<T>(assigned: &Assigned<NoGuest>, kind: InterruptKind, look: impl FnOnce(&EventFd) -> T) -> T {
+    assigned.inspect(|_, irqs, _, failure| {
+        let event = irqs.of(kind).event(VectorIndex::default());
+        look(event.unwrap_or_else(|| panic!("{kind:?} is not wired: {failure:?}")))
+    })
+}
+
+impl NoGuest {
+    /// One with this line.
+    pub(crate) fn with(line: Option<LineEnd>) -> Self {
+        Self { line, resample: None }
+    }
+}
+
 impl Edu {
+    /// Writing there raises an interrupt; the bits written stay in the status until they are acknowledged.
+    pub(crate) const RAISE: u64 = BAR + 0x60;
+    pub(crate) const ACKNOWLEDGE: u64 = BAR + 0x64;
+
     pub(crate) fn with_line(bdf: Bdf, line: Option<LineEnd>) -> Self {
         Self::of_vm(vm(), bdf, line)
     }
@@ -94,7 +114,7 @@ impl Edu {
     /// The same, in a VM that may have others.
     pub(crate) fn of_vm(vm: Vm, bdf: Bdf, line: Option<LineEnd>) -> Self {
         let device = vm.open(bdf).expect("opens");
-        let guest = NoGuest { line, resample: None };
+        let guest = NoGuest::with(line);
         let assigned = Assigned::new(device, guest, &AssignOptions::default()).expect("it has a BAR");
         assigned.config_write(0x10, &(BAR as u32).to_le_bytes());
         assigned.config_write(COMMAND, &MEMORY_AND_MASTER);
@@ -112,11 +132,11 @@ impl Edu {
     }
 
     pub(crate) fn raise(&self, status: u32) {
-        self.write(RAISE, u64::from(status));
+        self.write(Self::RAISE, u64::from(status), 4);
     }
 
     pub(crate) fn acknowledge(&self, status: u32) {
-        self.write(ACKNOWLEDGE, u64::from(status));
+        self.write(Self::ACKNOWLEDGE, u64::from(status), 4);
     }
 
     /// Copies from guest memory into the device's own, and waits for its interrupt.
@@ -131,11 +151,11 @@ impl Edu {
 
     /// Gives how often the interrupt came.
     fn copy(&self, from: u64, to: u64, length: u64, direction: u64) -> u64 {
-        self.write(DMA_SOURCE, from);
-        self.write(DMA_DESTINATION, to);
-        self.write(DMA_LENGTH, length);
+        self.write(BAR + DMA_SOURCE, from, 8);
+        self.write(BAR + DMA_DESTINATION, to, 8);
+        self.write(BAR + DMA_LENGTH, length, 8);
         // Start, and interrupt at the end.
-        self.write(DMA_COMMAND, 1 | direction | 4);
+        self.write(BAR + DMA_COMMAND, 1 | direction | 4, 8);
         let came = self.wait(InterruptKind::Msi);
         self.acknowledge(DMA_DONE);
         came
@@ -143,25 +163,17 @@ impl Edu {
 
     /// Waits for the interrupt; gives how often it came, 0 if it did not.
     pub(crate) fn wait(&self, kind: InterruptKind) -> u64 {
-        self.with_event(kind, crate::rig::wait)
+        wait(&self.assigned, kind)
     }
 
     /// Whether the interrupt has come and was not taken yet.
     pub(crate) fn has_come(&self, kind: InterruptKind) -> bool {
-        self.with_event(kind, |event| event.is_signalled().expect("eventfds can be polled"))
-    }
-
-    fn with_event<T>(&self, kind: InterruptKind, look: impl FnOnce(&EventFd) -> T) -> T {
-        self.assigned.inspect(|_, irqs, _, failure| {
-            let event = irqs.of(kind).event(VectorIndex::default());
-            look(event.unwrap_or_else(|| panic!("{kind:?} is not wired: {failure:?}")))
-        })
+        with_event(&self.assigned, kind, |event| event.is_signalled().expect("eventfds can be polled"))
     }
 
     /// Registers from 0x80 on are 8 bytes, those below 4.
-    fn write(&self, register: u64, value: u64) {
-        let width = if register < 0x80 { 4 } else { 8 };
-        let address = GuestAddr::new(BAR + register);
-        assert!(self.assigned.memory_write(address, &value.to_le_bytes()[..width]), "it decodes");
+    fn write(&self, address: u64, value: u64, width: usize) {
+        let written = self.assigned.memory_write(GuestAddr::new(address), &value.to_le_bytes()[..width]);
+        assert!(written, "it decodes");
     }
 }

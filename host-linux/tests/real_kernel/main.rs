@@ -5,6 +5,7 @@
 //! they run one after another (`--test-threads=1`).
 
 mod assigned;
+mod card;
 #[cfg(feature = "kvm")]
 mod counting;
 mod device;
@@ -14,6 +15,7 @@ mod edu;
 mod embedding;
 mod events;
 mod handed_in;
+mod handed_on;
 mod hot_reset;
 mod irqs;
 #[cfg(feature = "kvm")]
