@@ -164,8 +164,7 @@ impl Device {
             let (writable, clearable) = (self.writable[at], self.clearable[at]);
             let old = self.config[at];
             let mut new = ((old & !writable) | (byte & writable)) & !(byte & clearable);
-            // PCI Power Management 1.2, 5.4: out of sleep the only way is to D0; other writes of the state do nothing.
-            if self.pmcsr == Some(at) && new & 3 != 0 && new & 3 < old & 3 {
+            if self.pmcsr == Some(at) && !self.enters(new & 3, old & 3) {
                 new = (new & !3) | (old & 3);
             }
             self.config[at] = new;
@@ -177,6 +176,23 @@ impl Device {
             self.function_reset();
         }
         Ok(effect)
+    }
+
+    /// Whether a write of this state changes the one that the device is in: out of sleep the only way is to D0, and a
+    /// state that the device does not have is no state to go to.
+    ///
+    /// Source: PCI Power Management 1.2, 3.2.4 PMCSR and 5.4 Power State Transitions.
+    fn enters(&self, to: u8, from: u8) -> bool {
+        let has = |bit: u32| {
+            let high = self.pmcsr.and_then(|at| self.config.get(at.checked_sub(1)?));
+            high.is_some_and(|high| u32::from(*high).wrapping_shl(24) & bit != 0)
+        };
+        match to {
+            0 => true,
+            1 => has(power::PMC_D1) && from < to,
+            2 => has(power::PMC_D2) && from < to,
+            _ => from < to,
+        }
     }
 
     /// The kernel's function reset: registers behind the BARs as after power-on, D0; Command is restored.
@@ -287,6 +303,21 @@ mod tests {
         device.config_write(pmcsr, Width::Byte, 3).unwrap();
         device.config_write(pmcsr, Width::Byte, 1).unwrap();
         assert_eq!(read(&device, 0), Err(FakeError::NotDecoding));
+    }
+
+    #[test]
+    fn a_state_that_the_device_does_not_have_is_not_entered() {
+        let reached = |byte: u8| {
+            [1, 2, 3].map(|state| {
+                let mut shape = Shape::nvme(4);
+                shape.put(0x43, &[byte]);
+                let mut device = Device::new(&shape);
+                device.config_write(ConfigOffset::low(0x44), Width::Word, state).unwrap();
+                device.power()
+            })
+        };
+        let [d0, d1, d2, d3] = [PowerState::D0, PowerState::D1, PowerState::D2, PowerState::D3Hot];
+        assert_eq!([0, 2, 4, 6].map(reached), [[d0, d0, d3], [d1, d0, d3], [d0, d2, d3], [d1, d2, d3]]);
     }
 
     #[test]

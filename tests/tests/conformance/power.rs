@@ -60,6 +60,7 @@ fn f7_a_state_that_the_function_does_not_have_is_ignored() {
     let mut rig = Rig::started(&shape);
     rig.config_write(Rig::PMCSR, 1, 1);
     assert_eq!((rig.function.power(), rig.windows().len()), (PowerState::D0, 1));
+    assert!(rig.host.decodes_memory());
 }
 
 #[test]
