@@ -359,23 +359,22 @@ impl ConfigMap {
             .parts
             .first()
             .is_some_and(|part| self.entries.iter().any(|entry| entry.register == part.register));
-        if second || options.choice(id).unwrap_or(rule.hidden) {
-            let last = last_dword(image, id, offset);
+        let hidden = second || options.choice(id).unwrap_or(rule.hidden);
+        let last = last_dword(image, id, offset);
+        if hidden {
             let header = match id {
                 CapabilityId::Standard(_) => Register::HiddenHeader,
                 CapabilityId::Extended(_) => Register::HiddenExtendedHeader,
             };
             self.put(offset, header)?;
-            return self.put_run(offset.get().wrapping_add(4), last, Register::Hidden);
+            self.put_run(offset.get().wrapping_add(4), last, Register::Hidden)?;
         }
-        if rule.parts.is_empty() {
-            return Ok(());
-        }
-        let last = last_dword(image, id, offset);
-        for part in rule.parts {
+        for part in rule.parts.iter().filter(|_| !second) {
             let at = offset.checked_add(part.at).filter(|at| at.get() <= last);
             if let (Some(at), true) = (at, part.applies(image, offset, options.placement)) {
-                self.put(at, part.register)?;
+                if !hidden {
+                    self.put(at, part.register)?;
+                }
                 self.note(image, offset, at, part.register, options.placement);
             }
         }
@@ -393,7 +392,8 @@ impl ConfigMap {
     ) {
         let first = image.dword(capability);
         match register {
-            Register::PowerControl if self.find(at.get()) == Some(register) => {
+            // One that the guest does not see, or not whole, is still what wakes the device.
+            Register::PowerControl if self.power_control.is_none() => {
                 self.power_control = Some(at);
                 self.supports_d1 = first & power::PMC_D1 != 0;
                 self.supports_d2 = first & power::PMC_D2 != 0;

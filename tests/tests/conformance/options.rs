@@ -98,6 +98,25 @@ fn f6_users_hide_power_management() {
 }
 
 #[test]
+fn f7_a_device_that_sleeps_is_woken_though_the_guest_sees_no_power_management() {
+    let mut shape = Shape::nvme(4);
+    shape.put(0x44, &[3]);
+    let mut rig = chosen(&shape, &[hide(CapabilityId::Standard(0x01))]);
+    rig.map_bar0();
+    assert!(rig.host.decodes_memory());
+    assert_eq!((rig.windows().len(), rig.config_read(Rig::PMCSR, 2)), (1, 0));
+}
+
+#[test]
+fn f7_of_two_power_managements_the_first_is_the_one_that_wakes() {
+    let mut shape = Shape::nvme(4).power_management(0);
+    shape.put(0x44, &[3]);
+    let mut rig = chosen(&shape, &[hide(CapabilityId::Standard(0x01))]);
+    rig.map_bar0();
+    assert!(rig.host.decodes_memory());
+}
+
+#[test]
 fn f6_users_keep_what_is_hidden() {
     let shape = Shape::nvme(4).extended_capability(0x0e, &[1, 2, 3, 4]);
     let mut rig = chosen(&shape, &[keep(CapabilityId::Extended(0x0e))]);
