@@ -66,10 +66,12 @@ impl Bars {
             let value = registers.get(bar.position()).map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes));
             let kind = Self::kind(bar, value)?;
             upper = matches!(kind, BarKind::Memory64 { .. });
-            let least = match kind {
-                BarKind::Io => 4,
-                BarKind::Memory32 { .. } | BarKind::Memory64 { .. } => 16,
-                BarKind::Rom => 2048,
+            let (least, flags) = match kind {
+                BarKind::Io => (4, bar::IO),
+                BarKind::Memory32 { .. } | BarKind::Memory64 { .. } => {
+                    (16, value & (bar::TYPE | bar::PREFETCHABLE))
+                }
+                BarKind::Rom => (2048, 0),
             };
             if size < least {
                 return Err(BarError::SizeTooSmall { bar, size });
@@ -77,7 +79,7 @@ impl Bars {
             if !upper && size > 1 << 31 {
                 return Err(BarError::SizeTooLarge { bar, size });
             }
-            *slot = Slot::Bar(Bar { kind, size, value: 0, pinned: 0 });
+            *slot = Slot::Bar(Bar { kind, flags, size, value: 0, pinned: 0 });
         }
         Ok(Self { slots })
     }
@@ -133,12 +135,13 @@ impl Bars {
     }
 
     /// What a guest reads from register `index`.
+    #[inline]
     pub fn read(&self, index: BarIndex) -> u32 {
-        let (bar, upper) = match self.owner(index) {
-            Some(found) => found,
-            None => return 0,
+        let (place, shift) = self.owner(index);
+        let Some(Slot::Bar(bar)) = self.slots.get(place) else {
+            return 0;
         };
-        let value = (bar.value | bar.flags()).wrapping_shr(if upper { 32 } else { 0 });
+        let value = (bar.value | u64::from(bar.flags)).wrapping_shr(shift);
         u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0)
     }
 
@@ -146,16 +149,10 @@ impl Bars {
     ///
     /// Returns whether the register has changed.
     pub fn write(&mut self, index: BarIndex, value: u32, lanes: ByteLanes) -> bool {
-        let place = match self.owner(index) {
-            Some((_, true)) => index.position().checked_sub(1),
-            Some((_, false)) => Some(index.position()),
-            None => None,
-        };
-        let upper = place != Some(index.position());
-        let Some(Slot::Bar(bar)) = place.and_then(|place| self.slots.get_mut(place)) else {
+        let (place, shift) = self.owner(index);
+        let Some(Slot::Bar(bar)) = self.slots.get_mut(place) else {
             return false;
         };
-        let shift = if upper { 32 } else { 0 };
         let mask = u64::from(lanes.mask()).wrapping_shl(shift) & bar.writable();
         let new = (bar.value & !mask) | (u64::from(value).wrapping_shl(shift) & mask);
         let changed = new != bar.value;
@@ -224,8 +221,8 @@ impl Bars {
             Slot::UpperHalf => (1, 0, 0),
             Slot::Bar(bar) => {
                 // The type bits of a ROM are those of a 32-bit BAR.
-                let kind = if bar.kind == BarKind::Rom { 2 } else { bar.flags() | 0x10 };
-                (kind, bar.size, bar.value)
+                let kind = if bar.kind == BarKind::Rom { 2 } else { bar.flags | 0x10 };
+                (u64::from(kind), bar.size, bar.value)
             }
         })
     }
@@ -244,15 +241,12 @@ impl Bars {
         }
     }
 
-    /// The BAR that register `index` belongs to, and whether it is that BAR's upper half.
-    fn owner(&self, index: BarIndex) -> Option<(&Bar, bool)> {
-        match self.slots.get(index.position())? {
-            Slot::Absent => None,
-            Slot::Bar(bar) => Some((bar, false)),
-            Slot::UpperHalf => match self.slots.get(index.position().checked_sub(1)?)? {
-                Slot::Bar(bar) => Some((bar, true)),
-                Slot::Absent | Slot::UpperHalf => None,
-            },
+    /// The place of the BAR that register `index` belongs to, if there is one, and at which bit of it the register is.
+    #[inline]
+    fn owner(&self, index: BarIndex) -> (usize, u32) {
+        match self.slots.get(index.position()) {
+            Some(Slot::UpperHalf) => (index.position().wrapping_sub(1), 32),
+            _ => (index.position(), 0),
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Decoder {
     emulated: [Option<TablePlace>; 3],
     /// From the first to the last byte of all that, in whatever BAR: most accesses are to neither side of it.
     around: Option<Span<GuestBarOffset>>,
+    /// Where the guest finds the MSI-X table, unless another BAR hides any of it: it is accessed most.
+    table: Option<Span<GuestAddr>>,
     generation: u64,
     /// The BARs that decode memory now, a bit each: most functions have one or two of seven.
     memory: u8,
@@ -43,7 +45,7 @@ impl Decoder {
     pub(crate) fn new(emulated: [Option<TablePlace>; 3]) -> Self {
         let spans = emulated.iter().flatten().map(|place| place.span);
         let around = spans.reduce(Span::hull);
-        Self { bars: [None; 7], emulated, around, generation: 0, memory: 0 }
+        Self { bars: [None; 7], emulated, around, table: None, generation: 0, memory: 0 }
     }
 
     /// What is emulated inside BARs: the table, the Pending Bit Array, and what has no device behind it.
@@ -81,7 +83,19 @@ impl Decoder {
             let bit = 1u8.wrapping_shl(u32::from(bar.get()));
             let decodes = matches!(range, Some(GuestRange::Memory(_)));
             self.memory = if decodes { self.memory | bit } else { self.memory & !bit };
+            self.table = self.find_table();
         }
+    }
+
+    fn find_table(&self) -> Option<Span<GuestAddr>> {
+        let [table, ..] = self.emulated;
+        let table = table?;
+        let Some(GuestRange::Memory(range)) = self.range(table.bar) else {
+            return None;
+        };
+        let found = table.span.moved_to(range.first().checked_add(table.span.first().get())?)?;
+        let (bar, _) = self.memory_at(found)?;
+        (bar == table.bar).then_some(found)
     }
 
     /// The lowest BAR that decodes any of this memory, and what it decodes.
@@ -162,11 +176,9 @@ impl Decoder {
             8 => (Width::Qword, 7),
             _ => return None,
         };
-        let [table, ..] = self.emulated;
-        let table = table?;
-        let (bar, offset) = self.memory_byte(address)?;
-        let within = table.bar == bar && table.span.contains(offset) && offset.get() & mask == 0;
-        within.then_some((offset.get().wrapping_sub(table.span.first().get()), width))
+        let table = self.table.filter(|table| table.contains(address))?;
+        let offset = address.get().wrapping_sub(table.first().get());
+        (offset & mask == 0).then_some((offset, width))
     }
 
     /// The lowest BAR that decodes `port`, and the offset in it.

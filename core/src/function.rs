@@ -269,6 +269,8 @@ where
     }
 
     /// What `bar` is to decode.
+    // One copy of it: the core is to be small.
+    #[inline(never)]
     pub(crate) fn wanted_range(&self, bar: BarIndex) -> Option<GuestRange> {
         if self.gone || self.power != PowerState::D0 {
             return None;

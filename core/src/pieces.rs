@@ -114,6 +114,7 @@ where
     }
 
     /// What the guest reads from a register that is virtual, wholly or in part.
+    #[inline]
     pub(crate) fn virtual_value(&self, register: Register) -> u32 {
         let upper_half = |value: u16| u32::from(value).wrapping_shl(16);
         let msix = self.interrupts.msix.as_ref();

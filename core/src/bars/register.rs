@@ -148,6 +148,8 @@ pub struct Bar {
     pub kind: BarKind,
     /// Its size in bytes as the guest finds it, a power of two.
     pub size: u64,
+    /// The bits that are hard-wired.
+    pub(super) flags: u32,
     /// The address bits the guest last wrote, and for the ROM its enable bit.
     pub(super) value: u64,
     /// What stands there after reset.
@@ -163,17 +165,6 @@ impl Bar {
             BarKind::Rom => (address & u64::from(bar::ROM_ADDRESS)) | u64::from(bar::ROM_ENABLE),
             BarKind::Memory32 { .. } | BarKind::Io => address & u64::from(u32::MAX),
         }
-    }
-
-    /// The bits that are hard-wired.
-    pub(super) fn flags(self) -> u64 {
-        let (kind, prefetchable) = match self.kind {
-            BarKind::Io => (bar::IO, false),
-            BarKind::Memory32 { prefetchable } => (bar::TYPE_32, prefetchable),
-            BarKind::Memory64 { prefetchable } => (bar::TYPE_64, prefetchable),
-            BarKind::Rom => (0, false),
-        };
-        u64::from(if prefetchable { kind | bar::PREFETCHABLE } else { kind })
     }
 
     /// The base address, unless the register holds what is none: zero, or a half that a guest has written

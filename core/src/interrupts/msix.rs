@@ -7,7 +7,7 @@ use super::settle::{Settle, live};
 use super::vector::{PendingQuery, Vector, VectorState};
 use crate::access::Width;
 use crate::addr::VectorIndex;
-use crate::host::{InterruptKind, Message};
+use crate::host::InterruptKind;
 use crate::regs::msix as regs;
 
 impl Vector {
@@ -20,22 +20,20 @@ impl Vector {
         u64::from(self.data) | u64::from(control).wrapping_shl(32)
     }
 
-    /// The guest stores one half, of which what is reserved reads zero.
+    /// The guest stores one half, which is another one; what is reserved in it reads zero.
     fn store(&mut self, upper: bool, value: u64) {
-        let Message { mut address, mut data } = self.message();
-        let was_masked = self.state.contains(VectorState::MASKED);
-        let mut masked = was_masked;
+        let before = self.message();
         if upper {
-            data = u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0);
-            masked = value.wrapping_shr(32) != 0;
+            self.data = u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0);
+            self.state.set(VectorState::MASKED, value.wrapping_shr(32) != 0);
         } else {
-            address = value;
+            self.address = value;
         }
-        let changed = self.set_message(Message { address, data });
-        if changed || (was_masked && !masked) {
+        if self.message() != before {
+            self.state.remove(VectorState::ROUTE_SET | VectorState::ROUTED | VectorState::REFUSED);
+        } else if !self.state.contains(VectorState::MASKED) {
             self.state.remove(VectorState::REFUSED);
         }
-        self.state.set(VectorState::MASKED, masked);
     }
 }
 
