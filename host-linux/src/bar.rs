@@ -125,13 +125,12 @@ impl MappedBars {
     ///
     /// There is no such BAR, or the device does not answer.
     pub fn read(&self, bar: BarIndex, offset: PhysBarOffset, width: Width) -> Result<u64, RegionError> {
-        let mut data = [0; 8];
-        let bytes = &mut data[..width.bytes()];
         let through = self.through(bar, offset, width.bytes());
-        match through.and_then(|(mapped, at)| mapped.mapping.read(at, bytes)) {
-            Some(done) => done.map_err(|_| fault(bar, offset, width))?,
-            None => self.device.read(RegionIndex::bar(bar), offset.get(), bytes)?,
+        if let Some(read) = through.and_then(|(mapped, at)| mapped.mapping.read(at, width.bytes())) {
+            return read.map_err(|_| fault(bar, offset, width));
         }
+        let mut data = [0; 8];
+        self.device.read(RegionIndex::bar(bar), offset.get(), &mut data[..width.bytes()])?;
         Ok(u64::from_le_bytes(data))
     }
 
@@ -147,13 +146,12 @@ impl MappedBars {
         width: Width,
         value: u64,
     ) -> Result<(), RegionError> {
-        let data = value.to_le_bytes();
-        let bytes = &data[..width.bytes()];
         let through = self.through(bar, offset, width.bytes());
-        match through.and_then(|(mapped, at)| mapped.mapping.write(at, bytes)) {
-            Some(done) => done.map_err(|_| fault(bar, offset, width)),
-            None => self.device.write(RegionIndex::bar(bar), offset.get(), bytes),
+        if let Some(written) = through.and_then(|(mapped, at)| mapped.mapping.write(at, width.bytes(), value))
+        {
+            return written.map_err(|_| fault(bar, offset, width));
         }
+        self.device.write(RegionIndex::bar(bar), offset.get(), &value.to_le_bytes()[..width.bytes()])
     }
 
     fn map_bar(&mut self, bar: BarIndex) {

@@ -48,43 +48,68 @@ impl Passthrough {
 
     /// Reads 1, 2, 4 or 8 bytes, naturally aligned.
     pub(crate) fn read(&self, bar: BarIndex, offset: PhysBarOffset, data: &mut [u8]) {
-        let width = Width::natural(offset.get(), data.len() as u64);
+        let width = width_of(data);
         let read = self.bars.read(bar, offset, width);
-        let outcome = read.as_ref().map_or(Outcome::Failed, |value| Outcome::Value(*value));
-        self.tell(Step::ReadBar { bar, offset, width }, outcome);
-        let value = read.unwrap_or_else(|error| {
-            self.count(&self.reads, error);
-            u64::MAX
-        });
-        for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
-            *to = from;
+        if let Some(steps) = &self.steps {
+            let outcome = read.as_ref().map_or(Outcome::Failed, |value| Outcome::Value(*value));
+            steps.taken(Step::ReadBar { bar, offset, width }, outcome);
         }
+        let value = read.unwrap_or_else(|error| self.failed(&self.reads, error));
+        give(value, data);
     }
 
     /// Writes 1, 2, 4 or 8 bytes, naturally aligned.
     pub(crate) fn write(&self, bar: BarIndex, offset: PhysBarOffset, data: &[u8]) {
-        let width = Width::natural(offset.get(), data.len() as u64);
-        let mut value = [0; 8];
-        for (to, from) in value.iter_mut().zip(data) {
-            *to = *from;
-        }
-        let value = u64::from_le_bytes(value);
+        let (width, value) = (width_of(data), value_of(data));
         let written = self.bars.write(bar, offset, width, value);
-        let outcome = if written.is_ok() { Outcome::Done } else { Outcome::Failed };
-        self.tell(Step::WriteBar { bar, offset, width, value }, outcome);
-        if let Err(error) = written {
-            self.count(&self.writes, error);
-        }
-    }
-
-    fn tell(&self, step: Step, outcome: Outcome) {
         if let Some(steps) = &self.steps {
-            steps.taken(step, outcome);
+            let outcome = if written.is_ok() { Outcome::Done } else { Outcome::Failed };
+            steps.taken(Step::WriteBar { bar, offset, width, value }, outcome);
+        }
+        if let Err(error) = written {
+            self.failed(&self.writes, error);
         }
     }
 
-    fn count(&self, counter: &AtomicU64, error: RegionError) {
+    /// The device did not answer: what is read then.
+    #[cold]
+    fn failed(&self, counter: &AtomicU64, error: RegionError) -> u64 {
         counter.fetch_add(1, Ordering::Relaxed);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        u64::MAX
+    }
+}
+
+/// The width of 1, 2, 4 or 8 bytes, which are naturally aligned.
+fn width_of(data: &[u8]) -> Width {
+    match data.len() {
+        1 => Width::Byte,
+        2 => Width::Word,
+        4 => Width::Dword,
+        _ => Width::Qword,
+    }
+}
+
+/// The value of 1, 2, 4 or 8 bytes. Each width is loaded as one: a processor waits for bytes that it stored one by one
+/// and loads together.
+fn value_of(data: &[u8]) -> u64 {
+    match *data {
+        [a] => u64::from(a),
+        [a, b] => u64::from(u16::from_le_bytes([a, b])),
+        [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        _ => 0,
+    }
+}
+
+/// Stores the low 1, 2, 4 or 8 bytes of a value, each width as one.
+fn give(value: u64, data: &mut [u8]) {
+    let [a, b, c, d, ..] = value.to_le_bytes();
+    match data.len() {
+        1 => data.copy_from_slice(&[a]),
+        2 => data.copy_from_slice(&[a, b]),
+        4 => data.copy_from_slice(&[a, b, c, d]),
+        8 => data.copy_from_slice(&value.to_le_bytes()),
+        _ => {}
     }
 }

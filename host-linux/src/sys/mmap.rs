@@ -65,21 +65,18 @@ impl Mapping {
 
     /// Reads 1, 2, 4 or 8 bytes at a multiple of as many, as one access; `None` where that is not so or the bytes are
     /// outside.
-    pub(crate) fn read(&self, offset: usize, data: &mut [u8]) -> Option<Result<(), Fault>> {
-        let register = self.locate(offset, data.len())?;
+    pub(crate) fn read(&self, offset: usize, width: usize) -> Option<Result<u64, Fault>> {
+        let register = self.locate(offset, width)?;
         // SAFETY: the register is mapped while `self` lives, and aligned for an access of this width.
-        let loaded = unsafe { fault::load(register, data.len()) };
-        Some(loaded.map(|value| data.copy_from_slice(&value.to_le_bytes()[..data.len()])))
+        Some(unsafe { fault::load(register, width) })
     }
 
-    /// Writes 1, 2, 4 or 8 bytes at a multiple of as many, as one access; `None` where that is not so, the bytes are
-    /// outside, or the mapping is for reading only.
-    pub(crate) fn write(&self, offset: usize, data: &[u8]) -> Option<Result<(), Fault>> {
-        let register = self.locate(offset, data.len()).filter(|_| self.writable)?;
-        let mut value = [0; 8];
-        value[..data.len()].copy_from_slice(data);
+    /// Writes the low 1, 2, 4 or 8 bytes at a multiple of as many, as one access; `None` where that is not so, the bytes
+    /// are outside, or the mapping is for reading only.
+    pub(crate) fn write(&self, offset: usize, width: usize, value: u64) -> Option<Result<(), Fault>> {
+        let register = self.locate(offset, width).filter(|_| self.writable)?;
         // SAFETY: as in `read`, and the mapping is writable.
-        Some(unsafe { fault::store(register, data.len(), u64::from_le_bytes(value)) })
+        Some(unsafe { fault::store(register, width, value) })
     }
 
     /// The register at an offset, if an aligned access of `width` bytes there is wholly inside.
@@ -187,48 +184,44 @@ mod tests {
     #[test]
     fn read_sees_the_file_from_its_offset_on() {
         let mapping = Mapping::new(region(2).as_fd(), 0x1000, 0x1000, PAGE, false).unwrap();
-        let mut data = [0; 4];
-        assert_eq!(mapping.read(4, &mut data), Some(Ok(())));
-        assert_eq!(data, [4, 5, 6, 7]);
+        assert_eq!(mapping.read(4, 4), Some(Ok(0x0706_0504)));
     }
 
     #[test]
     fn eight_bytes_are_written_and_read_back() {
         let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
-        let mut data = [0; 8];
-        assert_eq!(mapping.write(0xff8, &[8, 7, 6, 5, 4, 3, 2, 1]), Some(Ok(())));
-        assert_eq!(mapping.read(0xff8, &mut data), Some(Ok(())));
-        assert_eq!(data, [8, 7, 6, 5, 4, 3, 2, 1]);
+        assert_eq!(mapping.write(0xff8, 8, 0x0102_0304_0506_0708), Some(Ok(())));
+        assert_eq!(mapping.read(0xff8, 8), Some(Ok(0x0102_0304_0506_0708)));
     }
 
     #[test]
     fn access_across_the_end_is_refused() {
         let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
-        assert_eq!(mapping.read(0x1000, &mut [0; 1]), None);
+        assert_eq!(mapping.read(0x1000, 1), None);
     }
 
     #[test]
     fn access_that_wraps_is_refused() {
         let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
-        assert_eq!(mapping.read(usize::MAX - 3, &mut [0; 4]), None);
+        assert_eq!(mapping.read(usize::MAX - 3, 4), None);
     }
 
     #[test]
     fn unaligned_access_is_refused() {
         let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
-        assert_eq!(mapping.write(2, &[0; 4]), None);
+        assert_eq!(mapping.write(2, 4, 0), None);
     }
 
     #[test]
     fn width_of_three_is_refused() {
         let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, true).unwrap();
-        assert_eq!(mapping.read(0, &mut [0; 3]), None);
+        assert_eq!(mapping.read(0, 3), None);
     }
 
     #[test]
     fn write_to_a_mapping_for_reading_is_refused() {
         let mapping = Mapping::new(region(1).as_fd(), 0, 0x1000, PAGE, false).unwrap();
-        assert_eq!(mapping.write(0, &[1]), None);
+        assert_eq!(mapping.write(0, 1, 1), None);
     }
 
     #[test]

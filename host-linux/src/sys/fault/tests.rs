@@ -58,8 +58,7 @@ fn a3_reads_of_every_width_from_what_is_gone_are_faults() {
     install().unwrap();
     let (mapping, _file) = gone();
     for width in [1, 2, 4, 8] {
-        let mut data = vec![0x55; width];
-        assert_eq!((mapping.read(8, &mut data), data), (Some(Err(Fault)), vec![0x55; width]));
+        assert_eq!(mapping.read(8, width), Some(Err(Fault)));
     }
 }
 
@@ -68,7 +67,7 @@ fn a3_writes_of_every_width_to_what_is_gone_are_faults() {
     install().unwrap();
     let (mapping, _file) = gone();
     for width in [1, 2, 4, 8] {
-        assert_eq!(mapping.write(8, &vec![0; width]), Some(Err(Fault)));
+        assert_eq!(mapping.write(8, width, 0), Some(Err(Fault)));
     }
 }
 
@@ -76,11 +75,10 @@ fn a3_writes_of_every_width_to_what_is_gone_are_faults() {
 fn what_comes_back_is_read_again() {
     install().unwrap();
     let (mapping, file) = gone();
-    let mut data = [0; 4];
-    let lost = mapping.read(4, &mut data);
+    let lost = mapping.read(4, 4);
     ftruncate(&file, 0x1000).unwrap();
     rustix::io::pwrite(&file, &[1, 2, 3, 4], 4).unwrap();
-    assert_eq!((lost, mapping.read(4, &mut data), data), (Some(Err(Fault)), Some(Ok(())), [1, 2, 3, 4]));
+    assert_eq!((lost, mapping.read(4, 4)), (Some(Err(Fault)), Some(Ok(0x0403_0201))));
 }
 
 #[test]
@@ -98,7 +96,7 @@ fn our_fault_does_not_reach_the_former_handler() {
     let ended = in_child("our_fault_does_not_reach_the_former_handler", || {
         handle_by(former as *const () as usize);
         install().unwrap();
-        assert_eq!(gone().0.read(0, &mut [0]), Some(Err(Fault)));
+        assert_eq!(gone().0.read(0, 1), Some(Err(Fault)));
     });
     assert_eq!(ended.code(), Some(0));
 }
