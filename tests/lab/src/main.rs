@@ -21,6 +21,7 @@ mod modules;
 mod monitor;
 mod orders;
 mod packages;
+mod pages;
 mod progress;
 mod protocol;
 mod qmp;

@@ -9,6 +9,7 @@ use crate::l1::{L1, Watch};
 use crate::machine::Machine;
 use crate::monitor::{Life, Monitor, REPORT};
 use crate::orders::{Done, Servant};
+use crate::pages;
 use crate::progress::Progress;
 use crate::protocol::End;
 use crate::record::record;
@@ -60,6 +61,7 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
     }
     progress.step(format!("vfio-assign boots a guest with {} devices", animals.len()));
     let launch = options.host.tell(&Monitor::Ours, Monitor::serving(&addresses, 2, REPORT));
+    pages::give_huge(&mut l1)?;
     let life = Life::start(&mut l1, &Monitor::Ours, launch, progress)?;
     let mut guest = Servant::new(life, &mut l1)?;
     let mut report = Report::new("zoo");

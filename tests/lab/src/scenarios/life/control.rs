@@ -4,6 +4,7 @@ use super::Stage;
 use crate::l1::L1;
 use crate::monitor::{Life, Monitor, OURS, REPORT};
 use crate::orders::Servant;
+use crate::pages;
 use crate::progress::Progress;
 use crate::protocol::{End, Event, Launch, Stream};
 use crate::report::Report;
@@ -13,15 +14,6 @@ use std::rc::Rc;
 
 /// The run's socket in L1.
 pub(super) const SOCKET: &str = "/run/vm";
-
-/// Whether L1's kernel gives huge pages to memory in files, which the memory of a run with a control socket is. Its
-/// default is never.
-///
-/// QEMU's AHCI needs them: `ahci_populate_sglist` has the table of a command's pieces mapped at once, which
-/// `flatview_extend_translation` cuts where the next guest page is not beside it in L1's memory, and real hardware reads
-/// on. QEMU 7.2 then fails the command ("mapped less than expected", traced six times in four rounds of hot-plug beside
-/// no `vtd_dmar_fault`) or, where the command is not a queued one, aborts in `ide_dma_cb`.
-const HUGE_PAGES_FOR_FILES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 /// A guest whose run has a control socket.
 pub(super) struct Told<'a> {
@@ -43,7 +35,7 @@ impl<'a> Stage<'a> {
 
     /// Starts one only.
     pub(super) fn start_told(&self, l1: &mut L1, devices: &[String], more: &[&str]) -> Result<Life, Cause> {
-        l1.write(HUGE_PAGES_FOR_FILES, "advise")?;
+        pages::give_huge(l1)?;
         let mut launch = self.options.host.tell(&Monitor::Ours, Monitor::serving(devices, 2, REPORT));
         launch.arguments.extend(["--control", SOCKET].iter().chain(more).map(|word| (*word).to_owned()));
         Ok(Life::start(l1, &Monitor::Ours, launch, self.progress)?)

@@ -26,6 +26,7 @@ use crate::l1::{L1, Watch};
 use crate::machine::Machine;
 use crate::monitor::{Life, Monitor, REPORT};
 use crate::orders::{Done, Servant};
+use crate::pages;
 use crate::progress::Progress;
 use crate::record::record;
 use crate::report::Report;
@@ -283,6 +284,7 @@ impl Stage<'_> {
 
     /// Starts a guest with these devices.
     fn start(&self, l1: &mut L1, devices: &[String], cpus: u8, report: &str) -> Result<Life, Cause> {
+        pages::give_huge(l1)?;
         let launch = self.options.host.tell(&Monitor::Ours, Monitor::serving(devices, cpus, report));
         Ok(Life::start(l1, &Monitor::Ours, launch, self.progress)?)
     }
