@@ -10,6 +10,7 @@ use std::error::Error;
 use std::fs::File;
 use std::hint::black_box;
 use std::os::unix::fs::symlink;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use vfio_assign_core::host::Message;
@@ -85,6 +86,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let called_store = least(|| rustix::io::pwrite(&file, black_box(&data), 8));
     tell("register write/bare store", bare_store);
     tell("register write/pwrite", called_store);
+    // Somebody has to keep the BAR where it is meanwhile: the least that this takes between threads, and a count.
+    let lock = Mutex::new(0u64);
+    let bare_held = least(|| lock.lock().map(|mut count| (*count += 1, register.load(Ordering::Relaxed)).1));
+    let store_held = least(|| {
+        lock.lock().map(|mut count| (*count += 1, register.store(black_box(7), Ordering::Relaxed)).1)
+    });
+    tell("register read/bare load, in a lock", bare_held);
+    tell("register write/bare store, in a lock", store_held);
     for (way, path) in
         [("kernel", RegisterPath::Kernel), ("mapping", RegisterPath::Mapping(FaultHandler::install()?))]
     {

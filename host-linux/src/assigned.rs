@@ -7,19 +7,20 @@ use crate::events::DeviceEvents;
 use crate::guest::GuestSide;
 use crate::host_side::{Failure, HostSide};
 use crate::irq::{IrqError, IrqKind};
+use crate::lanes::Lanes;
 use crate::passthrough::{AccessFailures, Passthrough};
 use crate::steps::StepObserver;
-use crate::traffic::{PieceAccesses, Traffic};
+use crate::traffic::{PieceAccesses, Pieces};
 use crate::vectors::DeviceIrqs;
 pub use interrupts::{MsixEntry, MsixState};
 use plan::Plan;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vfio_assign_core::host::InterruptKind;
 use vfio_assign_core::{
-    AssignedFunction, BarIndex, Bdf, Counters, Decoder, DescriptionError, Explanation, Finding, Options,
-    RestoreError, Vector, Window,
+    AssignedFunction, BarIndex, Bdf, Counters, DescriptionError, Explanation, Finding, Options, RestoreError,
+    Vector, Window,
 };
 
 /// The machines of a function with their storage.
@@ -35,9 +36,8 @@ pub type Explained<'a> = Explanation<'a, Box<[Vector]>, Box<[Window]>>;
 pub struct Assigned<G: GuestSide> {
     // Dropped in this order: the guest's side before the BARs and the device.
     driven: Mutex<Driven<G>>,
-    decoder: Arc<RwLock<Decoder>>,
+    lanes: Arc<Lanes>,
     passthrough: Passthrough,
-    traffic: Traffic,
     events: DeviceEvents,
     plan: Plan,
     findings: Vec<Finding>,
@@ -171,24 +171,22 @@ impl<G: GuestSide> Assigned<G> {
         for finding in &findings {
             log::warn!("{bdf}: {finding}");
         }
-        let decoder = Arc::new(RwLock::new(*function.decoder()));
+        let lanes = Arc::new(Lanes::new(function.decoder(), Pieces::new(&function)));
         let host = HostSide {
             guest,
             irqs,
             bars: bars.clone(),
-            decoder: decoder.clone(),
+            lanes: lanes.clone(),
             reset_made: None,
             reset_error: None,
             last_failure: None,
             steps: steps.clone(),
             read: 0,
         };
-        let traffic = Traffic::new(&function);
         Ok(Self {
             driven: Mutex::new(Driven { function, host }),
-            decoder,
+            lanes,
             passthrough: Passthrough::new(bars, steps.clone()),
-            traffic,
             events: DeviceEvents::new(&device),
             plan,
             findings,
@@ -233,9 +231,10 @@ impl<G: GuestSide> Assigned<G> {
         *self.lock().function.counters()
     }
 
-    /// How often the guest accessed what of each BAR, where that left guest mode. Takes no lock.
+    /// How often the guest accessed what of each BAR, where that left guest mode. Takes no lock but, each for a
+    /// moment, those of vCPUs' own counts: not to be called by a [`StepObserver`](crate::StepObserver).
     pub fn accesses(&self) -> impl Iterator<Item = PieceAccesses> {
-        self.traffic.pieces()
+        self.lanes.accesses()
     }
 
     /// Whether something could not be taken away from the guest. No vCPU may run on before a [reset](Self::reset)

@@ -5,11 +5,12 @@ use crate::device::{RegionError, ResetError};
 use crate::dma::DmaError;
 use crate::guest::{GuestSide, LineEnd};
 use crate::irq::IrqError;
+use crate::lanes::Lanes;
 use crate::region::RegionIndex;
 use crate::steps::StepObserver;
 use crate::vectors::DeviceIrqs;
 use std::error::Error;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use vfio_assign_core::host::{
     Events, GuestRange, GuestWindows, HostError, InterruptHost, InterruptKind, MappedWindow, Message,
     Outcome, PhysicalFunction, Step,
@@ -25,7 +26,7 @@ pub(crate) struct HostSide<G: GuestSide> {
     pub(crate) irqs: DeviceIrqs,
     pub(crate) bars: Arc<MappedBars>,
     /// Where vCPUs read what the function decodes.
-    pub(crate) decoder: Arc<RwLock<Decoder>>,
+    pub(crate) lanes: Arc<Lanes>,
     /// How the reset went that has been made for this function beside others, for its own machines to hear of.
     pub(crate) reset_made: Option<Result<(), ResetError>>,
     /// Why the last reset failed.
@@ -80,13 +81,6 @@ pub enum HostSideError<E: Error + 'static> {
     /// The hypervisor.
     #[error(transparent)]
     Guest(E),
-}
-
-impl<G: GuestSide> HostSide<G> {
-    fn publish(&self, decoder: &Decoder) {
-        // Waits for every vCPU that still uses the old one.
-        *self.decoder.write().unwrap_or_else(PoisonError::into_inner) = *decoder;
-    }
 }
 
 impl<G: GuestSide> HostError for HostSide<G> {
@@ -147,12 +141,12 @@ impl<G: GuestSide> GuestWindows for HostSide<G> {
     }
 
     fn trap(&mut self, _: BarIndex, _: GuestRange, decoder: &Decoder) -> Result<(), Self::Error> {
-        self.publish(decoder);
+        self.lanes.publish(decoder);
         Ok(())
     }
 
     fn untrap(&mut self, _: BarIndex, _: GuestRange, decoder: &Decoder) -> Result<(), Self::Error> {
-        self.publish(decoder);
+        self.lanes.publish(decoder);
         Ok(())
     }
 }

@@ -38,6 +38,7 @@ mod irq;
 mod kernel;
 #[cfg(feature = "kvm")]
 pub mod kvm;
+mod lanes;
 mod manager;
 mod opened;
 mod options;

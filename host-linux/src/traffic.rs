@@ -1,7 +1,6 @@
 //! How often the guest accessed which part of a BAR, where that left guest mode.
 
 use crate::assigned::Function;
-use std::sync::atomic::{AtomicU64, Ordering};
 use vfio_assign_core::host::GuestRange;
 use vfio_assign_core::{BarIndex, BarPiece, Decoder, GuestAddr, GuestBarOffset, GuestPort};
 
@@ -18,19 +17,13 @@ pub struct PieceAccesses {
     pub writes: u64,
 }
 
-/// The counters of every piece. vCPUs count side by side.
+/// The pieces of every BAR, in their order.
 #[derive(Debug)]
-pub(crate) struct Traffic {
-    pieces: Vec<Counted>,
-}
+pub(crate) struct Pieces(Vec<(BarIndex, BarPiece)>);
 
+/// Reads and writes of each of them.
 #[derive(Debug)]
-struct Counted {
-    bar: BarIndex,
-    piece: BarPiece,
-    reads: AtomicU64,
-    writes: AtomicU64,
-}
+pub(crate) struct Counts(Box<[[u64; 2]]>);
 
 /// Which way an access goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,55 +32,70 @@ pub(crate) enum Direction {
     Write,
 }
 
-impl Traffic {
-    /// Counters for the pieces of a function.
+impl Pieces {
+    /// A function's.
     pub(crate) fn new(function: &Function) -> Self {
-        let counted =
-            |bar, piece| Counted { bar, piece, reads: AtomicU64::new(0), writes: AtomicU64::new(0) };
-        let of = |bar| function.explain_bar(bar).map(move |piece| counted(bar, piece));
-        Self { pieces: BarIndex::ALL.into_iter().flat_map(of).collect() }
+        let of = |bar| function.explain_bar(bar).map(move |piece| (bar, piece));
+        Self(BarIndex::ALL.into_iter().flat_map(of).collect())
     }
 
-    /// An access that begins at this byte of a BAR.
-    pub(crate) fn count(&self, bar: BarIndex, offset: GuestBarOffset, direction: Direction) {
-        let hit = |counted: &&Counted| counted.bar == bar && counted.piece.span.contains(offset);
-        if let Some(Counted { reads, writes, .. }) = self.pieces.iter().find(hit) {
-            let counter = if direction == Direction::Read { reads } else { writes };
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Nothing counted yet.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts(vec![[0; 2]; self.0.len()].into())
     }
 
-    /// An access of memory that begins at this address.
-    pub(crate) fn count_memory(&self, decoder: &Decoder, address: GuestAddr, direction: Direction) {
-        self.count_first(direction, |bar| match decoder.range(bar)? {
+    /// The place of the piece that holds this byte of a BAR.
+    pub(crate) fn find(&self, bar: BarIndex, offset: GuestBarOffset) -> Option<usize> {
+        self.0.iter().position(|(of, piece)| *of == bar && piece.span.contains(offset))
+    }
+
+    /// The place of the piece that holds this address.
+    pub(crate) fn find_memory(&self, decoder: &Decoder, address: GuestAddr) -> Option<usize> {
+        self.find_first(|bar| match decoder.range(bar)? {
             GuestRange::Memory(span) => span.contains(address).then(|| address.get() - span.first().get()),
             GuestRange::Ports(_) => None,
-        });
+        })
     }
 
-    /// An access of ports that begins at this one.
-    pub(crate) fn count_ports(&self, decoder: &Decoder, port: GuestPort, direction: Direction) {
-        self.count_first(direction, |bar| match decoder.range(bar)? {
+    /// The place of the piece that holds this port.
+    pub(crate) fn find_port(&self, decoder: &Decoder, port: GuestPort) -> Option<usize> {
+        self.find_first(|bar| match decoder.range(bar)? {
             GuestRange::Ports(span) => span.contains(port).then(|| port.get() - span.first().get()),
             GuestRange::Memory(_) => None,
-        });
+        })
     }
 
     /// Of BARs that lie over each other the lowest answers.
-    fn count_first(&self, direction: Direction, offset: impl Fn(BarIndex) -> Option<u64>) {
-        let found = BarIndex::ALL.into_iter().find_map(|bar| Some((bar, offset(bar)?)));
-        if let Some((bar, offset)) = found {
-            self.count(bar, GuestBarOffset::new(offset), direction);
+    fn find_first(&self, offset: impl Fn(BarIndex) -> Option<u64>) -> Option<usize> {
+        let (bar, offset) = BarIndex::ALL.into_iter().find_map(|bar| Some((bar, offset(bar)?)))?;
+        self.find(bar, GuestBarOffset::new(offset))
+    }
+
+    /// Each piece with its count.
+    pub(crate) fn accesses(&self, counts: Counts) -> impl Iterator<Item = PieceAccesses> {
+        let counted = |((bar, piece), [reads, writes]): (&(BarIndex, BarPiece), [u64; 2])| PieceAccesses {
+            bar: *bar,
+            piece: *piece,
+            reads,
+            writes,
+        };
+        self.0.iter().zip(counts.0).map(counted)
+    }
+}
+
+impl Counts {
+    /// One more at this place.
+    pub(crate) fn rise(&mut self, place: Option<usize>, direction: Direction) {
+        if let Some([reads, writes]) = place.and_then(|place| self.0.get_mut(place)) {
+            *(if direction == Direction::Read { reads } else { writes }) += 1;
         }
     }
 
-    /// Every piece of every BAR, in their order.
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = PieceAccesses> {
-        self.pieces.iter().map(|Counted { bar, piece, reads, writes }| PieceAccesses {
-            bar: *bar,
-            piece: *piece,
-            reads: reads.load(Ordering::Relaxed),
-            writes: writes.load(Ordering::Relaxed),
-        })
+    /// Both together.
+    pub(crate) fn plus(mut self, other: &Self) -> Self {
+        for (sum, more) in self.0.iter_mut().flatten().zip(other.0.iter().flatten()) {
+            *sum += more;
+        }
+        self
     }
 }

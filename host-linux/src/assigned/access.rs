@@ -3,7 +3,6 @@
 use super::Assigned;
 use crate::guest::GuestSide;
 use crate::traffic::Direction;
-use std::sync::PoisonError;
 use vfio_assign_core::{Access, Bytes, Decoded, GuestAddr, GuestBarOffset, GuestPort, Target};
 
 impl<G: GuestSide> Assigned<G> {
@@ -38,21 +37,21 @@ impl<G: GuestSide> Assigned<G> {
     }
 
     fn memory(&self, address: GuestAddr, data: Data<'_>) -> bool {
-        let decoder = self.decoder.read().unwrap_or_else(PoisonError::into_inner);
-        match decoder.memory(address, data.len() as u64) {
+        let mut lane = self.lanes.enter();
+        match lane.decoder().memory(address, data.len() as u64) {
             Decoded::Miss => return false,
-            // The device is accessed with the decoder held, so that the BAR stays where it is.
+            // The device is accessed from inside the lane, so that the BAR stays where it is.
             Decoded::Passthrough { bar, offset } => {
                 // What passes through stands where the device has it.
-                self.traffic.count(bar, GuestBarOffset::new(offset.get()), data.direction());
+                lane.count(bar, GuestBarOffset::new(offset.get()), data.direction());
                 match data {
                     Data::Read(data) => self.passthrough.read(bar, offset, data),
                     Data::Write(data) => self.passthrough.write(bar, offset, data),
                 }
             }
             Decoded::Function => {
-                self.traffic.count_memory(&decoder, address, data.direction());
-                drop(decoder);
+                lane.count_memory(address, data.direction());
+                drop(lane);
                 self.access(Target::Memory(address), data);
             }
         }
@@ -61,11 +60,11 @@ impl<G: GuestSide> Assigned<G> {
 
     fn port(&self, port: u16, data: Data<'_>) -> bool {
         let port = GuestPort::new(u64::from(port));
-        let decoder = self.decoder.read().unwrap_or_else(PoisonError::into_inner);
-        let hit = decoder.ports(port, data.len() as u64) != Decoded::Miss;
+        let mut lane = self.lanes.enter();
+        let hit = lane.decoder().ports(port, data.len() as u64) != Decoded::Miss;
         if hit {
-            self.traffic.count_ports(&decoder, port, data.direction());
-            drop(decoder);
+            lane.count_ports(port, data.direction());
+            drop(lane);
             self.access(Target::Port(port), data);
         }
         hit

@@ -58,6 +58,34 @@ fn accesses_are_counted_by_the_piece_that_they_begin_in() {
 }
 
 #[test]
+fn accesses_of_all_vcpus_are_counted_together() {
+    let (_kernel, assigned) = decoding();
+    std::thread::scope(|scope| {
+        for _ in 0..5 {
+            scope.spawn(|| (0..20).for_each(|_| assert_eq!(read(&assigned, BAR_AT).len(), 4)));
+        }
+    });
+    assert_eq!(accesses(&assigned), [(Treatment::Mapped, 0, 100, 0)]);
+}
+
+#[test]
+fn a_bar_that_moves_moves_for_every_vcpu() {
+    let (_kernel, assigned) = decoding();
+    let elsewhere = BAR_AT + 0x1000_0000;
+    let seen = || [BAR_AT, elsewhere].map(|at| assigned.memory_read(GuestAddr::new(at), &mut [0; 4]));
+    std::thread::scope(|scope| {
+        let (go, gone) = std::sync::mpsc::channel();
+        let vcpu = scope.spawn(move || (seen(), gone.recv(), seen()));
+        while accesses(&assigned).is_empty() {
+            std::thread::yield_now();
+        }
+        assigned.config_write(0x10, &(elsewhere as u32).to_le_bytes());
+        go.send(()).unwrap();
+        assert_eq!(vcpu.join().unwrap(), ([true, false], Ok(()), [false, true]));
+    });
+}
+
+#[test]
 fn an_access_of_nobody_is_not_counted() {
     let (_kernel, assigned) = decoding();
     assert!(!assigned.memory_read(GuestAddr::new(BAR_AT + 0x4000), &mut [0; 4]));
