@@ -209,7 +209,10 @@ impl Shared {
     fn find_pages(&self, regions: &[GuestRegion], first: &[Span<GuestAddr>], threads: usize) {
         let find = |region: &GuestRegion, part: Span<GuestAddr>, found: &(dyn Fn(u64) + Sync)| {
             let offset = region.offset + (part.first().get() - region.guest.first().get());
-            if let Err(errno) = region.memory.prefault_with(offset, part.size(), threads, found) {
+            // To look for every page of memory that is there takes a fifth of the time that mapping it takes.
+            if region.memory.seems_resident(offset, part.size()) {
+                found(part.size());
+            } else if let Err(errno) = region.memory.prefault_with(offset, part.size(), threads, found) {
                 log::debug!("{part} is not prefaulted: {errno}");
             }
         };

@@ -5,6 +5,7 @@
 
 mod access;
 mod prefault;
+mod resident;
 
 pub use access::MemoryAccessError;
 
