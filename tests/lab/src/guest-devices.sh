@@ -239,6 +239,8 @@ endless() {
 	node=/dev/$(awaited block_of "$1")
 	(while dd if="$node" of=/dev/null bs=65536 iflag=direct 2>/dev/null; do say "round slot=$1"; done; say "stopped slot=$1") &
 }
+# Reads a register without end, in the background.
+poll() { drive poll "$(path_of "$1")" "slot=$1" & }
 reboot_now() {
 	say "rebooting"
 	reboot -f

@@ -51,7 +51,9 @@ pub(crate) fn command_line(work: Work) -> String {
         Work::Shell => "quiet",
         _ => "earlyprintk=serial",
     };
-    format!("console=ttyS0 {talk} panic=-1 printk.devkmsg=on lab.work={}", work.word())
+    // A program may read the registers of a device that a driver has.
+    let reach = if work == Work::Serve { " iomem=relaxed" } else { "" };
+    format!("console=ttyS0 {talk} panic=-1 printk.devkmsg=on{reach} lab.work={}", work.word())
 }
 
 /// The guest's initial file system; `visitor` is our own program, for guests that drive a device from user space.

@@ -40,6 +40,9 @@ pub(crate) enum Request {
     Input { process: u32, bytes: Bytes },
     /// SIGKILL.
     Kill { process: u32 },
+    /// Turn memory decoding off, as VFIO sees it, in the assigned device that a process holds, behind its back: the
+    /// kernel then takes the device's registers out of every mapping.
+    StopDecoding { process: u32 },
     /// Write a file with one `write`, as sysfs wants it.
     Write { path: String, bytes: Bytes },
     /// Read a file whole.

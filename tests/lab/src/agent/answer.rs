@@ -27,6 +27,7 @@ pub(super) fn about_files(request: Request) -> Result<Answer, Refusal> {
         Request::Spawn { .. }
         | Request::Input { .. }
         | Request::Kill { .. }
+        | Request::StopDecoding { .. }
         | Request::Nudge
         | Request::PowerOff => Err(Refusal {
             operation: "answer".into(),

@@ -6,6 +6,7 @@
 
 mod answer;
 mod boot;
+mod device;
 mod process;
 
 use crate::protocol::{Answer, Event, Numbered, Refusal, Request};
@@ -80,6 +81,7 @@ fn perform(request: Request, processes: &mut Processes, reporter: &Reporter) -> 
         Request::Spawn { process, launch } => processes.start(process, &launch, reporter.clone()),
         Request::Input { process, bytes } => processes.input(process, &bytes.0),
         Request::Kill { process } => processes.kill(process),
+        Request::StopDecoding { process } => device::stop_decoding(processes.pid(process)?),
         other => answer::about_files(other),
     }
 }

@@ -86,6 +86,11 @@ impl Processes {
         Ok(Answer::Done)
     }
 
+    /// The id of a process.
+    pub(super) fn pid(&mut self, process: u32) -> Result<rustix::process::Pid, Refusal> {
+        Ok(self.find(process)?.pid)
+    }
+
     fn find(&mut self, process: u32) -> Result<&mut Running, Refusal> {
         self.running
             .get_mut(&process)
@@ -150,6 +155,6 @@ fn microseconds_since(started: Instant) -> u64 {
     u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-fn refusal(operation: &str, object: &str, cause: &str) -> Refusal {
+pub(super) fn refusal(operation: &str, object: &str, cause: &str) -> Refusal {
     Refusal { operation: operation.into(), object: object.into(), cause: cause.into(), errno: None }
 }

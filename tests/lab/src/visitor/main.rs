@@ -8,6 +8,7 @@ mod function;
 mod io;
 mod memory;
 mod moves;
+mod poll;
 mod power;
 #[path = "../random.rs"]
 mod random;
@@ -63,6 +64,7 @@ fn visit(work: &str, folder: &str, voice: &Voice, number: &dyn Fn(&str) -> u64) 
         "testdev" => testdev::visit(&function, voice),
         "memory" => memory::visit(&function, voice),
         "large" => memory::visit_large(&function, voice),
+        "poll" => poll::visit(&function, voice),
         "power" => power::visit(&function, voice),
         "move" => moves::visit(&function, voice),
         "io" => {

@@ -93,6 +93,8 @@ pub(crate) enum Part {
     Travel,
     /// The disk is taken out while its guest reads.
     Removal,
+    /// The same, and the kernel takes the registers out of the monitor's mappings.
+    Unmapped,
     /// A guest that writes anything anywhere.
     Hostile,
 }
@@ -186,6 +188,7 @@ impl Part {
             Part::Together => together::run(stage, report),
             Part::Travel => travel::run(stage, report),
             Part::Removal => removal::run(stage, report),
+            Part::Unmapped => removal::run_unmapped(stage, report),
             Part::Hostile => hostile::run(stage, report),
         }
     }
@@ -204,6 +207,7 @@ impl Part {
             Part::Together => "two functions with one reset between them".into(),
             Part::Travel => format!("another process goes on with the run ×{}", scale.travels),
             Part::Removal => "surprise removal".into(),
+            Part::Unmapped => "surprise removal, its registers unmapped: EFAULT".into(),
             Part::Hostile => format!("hostile guest, {} s", scale.hostile_seconds),
         })
     }
