@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How many lines of a console an error shows; a kernel's last message is long and says the most in its first lines.
-const LAST_LINES: usize = 60;
+pub(crate) const LAST_LINES: usize = 60;
 /// QEMU's socket in the folder of sockets.
 const MONITOR: &str = "monitor";
 

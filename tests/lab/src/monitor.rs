@@ -2,7 +2,7 @@
 
 use crate::diagnosis;
 use crate::guest::{self, Mark, Work};
-use crate::l1::{L1, L1Error};
+use crate::l1::{L1, L1Error, LAST_LINES};
 use crate::progress::{Console, Progress};
 use crate::protocol::{End, Event, HOST_ROOT, Launch, Request, Stream};
 use std::path::{Path, PathBuf};
@@ -378,7 +378,7 @@ impl Life {
     }
 
     fn last_words(&self) -> String {
-        let from = self.lines.len().saturating_sub(12);
+        let from = self.lines.len().saturating_sub(LAST_LINES);
         indent(self.lines[from..].iter().map(|(_, line)| line.as_str()))
     }
 }
