@@ -60,7 +60,7 @@ impl Machine {
         }
     }
 
-    /// One processor, emulated by one thread: for scenarios in which many guests come and go.
+    /// One processor, emulated by one thread: for scenarios in which many guests come and go, or one has many devices.
     pub(crate) fn steady(mut self) -> Self {
         self.cpus = 1;
         self.accelerator = "tcg,thread=single";

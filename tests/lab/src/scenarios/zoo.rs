@@ -51,8 +51,8 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
         bench = bench.with_program(NVME_CLI, virtual_function::nvme_cli(progress).map_err(BenchError::from)?);
     }
     let mut animals = house(&kinds)?;
-    let machine = animals.iter().fold(Machine::new(), |machine, animal| animal.house(machine));
-    let mut l1 = bench.boot(&machine, Watch::total(Duration::from_secs(900)))?;
+    let machine = animals.iter().fold(Machine::new().steady(), |machine, animal| animal.house(machine));
+    let mut l1 = bench.boot(&machine, Watch::steady(Duration::from_secs(900)))?;
     let mut addresses = Vec::new();
     for animal in &animals {
         let address = animal.prepare(&mut l1)?;
