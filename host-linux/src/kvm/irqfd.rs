@@ -17,6 +17,10 @@ const APIC_ADDRESSES: u64 = 0xfee0_0000;
 const APIC_MASK: u64 = 0xffff_ffff_fff0_0000;
 
 /// Windows as memory slots, interrupts as irqfds. Everything is given back when dropped.
+///
+/// No signal is lost. One that comes in the very moment when its vector is unmasked may reach the guest twice: KVM
+/// listens to the event first and then looks whether it holds a signal, and both find the same one (Linux 6.12,
+/// virt/kvm/eventfd.c). Drivers must bear that anyway, and the event's user cannot prevent it.
 #[derive(Debug)]
 pub struct KvmGuest {
     vm: KvmVm,

@@ -5,7 +5,7 @@ use crate::rig::{Rig, all_descriptors, capability, figure, host_interrupts, prog
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use vfio_assign_core::host::InterruptKind::Msix;
@@ -132,9 +132,13 @@ fn random(state: &mut u64) -> u64 {
 }
 
 /// One thread signals, each time when the last signal has reached the handler; another masks and unmasks. Whatever the
-/// two hit upon, each signal runs the handler once.
+/// two hit upon, each signal runs the handler.
+///
+/// KVM itself has the handler run twice for a few of the signals that come while the vector is being armed: an irqfd
+/// hears of signals from the moment when it is assigned, and is then asked whether one is pending, which a signal that
+/// is just being heard still is (Linux 6.12, virt/kvm/eventfd.c, `kvm_irqfd_assign` and `irqfd_wakeup`).
 #[test]
-fn no_signal_is_lost_or_doubled_while_the_vector_is_masked_and_unmasked() {
+fn no_signal_is_lost_while_the_vector_is_masked_and_unmasked() {
     let Some(rig) = Rig::get() else { return };
     let mut machine = Machine::new(rig.nvme);
     machine.set_message(1);
@@ -142,42 +146,91 @@ fn no_signal_is_lost_or_doubled_while_the_vector_is_masked_and_unmasked() {
     machine.set_enabled(ENABLED);
     let (event, memory) = (machine.event(1), machine.memory.clone());
     let processor = machine.processor.take().expect("it does not run yet");
-    let (started, done) = (Instant::now(), AtomicBool::new(false));
-    let masks = thread::scope(|scope| {
+    let started = Instant::now();
+    // Odd while the vector is being armed.
+    let armings = AtomicU32::new(0);
+    let (masks, armed_amid, twice) = thread::scope(|scope| {
         let guest = scope.spawn(move || run(processor, || true));
         let signaller = scope.spawn(|| {
+            let (mut armed_amid, mut twice) = (0u32, 0u32);
             for sent in 1..=SIGNALS {
+                let before = armings.load(Ordering::SeqCst);
                 signal(&event);
-                let seen = reached(&memory, sent);
-                if seen != sent {
-                    done.store(true, Ordering::Release);
-                    panic!("after signal {sent} the handler has run {seen} times");
-                }
+                let wanted = sent + twice;
+                let seen = reached(&memory, wanted);
+                let after = armings.load(Ordering::SeqCst);
+                armed_amid += u32::from(before % 2 == 1 || before != after);
+                assert!(seen >= wanted, "after signal {sent} the handler has run {seen} times, not {wanted}");
+                // The second time may come later than the next signal.
+                twice = seen - sent;
+                assert!(
+                    twice <= armed_amid,
+                    "{twice} twice, {armed_amid} signals while the vector was armed"
+                );
                 if sent % 1000 == 0 {
                     progress(format_args!("{sent} signals in {:.1} s", started.elapsed().as_secs_f64()));
                 }
             }
-            done.store(true, Ordering::Release);
+            (armed_amid, twice)
         });
         let (mut masks, mut state) = (0u32, 0x2545_f491_4f6c_dd1d);
-        while !done.load(Ordering::Acquire) {
+        while !signaller.is_finished() {
             machine.mask(1, true);
             masks += 1;
             (0..random(&mut state) % 4).for_each(|_| thread::yield_now());
+            armings.fetch_add(1, Ordering::SeqCst);
             machine.mask(1, false);
+            armings.fetch_add(1, Ordering::SeqCst);
             (0..random(&mut state) % 16).for_each(|_| thread::yield_now());
         }
         let signalled = signaller.join();
         tell_to_leave(&memory);
         signal(&event);
         guest.join().expect("the guest leaves");
-        signalled.expect("each signal runs the handler once");
-        masks
+        let (armed_amid, twice) = signalled.expect("each signal runs the handler");
+        (masks, armed_amid, twice)
     });
-    assert!((SIGNALS..=SIGNALS + 1).contains(&count(&memory)), "{} times", count(&memory));
+    // Were each of them delivered twice, it would not be KVM's.
+    assert!(
+        twice * 20 <= armed_amid,
+        "{twice} of {armed_amid} signals while the vector was armed came twice"
+    );
     figure("kvm_signals", SIGNALS);
+    figure("kvm_signals_while_armed", armed_amid);
+    figure("kvm_signals_twice", twice);
     figure("kvm_masks", masks);
     figure("kvm_signals_seconds", format_args!("{:.1}", started.elapsed().as_secs_f64()));
+}
+
+/// Where nothing comes in between, there is nothing that KVM could hear twice.
+#[test]
+fn a_pending_interrupt_is_delivered_once_however_often_its_vector_is_masked() {
+    let Some(rig) = Rig::get() else { return };
+    let mut machine = Machine::new(rig.nvme);
+    machine.set_message(1);
+    machine.mask(1, false);
+    machine.set_enabled(ENABLED);
+    let (event, memory) = (machine.event(1), machine.memory.clone());
+    let processor = machine.processor.take().expect("it does not run yet");
+    let wrong = thread::scope(|scope| {
+        let guest = scope.spawn(move || run(processor, || true));
+        let wrong = (1..=1000).find(|&sent| {
+            machine.mask(1, true);
+            signal(&event);
+            machine.mask(1, false);
+            let seen = reached(&memory, sent);
+            // Taking an irqfd away waits for what it was about to deliver.
+            machine.mask(1, true);
+            machine.mask(1, false);
+            seen != sent
+        });
+        tell_to_leave(&memory);
+        signal(&event);
+        guest.join().expect("the guest leaves");
+        wrong
+    });
+    assert_eq!(wrong, None, "the first signal that was not delivered once");
+    assert!((1000..=1001).contains(&count(&memory)), "{} times", count(&memory));
 }
 
 #[test]

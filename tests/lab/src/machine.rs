@@ -6,9 +6,11 @@
 //! There are two sorts of machine. The quick one has two processors, each emulated by a thread of its own. QEMU does not
 //! keep what one of them writes into code in step with what the other runs of it, and L1's kernel patches itself
 //! whenever a virtual machine starts or ends: such an L1 dies of an int3, resets itself without a word, or has a
-//! processor that takes no interrupt any more, the more guests come and go the surer. The [steady](Machine::steady)
-//! one has one processor and one thread, so nothing of that can happen; it is slower, and two of them can run side by
-//! side where there are two processors. On the quick one a guest's reboots under I/O, and fifty rounds of taking a disk
+//! processor that takes no interrupt any more, the more guests come and go the surer. And where interrupts come in quick
+//! succession while the other processor arms and disarms them, QEMU's VMRUN now and then saves L1's own registers as
+//! the guest's: KVM's trace then has the guest at an address inside L1's `kvm_amd`, with L1's stack, and it never comes
+//! back. The [steady](Machine::steady) one has one processor and one thread, so nothing of that can happen; it is
+//! slower, and two of them can run side by side where there are two processors. On the quick one a guest's reboots under I/O, and fifty rounds of taking a disk
 //! out of the guest and finding it again, never came to their end; on the steady one both did at the first attempt,
 //! ten reboots in 563 s and all that is done to a disk in 295 s, beside a load of 8 on two processors, once L1 was
 //! nudged while it is silent (`NUDGE` in `l1.rs`); before that the second or third reboot stood still, twice of twice.

@@ -59,6 +59,7 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
     let bench = Bench::on(&options.host, progress, false)?.with_tests()?;
     let disk = Disk::random()?;
     let machine = Machine::new()
+        .steady()
         .nvme(&disk, Some(VECTORS))
         .device("edu,addr=5.0")
         .device("edu,addr=6.0,multifunction=on")
@@ -77,7 +78,7 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
         .device("pxb-pcie,id=unguarded,bus_nr=64,addr=a.0,bypass_iommu=on")
         .device("i82801b11-bridge,id=bare,bus=unguarded")
         .device("edu,bus=bare,addr=1.0");
-    let mut l1 = bench.boot(&machine, Watch::total(Duration::from_secs(1200)))?;
+    let mut l1 = bench.boot(&machine, Watch::steady(Duration::from_secs(1200)))?;
     for device in
         [DISK_BDF, EDU_BDF].into_iter().chain(GROUP_BDFS).chain(BUS_BDFS).chain([ERRING_BDF, PHYSICAL_BDF])
     {
@@ -92,6 +93,10 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
     let lines: Vec<&str> = life.lines.iter().map(|(_, line)| line.as_str()).collect();
     for (name, passed) in outcomes(&lines) {
         report.holds(name, passed, "ok", said_of(name, &lines));
+    }
+    if let Some(filter) = &options.filter {
+        let found = outcomes(&lines).len();
+        report.holds("the filter names a test", found > 0, "1 or more", format!("{found} with {filter}"));
     }
     report.equal("the tests end well", format!("{:?}", End::Status(0)), format!("{end:?}"));
     report.holds("L1 lets KVM run", !life.stderr.contains("NOT RUN"), "every test run", &life.stderr);
