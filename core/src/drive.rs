@@ -105,7 +105,7 @@ where
         let step = self.operation.step?;
         if many && step.is_of_vector() {
             let mut failed = None;
-            self.interrupts.run(step, |step| match take_vector(step, host) {
+            self.interrupts.run(|step| match take_vector(step, host) {
                 Ok(()) => {
                     host.step_done(step);
                     true
@@ -169,6 +169,7 @@ where
 }
 
 /// Has `host` take a step of one vector; another step it is not asked for.
+#[inline]
 fn take_vector<H: Host>(step: Step, host: &mut H) -> Result<(), <H as HostError>::Error> {
     match step {
         Step::Disarm { kind, vector } => host.disarm(kind, vector),

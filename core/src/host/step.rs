@@ -241,18 +241,6 @@ impl Step {
         matches!(self, Self::Disarm { .. } | Self::Route { .. } | Self::Signal { .. } | Self::Arm { .. })
     }
 
-    /// The same step of another vector, which has this message.
-    #[inline]
-    pub(crate) fn of(self, vector: VectorIndex, message: Message) -> Option<Self> {
-        Some(match self {
-            Self::Disarm { kind, .. } => Self::Disarm { kind, vector },
-            Self::Route { kind, .. } => Self::Route { kind, vector, message },
-            Self::Signal { kind, .. } => Self::Signal { kind, vector },
-            Self::Arm { kind, .. } => Self::Arm { kind, vector },
-            _ => return None,
-        })
-    }
-
     /// The kind of this step.
     pub fn kind(self) -> StepKind {
         match self {

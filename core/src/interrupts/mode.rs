@@ -150,9 +150,9 @@ impl<V: AsRef<[Vector]> + AsMut<[Vector]>> Interrupts<V> {
     }
 
     /// [`Settle::run`] of the kind whose step is under way.
-    pub(crate) fn run(&mut self, step: Step, take: impl FnMut(Step) -> bool) {
+    pub(crate) fn run(&mut self, take: impl FnMut(Step) -> bool) {
         if let Some((settle, table)) = self.parts_mut(self.settling) {
-            settle.run(table, step, take);
+            settle.run(table, take);
         }
     }
 

@@ -30,7 +30,7 @@ impl Vector {
             self.address = value;
         }
         if self.message() != before {
-            self.state.remove(VectorState::ROUTE_SET | VectorState::ROUTED | VectorState::REFUSED);
+            self.state.remove(VectorState::ROUTED | VectorState::UNCOMMITTED | VectorState::REFUSED);
         } else if !self.state.contains(VectorState::MASKED) {
             self.state.remove(VectorState::REFUSED);
         }

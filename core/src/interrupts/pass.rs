@@ -2,6 +2,8 @@
 
 use super::settle::Settle;
 use super::vector::{Vector, VectorState};
+use crate::addr::VectorIndex;
+use crate::host::{InterruptKind, Step};
 
 /// What keeps a vector from delivering.
 pub(super) const SILENT: VectorState = VectorState::MASKED.union(VectorState::UNUSED);
@@ -61,6 +63,17 @@ impl Pass {
             Self::Unmask | Self::Done => Self::Done,
         }
     }
+
+    /// The step that a pass which goes from vector to vector takes for one of them.
+    #[inline]
+    pub(super) fn step(self, kind: InterruptKind, vector: VectorIndex, of: Vector) -> Step {
+        match self {
+            Self::Route => Step::Route { kind, vector, message: of.message() },
+            Self::Signal => Step::Signal { kind, vector },
+            Self::Arm => Step::Arm { kind, vector },
+            _ => Step::Disarm { kind, vector },
+        }
+    }
 }
 
 /// The entries that a settling looks at, or none of them.
@@ -92,8 +105,8 @@ impl Range {
 pub(super) struct Which {
     pub(super) has: VectorState,
     pub(super) lacks: VectorState,
-    /// Not those, though, that have the first and lack the second.
-    pub(super) but: Option<(VectorState, VectorState)>,
+    /// Also those that have the first and lack the second.
+    pub(super) or: Option<(VectorState, VectorState)>,
 }
 
 /// What a pass that goes from vector to vector looks for, and what a step that is done changes.
@@ -106,25 +119,33 @@ pub(super) struct Change {
 
 impl Settle {
     /// What a pass that goes from vector to vector looks for; `None` if there is none of it, or it is no such pass.
+    // One copy of it: the core is to be small.
+    #[inline(never)]
     pub(super) fn change(&self) -> Option<Change> {
         let none = VectorState::empty();
+        let armed = VectorState::ARMED;
         let (which, gains, loses) = match self.pass {
             // Events that reach the guest and should not.
-            Pass::Disarm => {
-                let but = self.delivers().then_some((none, SILENT));
-                (Which { but, ..Which::these(VectorState::ARMED, none) }, none, VectorState::ARMED)
+            Pass::Disarm if self.delivers() => {
+                let unused = (armed | VectorState::UNUSED, none);
+                let or = (self.kind == InterruptKind::Msi).then_some(unused);
+                (Which { or, ..Which::these(armed | VectorState::MASKED, none) }, none, armed)
             }
+            Pass::Disarm => (Which::these(armed, none), none, armed),
             Pass::DisarmUnrouted => {
-                (Which::these(VectorState::ARMED, VectorState::ROUTED), none, VectorState::ARMED)
+                let or = self.uncommitted.then_some((armed | VectorState::UNCOMMITTED, none));
+                (Which { or, ..Which::these(armed, VectorState::ROUTED) }, none, armed)
             }
             pass => {
-                let told = VectorState::ROUTE_SET | VectorState::ROUTED;
+                let told = VectorState::ROUTED | VectorState::UNCOMMITTED;
                 let ready = VectorState::WIRED | VectorState::ROUTED;
                 let (has, lacks, gains, loses) = match pass {
-                    Pass::Route => (VectorState::WIRED, told, VectorState::ROUTE_SET, none),
+                    Pass::Route => (VectorState::WIRED, told, told, none),
                     // Interrupts that wait and can be delivered.
-                    Pass::Signal => (ready | VectorState::LATCHED, none, none, VectorState::LATCHED),
-                    Pass::Arm => (ready, VectorState::ARMED, VectorState::ARMED, none),
+                    Pass::Signal => {
+                        (ready | VectorState::LATCHED, VectorState::UNCOMMITTED, none, VectorState::LATCHED)
+                    }
+                    Pass::Arm => (ready, armed | VectorState::UNCOMMITTED, armed, none),
                     _ => return None,
                 };
                 // Of vectors that the guest wants delivered and the host has not refused.
@@ -134,7 +155,8 @@ impl Settle {
                 (Which::these(has, lacks | SILENT | VectorState::REFUSED), gains, loses)
             }
         };
-        self.seen.contains(which.has).then_some(Change { which, gains, loses })
+        let seen = which.or.is_some() || self.seen.contains(which.has);
+        seen.then_some(Change { which, gains, loses })
     }
 }
 
@@ -147,12 +169,12 @@ impl Change {
 
 impl Which {
     pub(super) fn these(has: VectorState, lacks: VectorState) -> Self {
-        Self { has, lacks, but: None }
+        Self { has, lacks, or: None }
     }
 
     #[inline]
     pub(super) fn holds(self, vector: Vector) -> bool {
         let is = |has: VectorState, lacks: VectorState| vector.state & (has | lacks) == has;
-        is(self.has, self.lacks) && !self.but.is_some_and(|(has, lacks)| is(has, lacks))
+        is(self.has, self.lacks) || self.or.is_some_and(|(has, lacks)| is(has, lacks))
     }
 }

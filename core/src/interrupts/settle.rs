@@ -123,29 +123,24 @@ impl Settle {
         if !self.is_on() || self.stopped {
             return None;
         }
+        let none = VectorState::empty();
         Some(match self.kind {
             InterruptKind::Msix if self.function_mask => Which::these(VectorState::KEPT, lacks),
             InterruptKind::Msix => Which {
-                but: Some((VectorState::MASKED, VectorState::KEPT)),
-                ..Which::these(VectorState::empty(), lacks)
+                or: Some((VectorState::KEPT, lacks)),
+                ..Which::these(none, lacks | VectorState::MASKED)
             },
-            InterruptKind::Intx | InterruptKind::Msi => {
-                Which::these(VectorState::empty(), lacks | VectorState::UNUSED)
-            }
+            InterruptKind::Intx | InterruptKind::Msi => Which::these(none, lacks | VectorState::UNUSED),
         })
     }
 
     /// Whether the host is to give an event to this vector: it takes one, or has it already.
     pub(super) fn wants_event(&self, table: &[Vector], vector: VectorIndex) -> bool {
         let taking = self.taking(VectorState::REFUSED);
-        table.get(vector.position()).is_some_and(|found| self.has_event(*found, taking))
-    }
-
-    /// The same, where `taking` says which vectors take one.
-    pub(super) fn has_event(&self, vector: Vector, taking: Option<Which>) -> bool {
-        let has =
-            vector.state.contains(VectorState::WIRED) || taking.is_some_and(|which| which.holds(vector));
-        has && !self.stopped
+        table.get(vector.position()).is_some_and(|found| {
+            let wired = found.state.contains(VectorState::WIRED);
+            (wired && !self.stopped) || taking.is_some_and(|which| which.holds(*found))
+        })
     }
 
     /// Where the pending bits of the 64 vectors from `first` on are.
@@ -300,13 +295,7 @@ impl Settle {
             Pass::Unmask => self.unmask(table),
             Pass::Disarm | Pass::DisarmUnrouted | Pass::Route | Pass::Signal | Pass::Arm => {
                 let vector = self.find(table, self.change()?.which)?;
-                let message = table.get(vector.position())?.message();
-                Some(match self.pass {
-                    Pass::Route => Step::Route { kind, vector, message },
-                    Pass::Signal => Step::Signal { kind, vector },
-                    Pass::Arm => Step::Arm { kind, vector },
-                    _ => Step::Disarm { kind, vector },
-                })
+                Some(self.pass.step(kind, vector, *table.get(vector.position())?))
             }
             Pass::Done => None,
         }

@@ -65,6 +65,7 @@ impl Settle {
     }
 
     /// What such a step leaves behind beside its vector's state.
+    #[inline(never)]
     fn step_taken(&mut self, done: bool) {
         match self.pass {
             // What the pin has asserted is ended by nobody now.
@@ -75,28 +76,26 @@ impl Settle {
         }
     }
 
-    /// Has `take` take this step for each vector that is left of such a pass, as far as they are done. Of one that is
-    /// not, which is the last, this machine has to hear.
-    pub(super) fn run(&mut self, table: &mut [Vector], step: Step, mut take: impl FnMut(Step) -> bool) {
-        let (places, change) = (self.places(table.len()), self.change());
-        let (Some(change), Some(rest)) = (change, table.get_mut(places)) else {
+    /// Has `take` take the step of such a pass for each vector that is left of it, as far as they are done. Of one that
+    /// is not, which is the last, this machine has to hear.
+    pub(super) fn run(&mut self, table: &mut [Vector], mut take: impl FnMut(Step) -> bool) {
+        let Some(change) = self.change() else {
             return;
         };
+        let (kind, pass) = (self.kind, self.pass);
         let mut any = false;
         let mut next = self.cursor;
+        let rest = table.get_mut(self.places(table.len())).unwrap_or(&mut []);
         for found in rest {
-            let vector = next;
-            next = vector.wrapping_add(1);
-            if !change.which.holds(*found) {
-                continue;
+            if change.which.holds(*found) {
+                let step = VectorIndex::new(next).map(|vector| pass.step(kind, vector, *found));
+                if !step.is_some_and(&mut take) {
+                    break;
+                }
+                change.apply(&mut found.state);
+                any = true;
             }
-            let step = VectorIndex::new(vector).and_then(|vector| step.of(vector, found.message()));
-            if !step.is_some_and(&mut take) {
-                next = vector;
-                break;
-            }
-            change.apply(&mut found.state);
-            any = true;
+            next = next.wrapping_add(1);
         }
         self.cursor = next;
         if any {
@@ -151,7 +150,7 @@ impl Settle {
         self.uncommitted = false;
         let mut gone = VectorState::WIRED | VectorState::KEPT;
         if self.kind != InterruptKind::Intx {
-            gone |= VectorState::ROUTE_SET | VectorState::ROUTED;
+            gone |= VectorState::ROUTED | VectorState::UNCOMMITTED;
         }
         // An event that is gone reaches nobody, whether it could be cut off before or not.
         if done {
@@ -237,17 +236,14 @@ impl Settle {
         if grown {
             self.seen |= VectorState::LATCHED;
         }
-        let taking = self.taking(VectorState::REFUSED);
+        let lacking = self.lacking();
         for vector in table.get_mut(first.position()..usize::from(end).min(table.len())).unwrap_or(&mut []) {
-            if !self.has_event(*vector, taking) {
-                continue;
-            }
-            // An interrupt may have come while the kind was off: one too many is allowed, one too few is not.
-            if grown && vector.state.contains(VectorState::WIRED) {
+            if lacking.is_some_and(|which| which.holds(*vector)) {
+                vector.state = (vector.state | VectorState::WIRED) & !VectorState::KEPT;
+            } else if grown && vector.state.contains(VectorState::WIRED) {
+                // An interrupt may have come while the kind was off: one too many is allowed, one too few is not.
                 vector.state.insert(VectorState::LATCHED);
             }
-            vector.state.insert(VectorState::WIRED);
-            vector.state.remove(VectorState::KEPT);
         }
         if all {
             self.refuse_from(table, end);
@@ -291,10 +287,7 @@ impl Settle {
             self.uncommitted = false;
             self.seen |= VectorState::ROUTED;
             for vector in table {
-                if vector.state.contains(VectorState::ROUTE_SET) {
-                    vector.state.remove(VectorState::ROUTE_SET);
-                    vector.state.insert(VectorState::ROUTED);
-                }
+                vector.state.remove(VectorState::UNCOMMITTED);
             }
         } else {
             self.again = true;

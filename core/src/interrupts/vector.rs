@@ -13,10 +13,10 @@ bitflags! {
         const LATCHED = 1 << 1;
         /// The host vector signals an event.
         const WIRED = 1 << 2;
-        /// The host was told the message, and has not yet committed it.
-        const ROUTE_SET = 1 << 3;
-        /// The host has committed the message. Always set for INTx, which has none.
-        const ROUTED = 1 << 4;
+        /// The host was told the message. Always set for INTx, which has none.
+        const ROUTED = 1 << 3;
+        /// The host has not yet committed the message that it was told.
+        const UNCOMMITTED = 1 << 4;
         /// The event reaches the guest.
         const ARMED = 1 << 5;
         /// The host could not wire, route or arm it: not tried again before the guest's next attempt.
@@ -67,7 +67,7 @@ impl Vector {
         let changed = message != self.message();
         if changed {
             Message { address: self.address, data: self.data } = message;
-            self.state.remove(VectorState::ROUTE_SET | VectorState::ROUTED);
+            self.state.remove(VectorState::ROUTED | VectorState::UNCOMMITTED);
         }
         changed
     }
