@@ -57,6 +57,9 @@ impl Measure for Run<'_> {
     }
 }
 
+/// How often all cases are timed, one after the other: a machine whose speed changes is slow for some of them each time.
+const ROUNDS: usize = 5;
+
 /// Measures one case: the least time that it took.
 struct Least<'a> {
     wanted: &'a str,
@@ -137,10 +140,15 @@ fn main() -> ExitCode {
     if !json {
         println!("instructions    least ns  case");
     }
-    for name in names.0 {
-        let mut least = Least { wanted: &name, nanoseconds: f64::INFINITY };
-        cases::measure(&mut least);
-        let nanoseconds = least.nanoseconds;
+    let mut cases: Vec<_> = names.0.into_iter().map(|name| (name, f64::INFINITY)).collect();
+    for _ in 0..ROUNDS {
+        for (name, nanoseconds) in &mut cases {
+            let mut least = Least { wanted: name, nanoseconds: *nanoseconds };
+            cases::measure(&mut least);
+            *nanoseconds = least.nanoseconds;
+        }
+    }
+    for (name, nanoseconds) in cases {
         let instructions = match (count("with", &name), count("without", &name)) {
             (Ok(with), Ok(without)) => with.saturating_sub(without) / TIMES,
             (Err(error), _) | (_, Err(error)) => {

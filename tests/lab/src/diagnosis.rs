@@ -57,14 +57,21 @@ fn threads(l1: &mut L1, process: &str) -> Result<String, L1Error> {
     Ok(lines)
 }
 
-/// The first virtual machine's folder of counters; none if no monitor is running.
-pub(crate) fn counters_folder(l1: &mut L1) -> Result<Option<String>, L1Error> {
-    Ok(machines(l1)?.first().map(|machine| format!("{COUNTERS}/{machine}")))
+/// The folder of counters of a process's virtual machine; none if it has none.
+pub(crate) fn counters_folder(l1: &mut L1, process: &str) -> Result<Option<String>, L1Error> {
+    let machines = machines(l1)?;
+    let own = machines.iter().find(|machine| process_of(machine) == process);
+    Ok(own.map(|machine| format!("{COUNTERS}/{machine}")))
 }
 
 /// The first monitor's process; none if no monitor is running.
 pub(crate) fn monitors_process(l1: &mut L1) -> Result<Option<String>, L1Error> {
-    Ok(machines(l1)?.first().map(|machine| process_of(machine).to_owned()))
+    Ok(monitors_processes(l1)?.into_iter().next())
+}
+
+/// All monitors' processes.
+pub(crate) fn monitors_processes(l1: &mut L1) -> Result<Vec<String>, L1Error> {
+    Ok(machines(l1)?.iter().map(|machine| process_of(machine).to_owned()).collect())
 }
 
 /// The monitors' virtual machines.

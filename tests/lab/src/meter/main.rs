@@ -33,13 +33,14 @@ fn work() -> Result<(), Box<dyn Error>> {
     let rounds = words.next().unwrap_or_default().parse()?;
     let devices = words.map(|word| word.parse()).collect::<Result<Vec<Bdf>, _>>()?;
     let &[first, ..] = devices.as_slice() else { return Err("no device is named".into()) };
+    if let Some(mib) = work.strip_prefix("memory-") {
+        return memory::measure(first, rounds, mib.parse()?);
+    }
     match work.as_str() {
         "registers" => registers::measure(first, rounds),
         "interrupts" => interrupts::measure(rounds),
         "vectors" => vectors::measure(first, rounds),
         "opening" => opening::measure(&devices, rounds),
-        "memory-1024" => memory::measure(first, rounds, 1024),
-        "memory-4096" => memory::measure(first, rounds, 4096),
         _ => Err(format!("there is no work called '{work}'").into()),
     }
 }

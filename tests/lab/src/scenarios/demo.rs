@@ -139,7 +139,8 @@ fn carry_through(
 
 /// Accesses that made L1's KVM leave the guest for the monitor, so far.
 fn mmio_exits(l1: &mut L1) -> Result<u64, Cause> {
-    let folder = diagnosis::counters_folder(l1)?.unwrap_or_default();
+    let process = diagnosis::monitors_process(l1)?.unwrap_or_default();
+    let folder = diagnosis::counters_folder(l1, &process)?.unwrap_or_default();
     let text = l1.read(&format!("{folder}/mmio_exits"))?;
     Ok(text.trim().parse().unwrap_or(u64::MAX))
 }

@@ -21,16 +21,15 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Of the one monitor that runs.
-    pub(super) fn take(l1: &mut L1) -> Result<Self, L1Error> {
-        let process = diagnosis::monitors_process(l1)?.unwrap_or_default();
+    /// Of the monitor that is this process.
+    pub(super) fn take(l1: &mut L1, process: &str) -> Result<Self, L1Error> {
         let mut threads = BTreeMap::new();
         for thread in l1.list(&format!("/proc/{process}/task"))? {
             let text = l1.read(&format!("/proc/{process}/task/{thread}/schedstat"))?;
             let ran = text.split_whitespace().next().and_then(|word| word.parse().ok());
             threads.insert(thread, ran.unwrap_or(f64::NAN));
         }
-        let folder = diagnosis::counters_folder(l1)?.unwrap_or_default();
+        let folder = diagnosis::counters_folder(l1, process)?.unwrap_or_default();
         let mut exits = BTreeMap::new();
         for name in ["exits", "mmio_exits", "io_exits", "halt_exits", "irq_exits"] {
             let text = l1.read(&format!("{folder}/{name}"))?;

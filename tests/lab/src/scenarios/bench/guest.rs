@@ -1,8 +1,8 @@
-//! The same guest with the same disk under our command and under QEMU, in one L1, by turns: how far it is when, how fast
-//! its disk is, and what the monitor takes for that.
+//! The same guest with the same disk under our command and under QEMU, in one L1, by turns: how far it is when, and what
+//! memory the monitor takes.
 
 use super::Cause;
-use super::counters::{self, Counts};
+use super::counters;
 use super::plot::START;
 use super::row::{Goal, Row};
 use crate::bench::Bench;
@@ -19,19 +19,6 @@ use crate::scenarios::versus::{set_up, touch_memory};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
-
-/// The guest's name for the disk.
-const NODE: &str = "nvme0n1";
-/// How long each load lasts.
-const MILLISECONDS: u32 = 3000;
-
-/// How often requests of a kind come, and whether they write.
-const LOADS: [(&str, u32, u32); 4] = [
-    ("4 KiB random read, queue depth 1", 1, 0),
-    ("4 KiB random read, queue depth 32", 32, 0),
-    ("4 KiB random write, queue depth 1", 1, 1),
-    ("4 KiB random write, queue depth 32", 32, 1),
-];
 
 /// One monitor, and what was measured of it, by name.
 struct Contestant {
@@ -125,49 +112,9 @@ fn one_life(
     let [resident, anonymous] = counters::memory(l1)?;
     contestant.put("resident", resident / 1024.0);
     contestant.put("anonymous", anonymous / 1024.0);
-    // What the guest prints of a load, and the shell that starts it, takes exits and time, too.
-    let idle = one_load(l1, &mut guest, 1, 0, 1)?;
-    for (load, depth, writes) in LOADS {
-        let did = one_load(l1, &mut guest, depth, writes, MILLISECONDS)?;
-        for (key, value) in &did.said {
-            contestant.put(format!("{load} {key}"), *value);
-        }
-        let each = |all: f64, idle: f64| (all - idle).max(0.0) / did.requests;
-        contestant.put(format!("{load} processor time"), each(did.work.all, idle.work.all) / 1000.0);
-        contestant.put(format!("{load} beside"), each(did.work.beside, idle.work.beside) / 1000.0);
-        for (kind, count) in &did.work.exits {
-            let idle = idle.work.exits.get(kind).copied().unwrap_or_default();
-            contestant.put(format!("{load} {kind}"), each(*count, idle));
-        }
-    }
     guest.begin(l1, "leave")?;
     let (_, end) = guest.life.until_end(l1)?;
     super::must("the monitor ends well", &format!("{:?}", End::Status(0)), &format!("{end:?}"))
-}
-
-/// What became of a load.
-struct Did {
-    said: Vec<(&'static str, f64)>,
-    requests: f64,
-    work: counters::Work,
-}
-
-fn one_load(l1: &mut L1, guest: &mut Servant, depth: u32, writes: u32, time: u32) -> Result<Did, Cause> {
-    let before = Counts::take(l1)?;
-    let done = guest.order(l1, &format!("io {NODE} {depth} {writes} {time}"))?;
-    let after = Counts::take(l1)?;
-    super::must("the guest meets no fault", "", &done.faults.join("; "))?;
-    let number = |key: &str| done.value("io", key).parse::<f64>().unwrap_or(f64::NAN);
-    let requests = number("count");
-    let microseconds = |key: &str| number(key) / 1000.0;
-    let said = vec![
-        ("per second", requests / number("microseconds") * 1e6),
-        ("p50", microseconds("p50")),
-        ("p95", microseconds("p95")),
-        ("p99", microseconds("p99")),
-        ("p99.9", microseconds("p999")),
-    ];
-    Ok(Did { said, requests, work: after.since(&before) })
 }
 
 fn rows(contest: &[Contestant; 3]) -> Vec<Row> {
@@ -191,22 +138,5 @@ fn rows(contest: &[Contestant; 3]) -> Vec<Row> {
     rows.push(row(group, "resident", "MiB", "resident", qemu).goal(Goal::RatioAtMost(0.25)));
     rows.push(row(group, "resident", "MiB", "resident", lean));
     rows.push(row(group, "of it in no file", "MiB", "anonymous", qemu));
-    for (load, depth, _) in LOADS {
-        let of = |name: &str, unit: &str, key: &str| row(load, name, unit, &format!("{load} {key}"), qemu);
-        rows.push(
-            of("requests a second", "/s", "per second").goal(Goal::RatioAtLeast(0.95)).more_is_better(),
-        );
-        for part in ["p50", "p95", "p99", "p99.9"] {
-            rows.push(of(&format!("latency, {part}"), "µs", part));
-        }
-        rows.push(
-            of("monitor's processor time a request, the guest's in it", "µs", "processor time")
-                .goal(Goal::RatioAtMost(1.0)),
-        );
-        rows.push(of("the same, processor's thread left out", "µs", "beside"));
-        rows.push(of("exits a request", "", "exits"));
-        let trapped = of("of them for a register, to the monitor", "", "mmio_exits");
-        rows.push(if depth > 1 { trapped.goal(Goal::AtMost(0.0)) } else { trapped });
-    }
     rows
 }

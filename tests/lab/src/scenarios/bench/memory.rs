@@ -8,25 +8,42 @@ use crate::driver::{self, VFIO};
 use crate::l1::Watch;
 use crate::machine::{DISK_BDF, Machine};
 use crate::progress::Progress;
+use crate::report::mark;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How much is mapped, in GiB. L1's memory is the outer machine's: 16 GiB would leave that nothing to run on.
-const SIZES: [u16; 2] = [1, 4];
-/// What L1 has, in MiB: the largest of them, and as much again as its kernel wants for page tables and itself.
-const L1_MEMORY: u32 = 6 << 10;
+/// How much is mapped, in GiB.
+const SIZES: [u16; 3] = [1, 4, 16];
+/// What L1 has beside it, in GiB: its kernel's own, and page tables.
+const BESIDE: u16 = 2;
+/// What the outer machine is to keep, in GiB.
+const OUTER: u16 = 2;
 
 /// The rows.
 pub(super) fn measure(bench: &Bench, runs: u16, progress: &Rc<Progress>) -> Result<Vec<Row>, Cause> {
+    let free = available_gib();
+    let (sizes, too_large): (Vec<_>, Vec<_>) =
+        SIZES.into_iter().partition(|size| f64::from(size + BESIDE + OUTER) < free);
+    for size in too_large {
+        eprintln!(
+            "{} NOT RUN: {size} GiB mapped: of this machine's memory {free:.1} GiB are free",
+            mark(false)
+        );
+    }
+    let largest = sizes.iter().copied().max().unwrap_or_default();
     let disk = crate::disk::Disk::small()?;
-    let machine = Machine::new().memory(L1_MEMORY).nvme(&disk, None);
+    let machine = Machine::new().memory(u32::from(largest + BESIDE) << 10).nvme(&disk, None);
     let mut l1 = bench.boot(&machine, Watch::total(Duration::from_secs(3600)))?;
     driver::bind(&mut l1, DISK_BDF, VFIO)?;
     let mut rows = Vec::new();
-    for gib in SIZES {
-        let work = format!("memory-{}", gib << 10);
+    for gib in sizes {
+        let work = format!("memory-{}", u32::from(gib) << 10);
         // A GiB takes seconds.
-        let runs = if gib > 1 { runs.min(3) } else { runs };
+        let runs = match gib {
+            1 => runs,
+            4 => runs.min(3),
+            _ => 1,
+        };
         let samples = meter(&mut l1, &work, runs, &[DISK_BDF.to_owned()], progress)?;
         for (key, pages) in
             [("4k", "4 KiB pages"), ("thp", "transparent huge pages"), ("huge", "hugetlb, 2 MiB")]
@@ -36,6 +53,14 @@ pub(super) fn measure(bench: &Bench, runs: u16, progress: &Rc<Progress>) -> Resu
     }
     l1.power_off()?;
     Ok(rows)
+}
+
+/// What programs may still take of this machine's memory, in GiB.
+fn available_gib() -> f64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kib.unwrap_or_default() / f64::from(1 << 20)
 }
 
 /// One kind of memory.

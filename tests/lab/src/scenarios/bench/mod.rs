@@ -12,6 +12,7 @@ mod kept;
 mod memory;
 mod page;
 mod plot;
+mod requests;
 mod row;
 
 pub(super) use super::Cause;
@@ -50,8 +51,10 @@ enum Part {
     Core,
     /// The host path by itself: registers, interrupts, vectors, devices opened.
     Host,
-    /// A whole guest under our command and under QEMU.
+    /// A whole guest under our command and under QEMU: when it is how far, and the monitor's memory.
     Guest,
+    /// A guest's disk under both: requests a second, latency, processor time, exits.
+    Requests,
     /// System calls counted, of our command and of QEMU.
     Calls,
     /// Guest memory mapped for a device, in an L1 with more of it.
@@ -64,6 +67,7 @@ impl Part {
             Part::Core => "core",
             Part::Host => "host",
             Part::Guest => "guest",
+            Part::Requests => "requests",
             Part::Calls => "calls",
             Part::Memory => "memory",
         }
@@ -113,6 +117,7 @@ fn measure(part: Part, bench: &Bench, runs: u16, progress: &Rc<Progress>) -> Res
             Part::Core => core::measure(progress),
             Part::Host => host::measure(bench, runs, progress),
             Part::Guest => guest::measure(bench, runs, &mut repeated, progress),
+            Part::Requests => requests::measure(bench, runs, progress),
             Part::Calls => calls::measure(bench, runs, progress),
             Part::Memory => memory::measure(bench, runs, progress),
         };

@@ -76,9 +76,14 @@ impl Row {
         self
     }
 
-    /// Our median as a part of theirs; none where there is nothing to compare with.
+    /// Our figure as a part of theirs; none where there is nothing to compare with. Figures that were taken by turns are
+    /// compared pair by pair, and the middle one counts: a machine whose speed changes is the same for both of a pair.
     pub(crate) fn ratio(&self) -> Option<f64> {
-        let ratio = median(&self.ours) / median(&self.theirs);
+        let pairs = self.ours.iter().zip(&self.theirs).map(|(ours, theirs)| ours / theirs);
+        let ratio = match self.ours.len() == self.theirs.len() {
+            true => median(&pairs.filter(|ratio| ratio.is_finite()).collect::<Vec<_>>()),
+            false => median(&self.ours) / median(&self.theirs),
+        };
         ratio.is_finite().then_some(ratio)
     }
 
@@ -149,7 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_is_that_of_the_medians() {
+    fn the_ratio_of_figures_taken_by_turns_is_the_middle_one_of_the_pairs() {
+        let row = row().beside("other", vec![2.0, 3.0, 8.0]);
+        assert_eq!(row.ratio(), Some(0.5));
+    }
+
+    #[test]
+    fn the_ratio_of_unequal_numbers_of_figures_is_that_of_the_medians() {
         assert_eq!(row().ratio(), Some(0.5));
     }
 
