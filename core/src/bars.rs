@@ -44,61 +44,72 @@ impl Bars {
     ///
     /// Source: PCI Local Bus 3.0, 6.2.5.1 Address Maps.
     pub fn new(image: ConfigImage<'_>, sizes: &[u64; 7]) -> Result<Self, BarError> {
+        let mut fault = None;
+        let mut made = Ok(Self { slots: Self::slots(image, sizes, &mut fault) });
+        if let Some(error) = fault {
+            made = Err(error);
+        }
+        made
+    }
+
+    /// What the registers are, up to the one at which there is a fault.
+    // A function of its own that always returns them, and lends them to none: so they are made where the caller of
+    // `new` wants them, and not copied there.
+    #[inline(never)]
+    #[expect(clippy::indexing_slicing, reason = "all have seven places; an iterator would be lent the slots")]
+    fn slots(image: ConfigImage<'_>, sizes: &[u64; 7], fault: &mut Option<BarError>) -> [Slot; 7] {
         let mut slots = [Slot::Absent; 7];
         let (registers, _) = image.tail(header::BAR0).as_chunks();
         let mut upper = false;
-        for (slot, (bar, size)) in slots.iter_mut().zip(BarIndex::ALL.iter().zip(sizes)) {
-            let (bar, size) = (*bar, *size);
-            if upper {
-                upper = false;
-                if size != 0 {
-                    return Err(BarError::UpperHalfHasRegion { bar, size });
+        let error = 'fault: {
+            for at in 0..7 {
+                let (bar, size) = (BarIndex::ALL[at], sizes[at]);
+                if upper {
+                    upper = false;
+                    if size != 0 {
+                        break 'fault BarError::UpperHalfHasRegion { bar, size };
+                    }
+                    slots[at] = Slot::UpperHalf;
+                    continue;
                 }
-                *slot = Slot::UpperHalf;
-                continue;
-            }
-            if size == 0 {
-                continue;
-            }
-            if !size.is_power_of_two() {
-                return Err(BarError::SizeNotPowerOfTwo { bar, size });
-            }
-            let value = registers.get(bar.position()).map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes));
-            let kind = Self::kind(bar, value)?;
-            upper = matches!(kind, BarKind::Memory64 { .. });
-            let (least, flags) = match kind {
-                BarKind::Io => (4, bar::IO),
-                BarKind::Memory32 { .. } | BarKind::Memory64 { .. } => {
-                    (16, value & (bar::TYPE | bar::PREFETCHABLE))
+                if size == 0 {
+                    continue;
                 }
-                BarKind::Rom => (2048, 0),
-            };
-            if size < least {
-                return Err(BarError::SizeTooSmall { bar, size });
+                if !size.is_power_of_two() {
+                    break 'fault BarError::SizeNotPowerOfTwo { bar, size };
+                }
+                let value = registers.get(at).map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes));
+                let prefetchable = value & bar::PREFETCHABLE != 0;
+                let flags = value & (bar::TYPE | bar::PREFETCHABLE);
+                // The last has the bits of the sizes that are possible.
+                let (kind, flags, possible) = if bar == BarIndex::ROM {
+                    (BarKind::Rom, 0, 0xffff_f800)
+                } else if value & bar::IO != 0 {
+                    (BarKind::Io, bar::IO, 0xffff_fffc)
+                } else {
+                    match value & bar::TYPE {
+                        bar::TYPE_32 => (BarKind::Memory32 { prefetchable }, flags, 0xffff_fff0),
+                        bar::TYPE_64 if bar.next().is_none() => {
+                            break 'fault BarError::NoUpperHalf { bar, value };
+                        }
+                        bar::TYPE_64 => (BarKind::Memory64 { prefetchable }, flags, !0xf),
+                        _ => break 'fault BarError::ReservedType { bar, value },
+                    }
+                };
+                if size & possible == 0 {
+                    break 'fault if size > 1 << 31 {
+                        BarError::SizeTooLarge { bar, size }
+                    } else {
+                        BarError::SizeTooSmall { bar, size }
+                    };
+                }
+                upper = matches!(kind, BarKind::Memory64 { .. });
+                slots[at] = Slot::Bar(Bar { kind, flags, size, value: 0, pinned: 0 });
             }
-            if !upper && size > 1 << 31 {
-                return Err(BarError::SizeTooLarge { bar, size });
-            }
-            *slot = Slot::Bar(Bar { kind, flags, size, value: 0, pinned: 0 });
-        }
-        Ok(Self { slots })
-    }
-
-    /// The kind that the type bits of `bar` name, whose register has this value.
-    fn kind(bar: BarIndex, value: u32) -> Result<BarKind, BarError> {
-        if bar == BarIndex::ROM {
-            return Ok(BarKind::Rom);
-        }
-        if value & bar::IO != 0 {
-            return Ok(BarKind::Io);
-        }
-        let prefetchable = value & bar::PREFETCHABLE != 0;
-        match value & bar::TYPE {
-            bar::TYPE_32 => Ok(BarKind::Memory32 { prefetchable }),
-            bar::TYPE_64 if bar.next().is_none() => Err(BarError::NoUpperHalf { bar, value }),
-            bar::TYPE_64 => Ok(BarKind::Memory64 { prefetchable }),
-            _ => Err(BarError::ReservedType { bar, value }),
-        }
+            return slots;
+        };
+        *fault = Some(error);
+        slots
     }
 
     /// The BAR with this index; `None` if it is absent or an upper half.
