@@ -151,17 +151,16 @@ impl Iterator for Capabilities<'_> {
             return Some(Err(CapabilityFinding::BelowFirst(offset.get())));
         }
         // The link and the id are what a walker reads: a capability needs at least its first dword.
-        if self.image.size() <= offset.get().saturating_add(3) {
+        let Some([id, next, ..]) = self.image.tail(offset).first_chunk::<4>() else {
             return Some(Err(CapabilityFinding::PastEnd(offset.get())));
-        }
+        };
         let bit = 1u64.wrapping_shl(u32::from(at.wrapping_sub(0x40)) / 4);
         if self.seen & bit != 0 {
             return Some(Err(CapabilityFinding::Cycle(offset.get())));
         }
         self.seen |= bit;
-        let [id, next, ..] = self.image.dword(offset).to_le_bytes();
-        self.next = next;
-        Some(Ok(Capability { id, offset }))
+        self.next = *next;
+        Some(Ok(Capability { id: *id, offset }))
     }
 }
 
