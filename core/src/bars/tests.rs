@@ -186,3 +186,30 @@ fn a_bar_that_there_is_not_has_no_host_address() {
     let fault = BarError::Pin { bar: BAR2, address: 0xe000_0000, fault: PinFault::NoBar };
     assert_eq!(bars.pin(ConfigImage::new(&bytes), &pins), Err(fault));
 }
+
+#[test]
+fn sizes_of_each_kind_are_those_that_its_registers_can_tell() {
+    const IO: u32 = 1;
+    const WIDE: u32 = 4;
+    let first = |flags, size| bars([flags, 0, 0, 0, 0, 0], [size, 0, 0, 0, 0, 0, 0]).map(|_| ());
+    let rom = |size| bars([0; 6], [0, 0, 0, 0, 0, 0, size]).map(|_| ());
+    let small = |bar, size| Err(BarError::SizeTooSmall { bar, size });
+    let large = |bar, size| Err(BarError::SizeTooLarge { bar, size });
+    let four_gib = 1 << 32;
+    assert_eq!(
+        [2, 4, 1 << 31, four_gib].map(|size| first(IO, size)),
+        [small(BAR0, 2), Ok(()), Ok(()), large(BAR0, four_gib)]
+    );
+    assert_eq!(
+        [8, 16, 1 << 31, four_gib].map(|size| first(0, size)),
+        [small(BAR0, 8), Ok(()), Ok(()), large(BAR0, four_gib)]
+    );
+    assert_eq!(
+        [8, 16, four_gib, 1 << 63].map(|size| first(WIDE, size)),
+        [small(BAR0, 8), Ok(()), Ok(()), Ok(())]
+    );
+    assert_eq!(
+        [1024, 2048, 1 << 31, four_gib].map(rom),
+        [small(BarIndex::ROM, 1024), Ok(()), Ok(()), large(BarIndex::ROM, four_gib)]
+    );
+}

@@ -156,10 +156,10 @@ fn no_signal_is_lost_while_the_vector_is_masked_and_unmasked() {
             for sent in 1..=SIGNALS {
                 let before = armings.load(Ordering::SeqCst);
                 signal(&event);
-                let wanted = sent + twice;
-                let seen = reached(&memory, wanted);
                 let after = armings.load(Ordering::SeqCst);
                 armed_amid += u32::from(before % 2 == 1 || before != after);
+                let wanted = sent + twice;
+                let seen = reached(&memory, wanted);
                 assert!(seen >= wanted, "after signal {sent} the handler has run {seen} times, not {wanted}");
                 // The second time may come later than the next signal.
                 twice = seen - sent;
@@ -222,7 +222,7 @@ fn a_pending_interrupt_is_delivered_once_however_often_its_vector_is_masked() {
             // Taking an irqfd away waits for what it was about to deliver.
             machine.mask(1, true);
             machine.mask(1, false);
-            seen != sent
+            seen != sent || count(&memory) != sent
         });
         tell_to_leave(&memory);
         signal(&event);

@@ -10,10 +10,11 @@
 //! succession while the other processor arms and disarms them, QEMU's VMRUN now and then saves L1's own registers as
 //! the guest's: KVM's trace then has the guest at an address inside L1's `kvm_amd`, with L1's stack, and it never comes
 //! back. The [steady](Machine::steady) one has one processor and one thread, so nothing of that can happen; it is
-//! slower, and two of them can run side by side where there are two processors. On the quick one a guest's reboots under I/O, and fifty rounds of taking a disk
-//! out of the guest and finding it again, never came to their end; on the steady one both did at the first attempt,
-//! ten reboots in 563 s and all that is done to a disk in 295 s, beside a load of 8 on two processors, once L1 was
-//! nudged while it is silent (`NUDGE` in `l1.rs`); before that the second or third reboot stood still, twice of twice.
+//! slower, and two of them can run side by side where there are two processors. On the quick one a guest's reboots under
+//! I/O, and fifty rounds of taking a disk out of the guest and finding it again, never came to their end; on the steady
+//! one both did at the first attempt, ten reboots in 563 s and all that is done to a disk in 295 s, beside a load of 8 on
+//! two processors, once L1 was nudged while it is silent (`NUDGE` in `l1.rs`); before that the second or third reboot
+//! stood still, twice of twice.
 
 use crate::disk::Disk;
 use crate::protocol::PORT_NAME;

@@ -6,11 +6,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// How many pages are looked at, about: a system call each, far less than a look at every page.
+/// How many pages are looked at: a system call each, far less than a look at every page.
 const SAMPLES: usize = 16;
-/// However few entries are read, the kernel walks on to the next multiple of this: `PAGEMAP_WALK_SIZE`, Linux 6.12,
-/// fs/proc/task_mmu.c, on x86-64 and on aarch64 with pages of 4 KiB. So pages that stand just before one are asked for.
-const WALK: usize = 2 << 20;
 /// Of an entry of pagemap: the page is in memory.
 ///
 /// Source: Linux, Documentation/admin-guide/mm/pagemap.rst.
@@ -28,11 +25,9 @@ impl GuestMemory {
 fn sampled(range: &HostRange) -> io::Result<bool> {
     let pagemap = File::open("/proc/self/pagemap")?;
     let page = rustix::param::page_size();
-    let end = range.address() + range.length();
-    let step = (range.length() / SAMPLES).max(1).next_multiple_of(WALK);
-    let ends = (range.address() + 1).next_multiple_of(WALK)..end;
-    for sample in ends.step_by(step).chain([end]) {
-        let number = (sample - 1) / page;
+    let (first, last) = (range.address() / page, (range.address() + range.length() - 1) / page);
+    let step = ((last - first) / SAMPLES).max(1);
+    for number in (first..=last).step_by(step).chain([last]) {
         let mut entry = [0; ENTRY];
         pagemap.read_exact_at(&mut entry, (number * ENTRY) as u64)?;
         if u64::from_ne_bytes(entry) & PRESENT == 0 {

@@ -95,7 +95,8 @@ fn carry_through(options: &Options, progress: &Rc<Progress>) -> Result<Report, C
         let measured = measure(part, &bench, options.runs, progress)?;
         progress.clear();
         show(&measured);
-        let whole = measured.rows.iter().all(|row| !row.ours.is_empty());
+        let rows = &measured.rows;
+        let whole = !rows.is_empty() && rows.iter().all(|row| !row.ours.is_empty());
         report.holds(&format!("{}: everything is measured", part.name()), whole, "a figure in each row", "");
         figures.push(measured.json());
         if options.record {

@@ -50,7 +50,7 @@ fn part(measured: &Measured) -> String {
     };
     let runs = measured.rows.iter().map(|row| row.ours.len()).max().unwrap_or_default();
     let mut text = format!(
-        "### {}\n\n`cargo lab bench --part {0}`, {runs} runs, load {before:.1} before and {after:.1} after{again}.\n\n\
+        "### {}\n\n`cargo lab bench --part {0}`, up to {runs} figures a row, load {before:.1} before and {after:.1} after{again}.\n\n\
          | what | ours | beside it | theirs | ratio | goal |\n|---|---|---|---|---|---|\n",
         measured.part
     );

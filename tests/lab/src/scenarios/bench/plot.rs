@@ -79,15 +79,9 @@ fn ratios(rows: &[&Row]) -> String {
             canvas.strong(MARGIN, at + 13.0, group);
             canvas.at += LINE;
         }
-        let (better, (low, high)) = match row.more_is_better {
-            true => (
-                1.0 / ratio,
-                spread(&row.ours.iter().map(|ours| median(&row.theirs) / ours).collect::<Vec<_>>()),
-            ),
-            false => {
-                (ratio, spread(&row.ours.iter().map(|ours| ours / median(&row.theirs)).collect::<Vec<_>>()))
-            }
-        };
+        let one_way = |ratio: f64| if row.more_is_better { 1.0 / ratio } else { ratio };
+        let better = one_way(ratio);
+        let (low, high) = spread(&row.ratios().into_iter().map(one_way).collect::<Vec<_>>());
         let at = canvas.at;
         canvas.text(MARGIN + 12.0, at + 13.0, &format!("{}, beside {}", row.name, row.beside));
         canvas.line(place(low), place(high), at + 9.0);

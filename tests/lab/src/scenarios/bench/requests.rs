@@ -61,6 +61,24 @@ struct Contestant {
     guest: Servant,
 }
 
+impl Contestant {
+    /// A guest that has read its disk.
+    fn start(
+        l1: &mut L1,
+        monitor: &Monitor,
+        device: &'static str,
+        progress: &Rc<Progress>,
+    ) -> Result<Self, Cause> {
+        let before = monitors_processes(l1)?;
+        let life = Life::start(l1, monitor, monitor.launch(device, Work::Measure), progress)?;
+        let guest = Servant::new(life, l1)?;
+        let mut new = monitors_processes(l1)?;
+        new.retain(|process| !before.contains(process));
+        super::must("there is one virtual machine more", "1", &new.len().to_string())?;
+        Ok(Self { monitor: monitor.clone(), process: new.concat(), guest })
+    }
+}
+
 /// Figures by load and measure: ours, and QEMU's.
 type Figures = BTreeMap<(usize, usize), [Vec<f64>; 2]>;
 
@@ -81,23 +99,16 @@ pub(super) fn measure(bench: &Bench, runs: u16, progress: &Rc<Progress>) -> Resu
     let mut figures = Figures::new();
     for run in 1..=runs {
         progress.step(format!("run {run} of {runs}: both guests boot"));
-        // Where a guest's memory lies may make it faster or slower: each is first, and has each disk, as often.
-        let (devices, first) = match run % 2 {
-            1 => ([DISK_BDF, OTHER_BDF], 0),
-            _ => ([OTHER_BDF, DISK_BDF], 1),
+        // Where a guest's memory lies may make it faster or slower: who is first and has which disk changes.
+        let first = usize::from(run % 2 == 0);
+        let devices = match run / 2 % 2 {
+            0 => [DISK_BDF, OTHER_BDF],
+            _ => [OTHER_BDF, DISK_BDF],
         };
-        let mut guests = [const { None }; 2];
-        for who in [first, 1 - first] {
-            let monitor = monitors[who].clone();
-            let before = monitors_processes(&mut l1)?;
-            let life = Life::start(&mut l1, &monitor, monitor.launch(devices[who], Work::Measure), progress)?;
-            let guest = Servant::new(life, &mut l1)?;
-            let mut processes = monitors_processes(&mut l1)?.into_iter();
-            let process = processes.find(|process| !before.contains(process)).unwrap_or_default();
-            guests[who] = Some(Contestant { monitor, process, guest });
-        }
-        let [Some(ours), Some(qemu)] = guests else { continue };
-        one_run(&mut l1, [ours, qemu], first, &mut figures, progress)?;
+        let mut start = |who: usize| Contestant::start(&mut l1, &monitors[who], devices[who], progress);
+        let mut contestants = [start(first)?, start(1 - first)?];
+        contestants.rotate_left(first);
+        one_run(&mut l1, contestants, first, &mut figures, progress)?;
     }
     l1.power_off()?;
     Ok(rows(&figures, &monitors))

@@ -79,12 +79,20 @@ impl Row {
     /// Our figure as a part of theirs; none where there is nothing to compare with. Figures that were taken by turns are
     /// compared pair by pair, and the middle one counts: a machine whose speed changes is the same for both of a pair.
     pub(crate) fn ratio(&self) -> Option<f64> {
-        let pairs = self.ours.iter().zip(&self.theirs).map(|(ours, theirs)| ours / theirs);
-        let ratio = match self.ours.len() == self.theirs.len() {
-            true => median(&pairs.filter(|ratio| ratio.is_finite()).collect::<Vec<_>>()),
-            false => median(&self.ours) / median(&self.theirs),
-        };
+        let ratio = median(&self.ratios());
         ratio.is_finite().then_some(ratio)
+    }
+
+    /// Our figures as parts of theirs: pair by pair, or, where there are not as many of them, of their median. Two that
+    /// are nothing are equal.
+    pub(crate) fn ratios(&self) -> Vec<f64> {
+        let middle = median(&self.theirs);
+        let paired = self.ours.len() == self.theirs.len();
+        let pair = |(place, ours): (usize, &f64)| {
+            let theirs = if paired { self.theirs[place] } else { middle };
+            if *ours == theirs { 1.0 } else { ours / theirs }
+        };
+        self.ours.iter().enumerate().map(pair).filter(|ratio| !ratio.is_nan()).collect()
     }
 
     /// Whether the goal is reached; none without one. What was not measured has reached none.
@@ -137,7 +145,8 @@ fn quantile(values: &[f64], part: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let place = part * last as f64;
     let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
-    below + (above - below) * place.fract()
+    // Both may be infinite.
+    if below == above { below } else { below + (above - below) * place.fract() }
 }
 
 #[cfg(test)]
@@ -160,7 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_of_unequal_numbers_of_figures_is_that_of_the_medians() {
+    fn what_is_more_than_nothing_counts_as_worse_and_nothing_beside_nothing_as_equal() {
+        let row = |ours: [f64; 3]| row().ours(ours.into()).beside("other", vec![0.0, 0.0, 2.0]).ratio();
+        assert_eq!([row([0.0, 0.0, 1.0]), row([3.0, 3.0, 0.0])], [Some(1.0), None]);
+    }
+
+    #[test]
+    fn unequal_numbers_of_figures_are_compared_with_the_median() {
         assert_eq!(row().ratio(), Some(0.5));
     }
 
