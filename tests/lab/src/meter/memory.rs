@@ -27,6 +27,9 @@ enum Pages {
 /// Every kind of memory, not touched and touched, in each way, by turns.
 pub(crate) fn measure(bdf: Bdf, rounds: u32, mib: u64) -> Result<(), Box<dyn Error>> {
     let bytes = mib * MIB;
+    // What this machine touches for the first time the one that emulates it has to find; no row has this figure.
+    fs::write(TRANSPARENT, "always")?;
+    bare(bdf, Pages::Transparent, bytes, true, "map_first")?;
     for (name, pages) in [("4k", Pages::Small), ("thp", Pages::Transparent), ("huge", Pages::Huge)] {
         fs::write(TRANSPARENT, if pages == Pages::Transparent { "always" } else { "never" })?;
         fs::write(

@@ -49,8 +49,9 @@ fn part(measured: &Measured) -> String {
         times => format!("; measured again {times}× after L1 hung or died"),
     };
     let runs = measured.rows.iter().map(|row| row.ours.len()).max().unwrap_or_default();
+    let figures = if runs == 1 { "one figure".into() } else { format!("up to {runs} figures") };
     let mut text = format!(
-        "### {}\n\n`cargo lab bench --part {0}`, up to {runs} figures a row, load {before:.1} before and {after:.1} after{again}.\n\n\
+        "### {}\n\n`cargo lab bench --part {0}`, {figures} a row, load {before:.1} before and {after:.1} after{again}.\n\n\
          | what | ours | beside it | theirs | ratio | goal |\n|---|---|---|---|---|---|\n",
         measured.part
     );
