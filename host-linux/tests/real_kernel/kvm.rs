@@ -111,6 +111,26 @@ impl Machine {
     }
 }
 
+/// A machine whose vector 1 is delivered, with what a test does from several threads.
+struct Delivering {
+    machine: Machine,
+    event: OwnedFd,
+    memory: GuestMemory,
+    processor: VcpuFd,
+}
+
+impl Delivering {
+    fn new(bdf: Bdf) -> Self {
+        let mut machine = Machine::new(bdf);
+        machine.set_message(1);
+        machine.mask(1, false);
+        machine.set_enabled(ENABLED);
+        let (event, memory) = (machine.event(1), machine.memory.clone());
+        let processor = machine.processor.take().expect("it does not run yet");
+        Self { machine, event, memory, processor }
+    }
+}
+
 /// Waits until the handler has run so often; gives how often it has.
 fn reached(memory: &GuestMemory, wanted: u32) -> u32 {
     let started = Instant::now();
@@ -140,12 +160,7 @@ fn random(state: &mut u64) -> u64 {
 #[test]
 fn no_signal_is_lost_while_the_vector_is_masked_and_unmasked() {
     let Some(rig) = Rig::get() else { return };
-    let mut machine = Machine::new(rig.nvme);
-    machine.set_message(1);
-    machine.mask(1, false);
-    machine.set_enabled(ENABLED);
-    let (event, memory) = (machine.event(1), machine.memory.clone());
-    let processor = machine.processor.take().expect("it does not run yet");
+    let Delivering { machine, event, memory, processor } = Delivering::new(rig.nvme);
     let started = Instant::now();
     // Odd while the vector is being armed.
     let armings = AtomicU32::new(0);
@@ -206,12 +221,7 @@ fn no_signal_is_lost_while_the_vector_is_masked_and_unmasked() {
 #[test]
 fn a_pending_interrupt_is_delivered_once_however_often_its_vector_is_masked() {
     let Some(rig) = Rig::get() else { return };
-    let mut machine = Machine::new(rig.nvme);
-    machine.set_message(1);
-    machine.mask(1, false);
-    machine.set_enabled(ENABLED);
-    let (event, memory) = (machine.event(1), machine.memory.clone());
-    let processor = machine.processor.take().expect("it does not run yet");
+    let Delivering { machine, event, memory, processor } = Delivering::new(rig.nvme);
     let wrong = thread::scope(|scope| {
         let guest = scope.spawn(move || run(processor, || true));
         let wrong = (1..=1000).find(|&sent| {
@@ -236,12 +246,7 @@ fn a_pending_interrupt_is_delivered_once_however_often_its_vector_is_masked() {
 #[test]
 fn signals_while_masked_are_one_pending_interrupt() {
     let Some(rig) = Rig::get() else { return };
-    let mut machine = Machine::new(rig.nvme);
-    machine.set_message(1);
-    machine.mask(1, false);
-    machine.set_enabled(ENABLED);
-    let (event, memory) = (machine.event(1), machine.memory.clone());
-    let processor = machine.processor.take().expect("it does not run yet");
+    let Delivering { machine, event, memory, processor } = Delivering::new(rig.nvme);
     thread::scope(|scope| {
         let guest = scope.spawn(move || run(processor, || true));
         machine.mask(1, true);
