@@ -17,7 +17,7 @@ const LARGEST_PAGE: u64 = 1 << 30;
 #[derive(Debug)]
 pub struct MappedBars {
     // Dropped in this order: mappings before the device.
-    mapped: [Vec<MappedArea>; 7],
+    mapped: [Arc<[MappedArea]>; 7],
     failed: Vec<UnmappedArea>,
     path: RegisterPath,
     device: Arc<Device>,
@@ -50,15 +50,15 @@ pub struct UnmappedArea {
 #[derive(Debug)]
 struct MappedArea {
     area: MmapArea,
-    mapping: Arc<Mapping>,
+    mapping: Mapping,
 }
 
-/// A part of a mapped BAR, for a guest to see. It keeps the mapping.
+/// A part of a mapped BAR, for a guest to see. It keeps what is mapped of that BAR.
 #[derive(Clone, Debug)]
 pub struct WindowMemory {
     range: HostRange,
     writable: bool,
-    _mapping: Arc<Mapping>,
+    _areas: Arc<[MappedArea]>,
 }
 
 impl WindowMemory {
@@ -116,7 +116,7 @@ impl MappedBars {
         let (mapped, offset) = self.find(bar, part.first(), size)?;
         let range = mapped.mapping.range(offset, size)?;
         let writable = self.device.region(RegionIndex::bar(bar))?.writable;
-        Some(WindowMemory { range, writable, _mapping: mapped.mapping.clone() })
+        Some(WindowMemory { range, writable, _areas: self.mapped[bar.position()].clone() })
     }
 
     /// Reads a register.
@@ -124,14 +124,13 @@ impl MappedBars {
     /// # Errors
     ///
     /// There is no such BAR, or the device does not answer.
+    #[inline]
     pub fn read(&self, bar: BarIndex, offset: PhysBarOffset, width: Width) -> Result<u64, RegionError> {
         let through = self.through(bar, offset, width.bytes());
-        if let Some(read) = through.and_then(|(mapped, at)| mapped.mapping.read(at, width.bytes())) {
-            return read.map_err(|_| fault(bar, offset, width));
+        match through.and_then(|(mapped, at)| mapped.mapping.read(at, width.bytes())) {
+            Some(read) => read.map_err(|_| fault(bar, offset, width)),
+            None => self.read_by_call(bar, offset, width),
         }
-        let mut data = [0; 8];
-        self.device.read(RegionIndex::bar(bar), offset.get(), &mut data[..width.bytes()])?;
-        Ok(u64::from_le_bytes(data))
     }
 
     /// Writes a register.
@@ -139,6 +138,7 @@ impl MappedBars {
     /// # Errors
     ///
     /// There is no such BAR, or the device does not answer.
+    #[inline]
     pub fn write(
         &self,
         bar: BarIndex,
@@ -147,10 +147,29 @@ impl MappedBars {
         value: u64,
     ) -> Result<(), RegionError> {
         let through = self.through(bar, offset, width.bytes());
-        if let Some(written) = through.and_then(|(mapped, at)| mapped.mapping.write(at, width.bytes(), value))
-        {
-            return written.map_err(|_| fault(bar, offset, width));
+        match through.and_then(|(mapped, at)| mapped.mapping.write(at, width.bytes(), value)) {
+            Some(written) => written.map_err(|_| fault(bar, offset, width)),
+            None => self.write_by_call(bar, offset, width, value),
         }
+    }
+
+    // Beside the ways above, so that those stay short.
+
+    #[inline(never)]
+    fn read_by_call(&self, bar: BarIndex, offset: PhysBarOffset, width: Width) -> Result<u64, RegionError> {
+        let mut data = [0; 8];
+        self.device.read(RegionIndex::bar(bar), offset.get(), &mut data[..width.bytes()])?;
+        Ok(u64::from_le_bytes(data))
+    }
+
+    #[inline(never)]
+    fn write_by_call(
+        &self,
+        bar: BarIndex,
+        offset: PhysBarOffset,
+        width: Width,
+        value: u64,
+    ) -> Result<(), RegionError> {
         self.device.write(RegionIndex::bar(bar), offset.get(), &value.to_le_bytes()[..width.bytes()])
     }
 
@@ -158,11 +177,10 @@ impl MappedBars {
         let Some(region) = self.device.region(RegionIndex::bar(bar)) else {
             return;
         };
+        let mut mapped = Vec::new();
         for area in usable(region) {
             match self.device.map_area(place(region, area)) {
-                Ok(mapping) => {
-                    self.mapped[bar.position()].push(MappedArea { area, mapping: Arc::new(mapping) });
-                }
+                Ok(mapping) => mapped.push(MappedArea { area, mapping }),
                 Err(errno) => {
                     let failed = UnmappedArea { bar, area, errno };
                     log::warn!("{}: {failed}; its registers are trapped", self.device.bdf());
@@ -170,9 +188,11 @@ impl MappedBars {
                 }
             }
         }
+        self.mapped[bar.position()] = mapped.into();
     }
 
     /// The area to access a register through, if that is the way.
+    #[inline]
     fn through(&self, bar: BarIndex, offset: PhysBarOffset, size: usize) -> Option<(&MappedArea, usize)> {
         match self.path {
             RegisterPath::Kernel => None,
@@ -181,6 +201,7 @@ impl MappedBars {
     }
 
     /// The area that holds `size` bytes from `offset` on, and their place in it.
+    #[inline]
     fn find(&self, bar: BarIndex, offset: PhysBarOffset, size: usize) -> Option<(&MappedArea, usize)> {
         self.mapped[bar.position()].iter().find_map(|mapped| {
             let within = usize::try_from(offset.get().checked_sub(mapped.area.offset)?).ok()?;

@@ -33,16 +33,17 @@ pub(crate) struct Entered<'a> {
 }
 
 impl Lanes {
-    /// A lane for as many vCPUs as can run at once.
+    /// A lane for as many vCPUs as can run at once, and up to the next power of two: a mask finds each thread's.
     pub(crate) fn new(decoder: &Decoder, pieces: Pieces) -> Self {
-        let count = thread::available_parallelism().map_or(1, usize::from);
+        let count = thread::available_parallelism().map_or(1, usize::from).next_power_of_two();
         let lane = || Lane(Mutex::new(Inside { decoder: *decoder, counts: pieces.counts() }));
         Self { lanes: (0..count).map(|_| lane()).collect(), pieces }
     }
 
     /// The calling thread's.
+    #[inline]
     pub(crate) fn enter(&self) -> Entered<'_> {
-        Entered { inside: self.lanes[own() % self.lanes.len()].lock(), pieces: &self.pieces }
+        Entered { inside: self.lanes[own() & (self.lanes.len() - 1)].lock(), pieces: &self.pieces }
     }
 
     /// Has every vCPU use another decoder. Returns once none uses the old one.
@@ -60,6 +61,7 @@ impl Lanes {
 }
 
 impl Lane {
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, Inside> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,16 +69,19 @@ impl Lane {
 
 impl Entered<'_> {
     /// What the function decodes.
+    #[inline]
     pub(crate) fn decoder(&self) -> &Decoder {
         &self.inside.decoder
     }
 
     /// Counts an access that begins at this byte of a BAR.
+    #[inline]
     pub(crate) fn count(&mut self, bar: BarIndex, offset: GuestBarOffset, direction: Direction) {
         self.inside.counts.rise(self.pieces.find(bar, offset), direction);
     }
 
     /// Counts an access of memory that begins at this address.
+    #[inline]
     pub(crate) fn count_memory(&mut self, address: GuestAddr, direction: Direction) {
         let piece = self.pieces.find_memory(&self.inside.decoder, address);
         self.inside.counts.rise(piece, direction);

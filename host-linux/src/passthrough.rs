@@ -47,6 +47,7 @@ impl Passthrough {
     }
 
     /// Reads 1, 2, 4 or 8 bytes, naturally aligned.
+    #[inline]
     pub(crate) fn read(&self, bar: BarIndex, offset: PhysBarOffset, data: &mut [u8]) {
         let width = width_of(data);
         let read = self.bars.read(bar, offset, width);
@@ -59,6 +60,7 @@ impl Passthrough {
     }
 
     /// Writes 1, 2, 4 or 8 bytes, naturally aligned.
+    #[inline]
     pub(crate) fn write(&self, bar: BarIndex, offset: PhysBarOffset, data: &[u8]) {
         let (width, value) = (width_of(data), value_of(data));
         let written = self.bars.write(bar, offset, width, value);
@@ -81,6 +83,7 @@ impl Passthrough {
 }
 
 /// The width of 1, 2, 4 or 8 bytes, which are naturally aligned.
+#[inline]
 fn width_of(data: &[u8]) -> Width {
     match data.len() {
         1 => Width::Byte,
@@ -92,6 +95,7 @@ fn width_of(data: &[u8]) -> Width {
 
 /// The value of 1, 2, 4 or 8 bytes. Each width is loaded as one: a processor waits for bytes that it stored one by one
 /// and loads together.
+#[inline]
 fn value_of(data: &[u8]) -> u64 {
     match *data {
         [a] => u64::from(a),
@@ -103,6 +107,7 @@ fn value_of(data: &[u8]) -> u64 {
 }
 
 /// Stores the low 1, 2, 4 or 8 bytes of a value, each width as one.
+#[inline]
 fn give(value: u64, data: &mut [u8]) {
     let [a, b, c, d, ..] = value.to_le_bytes();
     match data.len() {

@@ -36,6 +36,9 @@ impl<G: GuestSide> Assigned<G> {
         self.port(port, Data::Write(data))
     }
 
+    // Once for reads and once for writes: what is spilled between the lane's two locked instructions has to be in the
+    // cache before the second.
+    #[inline(always)]
     fn memory(&self, address: GuestAddr, data: Data<'_>) -> bool {
         let mut lane = self.lanes.enter();
         match lane.decoder().memory(address, data.len() as u64) {

@@ -72,6 +72,7 @@ const STORES: [Store; 4] = [store_1, store_2, store_4, store_8];
 /// # Safety
 ///
 /// The register is mapped for reading and aligned for the width. It may fault if [`install`] has succeeded.
+#[inline]
 pub(super) unsafe fn load(register: NonNull<u8>, width: usize) -> Result<u64, Fault> {
     let load = LOADS[by_width(width)];
     // SAFETY: the caller vouches for the register; the function keeps to the calling convention, faulted or not.
@@ -84,6 +85,7 @@ pub(super) unsafe fn load(register: NonNull<u8>, width: usize) -> Result<u64, Fa
 /// # Safety
 ///
 /// The register is mapped for writing and aligned for the width. It may fault if [`install`] has succeeded.
+#[inline]
 pub(super) unsafe fn store(register: NonNull<u8>, width: usize, value: u64) -> Result<(), Fault> {
     let store = STORES[by_width(width)];
     // SAFETY: as in `load`.
@@ -91,6 +93,7 @@ pub(super) unsafe fn store(register: NonNull<u8>, width: usize, value: u64) -> R
     if answer.faulted == 0 { Ok(()) } else { Err(Fault) }
 }
 
+#[inline]
 fn by_width(width: usize) -> usize {
     match width {
         1 => 0,

@@ -65,6 +65,7 @@ impl Mapping {
 
     /// Reads 1, 2, 4 or 8 bytes at a multiple of as many, as one access; `None` where that is not so or the bytes are
     /// outside.
+    #[inline]
     pub(crate) fn read(&self, offset: usize, width: usize) -> Option<Result<u64, Fault>> {
         let register = self.locate(offset, width)?;
         // SAFETY: the register is mapped while `self` lives, and aligned for an access of this width.
@@ -73,6 +74,7 @@ impl Mapping {
 
     /// Writes the low 1, 2, 4 or 8 bytes at a multiple of as many, as one access; `None` where that is not so, the bytes
     /// are outside, or the mapping is for reading only.
+    #[inline]
     pub(crate) fn write(&self, offset: usize, width: usize, value: u64) -> Option<Result<(), Fault>> {
         let register = self.locate(offset, width).filter(|_| self.writable)?;
         // SAFETY: as in `read`, and the mapping is writable.
@@ -80,6 +82,7 @@ impl Mapping {
     }
 
     /// The register at an offset, if an aligned access of `width` bytes there is wholly inside.
+    #[inline]
     fn locate(&self, offset: usize, width: usize) -> Option<NonNull<u8>> {
         let end = offset.checked_add(width)?;
         let fits = width.is_power_of_two() && width <= 8 && offset.is_multiple_of(width);
