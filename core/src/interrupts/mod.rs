@@ -9,6 +9,7 @@ mod pass;
 mod relocation;
 mod settle;
 mod settled;
+mod step;
 mod vector;
 
 pub use intx::{InterruptPin, Intx, IntxFinding};
