@@ -98,6 +98,7 @@ pub mod host;
 mod interrupts;
 mod operation;
 mod options;
+mod phases;
 mod pieces;
 mod power;
 pub mod region_info;

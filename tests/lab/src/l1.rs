@@ -1,7 +1,9 @@
 //! L1 while it runs: the outer QEMU, the conversation with the agent in it, and the watch over both.
 //!
 //! Whatever L1 says comes through one channel, in order. Waiting for anything therefore always notices a
-//! kernel panic, an L1 that ended, and silence.
+//! kernel panic, an L1 that ended, and silence. Its files are in `l1/files.rs`.
+
+mod files;
 
 use crate::machine::{BootFiles, Machine};
 use crate::progress::{Console, Progress};
@@ -172,40 +174,6 @@ impl L1 {
         others.extend(self.waiting.drain(..));
         self.waiting = others;
         Ok(result?)
-    }
-
-    /// A file of L1's, as text.
-    pub(crate) fn read(&mut self, path: &str) -> Result<String, L1Error> {
-        Ok(String::from_utf8_lossy(&self.read_bytes(path)?).into_owned())
-    }
-
-    /// A file of L1's.
-    pub(crate) fn read_bytes(&mut self, path: &str) -> Result<Vec<u8>, L1Error> {
-        match self.ask(Request::Read { path: path.into() })? {
-            Answer::Content(bytes) => Ok(bytes.0),
-            answer => Err(L1Error::WrongAnswer { wanted: "file", answer }),
-        }
-    }
-
-    /// Writes a file of L1's.
-    pub(crate) fn write(&mut self, path: &str, text: &str) -> Result<(), L1Error> {
-        self.ask(Request::Write { path: path.into(), bytes: Bytes(text.into()) }).map(|_done| ())
-    }
-
-    /// Names in a folder of L1's.
-    pub(crate) fn list(&mut self, path: &str) -> Result<Vec<String>, L1Error> {
-        match self.ask(Request::List { path: path.into() })? {
-            Answer::Names(names) => Ok(names),
-            answer => Err(L1Error::WrongAnswer { wanted: "list", answer }),
-        }
-    }
-
-    /// SHA-256 of a file or disk of L1's.
-    pub(crate) fn digest(&mut self, path: &str) -> Result<String, L1Error> {
-        match self.ask(Request::Digest { path: path.into() })? {
-            Answer::Digest { sha256, .. } => Ok(sha256),
-            answer => Err(L1Error::WrongAnswer { wanted: "digest", answer }),
-        }
     }
 
     /// What one process does, in order; what others do meanwhile waits for who asks for it.
@@ -408,62 +376,4 @@ impl Keyboard {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    /// What comes of booting a QEMU that is a shell script.
-    fn boot(script: &str, watch: Watch) -> L1Error {
-        let folder = tempfile::tempdir().expect("a folder");
-        let qemu = folder.path().join("qemu");
-        std::fs::write(&qemu, format!("#!/bin/sh\n{script}\n")).expect("a script");
-        std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).expect("executable");
-        let progress = Rc::new(Progress::new(false));
-        let booted = L1::boot(&qemu, &Machine::new(), Path::new("kernel"), "initramfs", &progress, watch);
-        booted.err().expect("a script is no machine")
-    }
-
-    fn patient() -> Watch {
-        Watch::total(Duration::from_secs(60))
-    }
-
-    #[test]
-    fn a_machine_that_ends_is_noticed_with_its_last_words() {
-        let error = boot("echo cannot allocate memory >&2; exit 3", patient());
-        assert!(error.to_string().contains("exit status: 3"), "{error}");
-        assert!(error.to_string().contains("cannot allocate memory"), "{error}");
-    }
-
-    #[test]
-    fn a_kernel_panic_ends_the_wait() {
-        let error = boot("echo 'Kernel panic - not syncing: no init'; exec sleep 600", patient());
-        assert!(matches!(error, L1Error::Panic { .. }), "{error}");
-    }
-
-    #[test]
-    fn silence_ends_the_wait() {
-        let watch = Watch { silence: Duration::from_millis(200), deadline: None };
-        assert!(matches!(boot("exec sleep 600", watch), L1Error::Silence { .. }));
-    }
-
-    #[test]
-    fn murmur_without_progress_is_silence() {
-        let watch = Watch { silence: Duration::from_millis(200), deadline: None };
-        assert!(matches!(
-            boot("while :; do echo rcu stall; sleep 0.01; done", watch),
-            L1Error::Silence { .. }
-        ));
-    }
-
-    #[test]
-    fn talk_without_end_ends_the_wait() {
-        let watch = Watch {
-            silence: Duration::from_secs(60),
-            deadline: Some(Instant::now() + Duration::from_millis(300)),
-        };
-        assert!(matches!(
-            boot("while :; do echo still here; sleep 0.01; done", watch),
-            L1Error::TooLong { .. }
-        ));
-    }
-}
+mod tests;
