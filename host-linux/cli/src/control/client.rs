@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use vfio_assign_core::Bdf;
+
 use super::files;
 use super::protocol::{Answer, Message, Notice, Request, VERSION, line};
 use crate::arguments::{ControlArguments, ControlVerb};
@@ -148,10 +150,12 @@ impl Conversation {
         }
     }
 
+    /// The device may be written otherwise here than there.
     fn until_removed(&mut self, wanted: &str) -> Result<(), ControlError> {
+        let wanted: Result<Bdf, _> = wanted.parse();
         loop {
             if let Message::Notice(Notice::Removed { device, .. }) = self.hear()?
-                && device.ends_with(wanted)
+                && device.parse().is_ok_and(|device| Ok(device) == wanted)
             {
                 return Ok(());
             }
@@ -177,5 +181,23 @@ impl Conversation {
             return Err(ControlError::Ended);
         }
         serde_json::from_str(&said).map_err(|_| ControlError::Strange { said })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_left_is_the_one_that_was_named_however_it_was_written() {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        for device in ["0001:00:04.0", "0000:10:04.0", "0000:00:04.0"] {
+            there.write_all(&line(&Notice::Removed { device: device.into(), given_up: true })).unwrap();
+        }
+        there.write_all(&line(&Answer::Done)).unwrap();
+        drop(there);
+        let mut run = Conversation { stream: BufReader::new(here) };
+        run.until_removed("0:4.0").unwrap();
+        assert_eq!(run.hear().unwrap(), Message::Answer(Answer::Done));
     }
 }

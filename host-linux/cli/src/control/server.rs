@@ -3,8 +3,10 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::sockopt::socket_peercred;
@@ -41,16 +43,24 @@ impl Help for NoSocket {
     }
 }
 
-/// The socket. Dropping it removes its file.
+/// The socket. Dropping it removes its file, if it is still there.
 pub(crate) struct Server {
     listener: UnixListener,
     path: PathBuf,
+    /// The file that was made there; none where that cannot be told.
+    file: Option<FileNumber>,
     clients: Vec<Client>,
     /// The number of the next client.
     next: u64,
     /// Who waits could not be let in when that was last tried: descriptors have run out.
     full: bool,
+    /// Whoever is turned away can come again for ever, and is told of once.
+    strangers: Once,
+    too_many: Once,
 }
+
+/// A file's file system, and its number in that.
+type FileNumber = (u64, u64);
 
 struct Client {
     number: u64,
@@ -74,7 +84,16 @@ impl Server {
         let refused = |source| NoSocket { path: path.to_owned(), source };
         let listener = UnixListener::bind(path).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
-        Ok(Self { listener, path: path.to_owned(), clients: Vec::new(), next: 0, full: false })
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            file: file_at(path).ok(),
+            clients: Vec::new(),
+            next: 0,
+            full: false,
+            strangers: Once::new(),
+            too_many: Once::new(),
+        })
     }
 
     /// What to wait for before [`Self::listen_to_all`] has something to do.
@@ -170,15 +189,16 @@ impl Server {
             Ok(peer) if may_ask(peer.uid, geteuid()) => {}
             peer => {
                 let who = peer.map_or_else(|errno| errno.to_string(), |peer| peer.uid.to_string());
-                log::debug!(
-                    "{}: a client that is not the owner's was turned away: {who}",
-                    self.path.display()
-                );
+                let path = self.path.display();
+                self.strangers.call_once(|| {
+                    log::debug!("{path}: a client that is not the owner's was turned away: {who}");
+                });
                 return;
             }
         }
         if self.clients.len() >= CLIENTS || stream.set_nonblocking(true).is_err() {
-            log::warn!("{}: a client too many was turned away", self.path.display());
+            let path = self.path.display();
+            self.too_many.call_once(|| log::warn!("{path}: a client too many was turned away"));
             return;
         }
         let number = self.next;
@@ -197,10 +217,19 @@ fn may_ask(client: Uid, own: Uid) -> bool {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
+        // Another run may listen there, where somebody has removed the file before; its number is not another's while
+        // the listener is open.
+        let ours = self.file.is_some() && file_at(&self.path).ok() == self.file;
+        let removed = ours.then(|| std::fs::remove_file(&self.path));
+        if let Some(Err(error)) = removed {
             log::warn!("{} stays: {error}", self.path.display());
         }
     }
+}
+
+fn file_at(path: &Path) -> io::Result<FileNumber> {
+    let file = std::fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino()))
 }
 
 impl Client {

@@ -4,6 +4,8 @@
 //! KVM has no call that resets a machine. What it gave at creation is exactly what a reset must bring back, so
 //! nothing here knows what the registers mean.
 
+use std::sync::Once;
+
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, MsrList, Msrs, kvm_debugregs, kvm_fpu,
     kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pit_state2, kvm_regs, kvm_sregs,
@@ -153,11 +155,13 @@ fn capture_msrs(vcpu: &VcpuFd, list: &MsrList, time: Time) -> Result<Vec<kvm_msr
 
 /// As [`capture_msrs`]: what KVM refuses to set to its own first value could not have been changed either.
 fn restore_msrs(vcpu: &VcpuFd, msrs: &[kvm_msr_entry]) -> Result<(), VmError> {
+    // A guest may reset its processors for ever.
+    static TOLD: Once = Once::new();
     let mut rest = msrs;
     while !rest.is_empty() {
         let done = vcpu.set_msrs(&batch(rest)?).during("KVM_SET_MSRS")?;
         if let Some(refused) = rest.get(done) {
-            log::debug!("KVM keeps MSR {:#x} as it is", refused.index);
+            TOLD.call_once(|| log::debug!("KVM keeps MSR {:#x} as it is, and may others", refused.index));
         }
         rest = rest.get(done + 1..).unwrap_or_default();
     }

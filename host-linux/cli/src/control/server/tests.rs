@@ -162,3 +162,15 @@ fn the_file_is_there_once_and_goes_with_the_server() {
     drop(server);
     assert!(second.help().unwrap().contains("another run") && !path.exists());
 }
+
+#[test]
+fn the_file_of_another_run_at_the_same_path_stays() {
+    let (_folder, server) = server();
+    let path = server.path.clone();
+    std::fs::remove_file(&path).unwrap();
+    let second = Server::listen(&path).unwrap();
+    drop(server);
+    assert!(path.exists());
+    drop(second);
+    assert!(!path.exists());
+}
