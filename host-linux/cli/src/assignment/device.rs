@@ -1,5 +1,6 @@
 //! An assigned device on the guest's PCI bus, and what is said of it when something fails.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -19,7 +20,15 @@ pub(super) struct AssignedDevice {
     pub(super) host: Host,
     pub(super) resets: Resets,
     dead: AtomicBool,
-    events: [AtomicU64; DeviceEvent::ALL.len()],
+    events: [Heard; DeviceEvent::ALL.len()],
+}
+
+/// What was heard of one of the host's events.
+#[derive(Default)]
+struct Heard {
+    count: AtomicU64,
+    /// It could not be taken, and is not waited for any more: it would be there again and again.
+    lost: AtomicBool,
 }
 
 /// How resets of the machine went for a device.
@@ -128,17 +137,35 @@ impl AssignedDevice {
         }
     }
 
+    /// The host's events that there are, and what becomes readable when one comes.
+    pub(super) fn event_fds(&self) -> impl Iterator<Item = (DeviceEvent, BorrowedFd<'_>)> {
+        let there = self.heard().filter(|(_, heard)| !heard.lost.load(Ordering::Relaxed));
+        there.filter_map(|(event, _)| Some((event, self.assigned.events().fd(event)?)))
+    }
+
+    /// Whether an event of the host's has come. One that cannot be told is not among those that there are from now on.
+    pub(super) fn take_event(&self, event: DeviceEvent) -> bool {
+        self.assigned.events().take(event).unwrap_or_else(|error| {
+            log::error!("{}: from now on nobody hears whether {event}: {error}", self.bdf());
+            let lost = self.heard().find(|(other, _)| *other == event);
+            lost.inspect(|(_, heard)| heard.lost.store(true, Ordering::Relaxed));
+            false
+        })
+    }
+
     /// Counts an event of the host's; true the first time.
     pub(super) fn count_event(&self, event: DeviceEvent) -> bool {
-        let place = DeviceEvent::ALL.iter().position(|other| *other == event);
-        place
-            .and_then(|place| self.events.get(place))
-            .is_some_and(|count| count.fetch_add(1, Ordering::Relaxed) == 0)
+        let mut heard = self.heard().filter(|(other, _)| *other == event);
+        heard.any(|(_, heard)| heard.count.fetch_add(1, Ordering::Relaxed) == 0)
     }
 
     /// How often the host has said what.
     pub(super) fn events(&self) -> impl Iterator<Item = (DeviceEvent, u64)> {
-        DeviceEvent::ALL.into_iter().zip(self.events.iter().map(|count| count.load(Ordering::Relaxed)))
+        self.heard().map(|(event, heard)| (event, heard.count.load(Ordering::Relaxed)))
+    }
+
+    fn heard(&self) -> impl Iterator<Item = (DeviceEvent, &Heard)> {
+        DeviceEvent::ALL.into_iter().zip(&self.events)
     }
 }
 

@@ -48,11 +48,18 @@ impl Devices {
 
     /// Takes a device out of the guest and closes it, if nobody else looks at it now.
     pub(super) fn take(&self, bdf: Bdf) {
+        // Closing it resets it, for which nobody else waits.
+        drop(self.take_out(bdf));
+    }
+
+    /// Takes a device out of the guest.
+    fn take_out(&self, bdf: Bdf) -> Option<Member> {
         let mut members = self.lock();
-        let Some(place) = members.there.iter().position(|member| member.device.bdf() == bdf) else { return };
-        let Member { slot, device } = members.there.swap_remove(place);
-        self.bus.take(slot);
-        members.left.extend(report(&device).map(|report| (bdf, report)));
+        let place = members.there.iter().position(|member| member.device.bdf() == bdf)?;
+        let member = members.there.swap_remove(place);
+        self.bus.take(member.slot);
+        members.left.extend(report(&member.device).map(|report| (bdf, report)));
+        Some(member)
     }
 
     /// The device of this address.
@@ -121,4 +128,52 @@ impl Devices {
 
 pub(super) fn report(device: &AssignedDevice) -> Option<serde_json::Value> {
     serde_json::to_value(DeviceReport::of(device)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use vfio_assign_core::host::{Outcome, Step};
+    use vfio_assign_linux::StepObserver;
+
+    use super::super::testing::{TestHost, bdf};
+    use super::*;
+    use crate::machine::pci::{FIRST_SLOT, SlotPlan};
+
+    /// Counts the steps that are taken while the devices are locked, and the others.
+    #[derive(Default)]
+    struct Locked {
+        devices: OnceLock<Arc<Devices>>,
+        steps: [AtomicU32; 2],
+    }
+
+    impl std::fmt::Debug for Locked {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Locked")
+        }
+    }
+
+    impl StepObserver for Locked {
+        fn taken(&self, _: Step, _: Outcome) {
+            if let Some(devices) = self.devices.get() {
+                let free = devices.members.try_lock().is_ok();
+                self.steps[usize::from(free)].fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_that_was_taken_is_closed_while_nobody_waits_for_the_others() {
+        let (host, locked) = (TestHost::new(), Arc::new(Locked::default()));
+        let (bus, _arrival) = PciBus::new(SlotPlan { devices: 1, hot_plug: 0 }, |_| {}).unwrap();
+        let devices = Arc::new(Devices::new(bus));
+        devices.put(FIRST_SLOT, host.device(Some(Arc::clone(&locked) as _)));
+        locked.devices.set(Arc::clone(&devices)).ok().unwrap();
+        devices.take(bdf());
+        let [while_locked, others] = locked.steps.each_ref().map(|steps| steps.load(Ordering::Relaxed));
+        assert!(while_locked == 0 && others > 0, "{while_locked} while locked, {others} else");
+        assert_eq!(devices.reports().len(), 1);
+    }
 }

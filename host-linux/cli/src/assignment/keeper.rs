@@ -1,7 +1,6 @@
 //! Who looks after devices while the guest runs: what the host says of them, what the guest gives up, and what a
 //! control socket asks for.
 
-use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +8,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use vfio_assign_core::Bdf;
-use vfio_assign_linux::{DeviceEvent, IrqError, Reservation};
+use vfio_assign_linux::{DeviceEvent, Reservation};
 
 use super::devices::{Devices, Member, report};
 use super::{AssignmentError, Opener, address};
@@ -45,15 +44,6 @@ impl Control {
     }
 }
 
-/// Nobody looks after the devices any more.
-#[derive(Debug, thiserror::Error)]
-enum Lost {
-    #[error("poll: {0}")]
-    Poll(#[from] io::Error),
-    #[error(transparent)]
-    Event(#[from] IrqError),
-}
-
 /// What has come.
 struct Come {
     quit: bool,
@@ -84,8 +74,8 @@ impl Keeper {
                         self.look();
                     }
                 }
-                Err(error) => {
-                    log::error!("nobody looks after the devices any more: {error}");
+                Err(errno) => {
+                    log::error!("nobody looks after the devices any more: poll: {errno}");
                     return;
                 }
             }
@@ -101,13 +91,13 @@ impl Keeper {
     }
 
     /// Waits until there is something to do.
-    fn wait(&self) -> Result<Come, Lost> {
+    fn wait(&self) -> Result<Come, Errno> {
         // Devices are not held any longer than this: one that leaves is closed by who holds it last.
         let members = self.devices.there();
-        let watch = |member| DeviceEvent::ALL.map(|event| (member, event));
-        let watched: Vec<(&Member, DeviceEvent, BorrowedFd<'_>)> = (members.iter().flat_map(watch))
-            .filter_map(|(member, event)| Some((member, event, member.device.assigned.events().fd(event)?)))
-            .collect();
+        let watched = members
+            .iter()
+            .flat_map(|member| member.device.event_fds().map(move |(event, fd)| (member, event, fd)));
+        let watched: Vec<(&Member, DeviceEvent, BorrowedFd<'_>)> = watched.collect();
         let own = [self.quit.as_fd(), self.bus.look().as_fd()];
         let fds = own.into_iter().chain(watched.iter().map(|(.., fd)| *fd));
         let mut polled: Vec<_> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
@@ -119,7 +109,7 @@ impl Keeper {
         let patience = [patience, watch].into_iter().flatten().min();
         while let Err(errno) = poll(&mut polled, patience.as_ref()) {
             if errno != Errno::INTR {
-                return Err(io::Error::from(errno).into());
+                return Err(errno);
             }
         }
         let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
@@ -127,7 +117,7 @@ impl Keeper {
         let (quit, look) = (next(), next());
         let mut events = Vec::new();
         for (member, event, _) in &watched {
-            if next() && member.device.assigned.events().take(*event)? {
+            if next() && member.device.take_event(*event) {
                 events.push((member.device.bdf(), *event));
             }
         }
@@ -152,22 +142,37 @@ impl Keeper {
             DeviceEvent::Gone => {}
             DeviceEvent::ReleaseRequest => {
                 self.tell(&Notice::ReleaseRequest { device: name });
-                let asked = alive && self.bus.ask_back(slot);
-                if asked && first {
-                    log::warn!("{bdf}: {event}: the guest is asked to give it up");
-                } else if !asked && alive {
-                    log::warn!("{bdf}: {event}: it is taken from the guest, which cannot be asked");
-                    self.take(bdf, false);
+                if alive {
+                    self.wanted_back(bdf, slot, first);
                 }
             }
         }
         if !alive {
-            self.take(bdf, false);
+            self.bus.look().raise();
         }
     }
 
-    /// Takes what the guest has given up, and what has died.
+    /// The host wants a device back, and says so again every few seconds.
+    fn wanted_back(&mut self, bdf: Bdf, slot: u8, first: bool) {
+        let event = DeviceEvent::ReleaseRequest;
+        if self.is_paused() {
+            if first {
+                log::warn!("{bdf}: {event}: the guest is asked to give it up when it goes on");
+            }
+        } else if !self.bus.ask_back(slot) {
+            log::warn!("{bdf}: {event}: it is taken from the guest, which cannot be asked");
+            self.take(bdf, false);
+        } else if first {
+            log::warn!("{bdf}: {event}: the guest is asked to give it up");
+        }
+    }
+
+    /// Takes what the guest has given up, and what has died. From a guest that is paused nothing is taken: it may have
+    /// been saved with it.
     fn look(&mut self) {
+        if self.is_paused() {
+            return;
+        }
         for Member { slot, device } in self.devices.there() {
             let (bdf, alive) = (device.bdf(), device.is_alive());
             drop(device);
@@ -235,6 +240,8 @@ impl Keeper {
         let answer = control.machine.ask(wish)?.answer;
         if answer == Answer::Done {
             control.paused = paused;
+            // What was not taken meanwhile.
+            self.bus.look().raise();
         }
         Some(answer)
     }
@@ -304,51 +311,4 @@ impl Keeper {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read as _, Write as _};
-    use std::os::unix::net::UnixStream;
-    use std::sync::mpsc::{Receiver, channel};
-
-    use super::*;
-    use crate::control::Ask;
-    use crate::machine::pci::SlotPlan;
-
-    /// A keeper without devices whose machine has ended, what that was asked, and a client.
-    fn keeper() -> (tempfile::TempDir, Keeper, Receiver<Ask>, UnixStream) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("control");
-        let server = Server::listen(&path).unwrap();
-        let ((asks, inbox), (stops, _)) = (channel(), channel());
-        let (bus, _arrival) = PciBus::new(SlotPlan { devices: 0, hot_plug: 1 }, |_| {}).unwrap();
-        let mut keeper = Keeper {
-            devices: Arc::new(Devices::new(Arc::clone(&bus))),
-            bus,
-            opener: None,
-            control: Some(Control::new(server, MachineLine { asks, stops })),
-            quit: Arc::new(Event::new().unwrap()),
-        };
-        let client = UnixStream::connect(&path).unwrap();
-        keeper.serve();
-        (folder, keeper, inbox, client)
-    }
-
-    #[test]
-    fn what_a_client_that_left_asks_for_after_the_first_answer_is_not_done() {
-        let (_folder, mut keeper, inbox, mut client) = keeper();
-        client.write_all(b"{\"request\":\"status\"}\n{\"request\":\"pause\"}\n").unwrap();
-        drop(client);
-        keeper.serve();
-        assert!(inbox.try_recv().is_err());
-    }
-
-    #[test]
-    fn nothing_is_done_after_the_end_of_the_machine() {
-        let (_folder, mut keeper, inbox, mut client) = keeper();
-        client.write_all(b"{\"request\":\"quit\"}\n{\"request\":\"pause\"}\n").unwrap();
-        keeper.serve();
-        drop(keeper);
-        let mut heard = String::new();
-        client.read_to_string(&mut heard).unwrap();
-        assert_eq!((inbox.try_iter().count(), heard.lines().count()), (1, 1));
-    }
-}
+mod tests;

@@ -10,6 +10,8 @@ mod record;
 mod report;
 mod saved;
 mod tap;
+#[cfg(test)]
+mod testing;
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};

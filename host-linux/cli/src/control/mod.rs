@@ -12,6 +12,8 @@ use std::sync::mpsc::{Sender, channel};
 use crate::machine::power::Stop;
 
 pub(crate) use client::{ControlError, ask, control, take_over};
+#[cfg(test)]
+pub(crate) use protocol::line;
 pub(crate) use protocol::{Answer, DeviceStatus, Notice, Request};
 pub(crate) use server::Server;
 

@@ -107,7 +107,7 @@ pub(crate) enum Notice {
         /// Its address on the host.
         device: String,
     },
-    /// The host wants the device back, and the guest is asked for it. Comes again every few seconds.
+    /// The host wants the device back, and the guest is asked for it unless it is paused. Comes again every few seconds.
     ReleaseRequest {
         /// Its address on the host.
         device: String,

@@ -1,0 +1,135 @@
+//! The keeper as clients and devices meet it.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, channel};
+
+use vfio_assign_linux::scripted::CallFault;
+use vfio_assign_linux::{Errno as HostErrno, IrqKind};
+
+use super::super::testing::{TestHost, bdf};
+use super::*;
+use crate::control::{Ask, line};
+use crate::machine::pci::SlotPlan;
+use crate::machine::power::Stop;
+
+/// A keeper without devices, a client of it, and what its machine is asked.
+struct Kept {
+    keeper: Keeper,
+    client: UnixStream,
+    asks: Receiver<Ask>,
+    stops: Receiver<Stop>,
+    _folder: tempfile::TempDir,
+}
+
+fn kept(plan: SlotPlan) -> Kept {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control");
+    let server = Server::listen(&path).unwrap();
+    let ((asks, asked), (stops, stopped)) = (channel(), channel());
+    let (bus, _arrival) = PciBus::new(plan, |_| {}).unwrap();
+    let mut keeper = Keeper {
+        devices: Arc::new(Devices::new(Arc::clone(&bus))),
+        bus,
+        opener: None,
+        control: Some(Control::new(server, MachineLine { asks, stops })),
+        quit: Arc::new(Event::new().unwrap()),
+    };
+    let client = UnixStream::connect(&path).unwrap();
+    keeper.serve();
+    Kept { keeper, client, asks: asked, stops: stopped, _folder: folder }
+}
+
+/// The same, of a machine that has ended.
+fn keeper() -> (tempfile::TempDir, Keeper, Receiver<Ask>, UnixStream) {
+    let Kept { keeper, client, asks, _folder, .. } = kept(SlotPlan { devices: 0, hot_plug: 1 });
+    (_folder, keeper, asks, client)
+}
+
+#[test]
+fn what_a_client_that_left_asks_for_after_the_first_answer_is_not_done() {
+    let (_folder, mut keeper, inbox, mut client) = keeper();
+    client.write_all(b"{\"request\":\"status\"}\n{\"request\":\"pause\"}\n").unwrap();
+    drop(client);
+    keeper.serve();
+    assert!(inbox.try_recv().is_err());
+}
+
+#[test]
+fn nothing_is_done_after_the_end_of_the_machine() {
+    let (_folder, mut keeper, inbox, mut client) = keeper();
+    client.write_all(b"{\"request\":\"quit\"}\n{\"request\":\"pause\"}\n").unwrap();
+    keeper.serve();
+    drop(keeper);
+    let mut heard = String::new();
+    client.read_to_string(&mut heard).unwrap();
+    assert_eq!((inbox.try_iter().count(), heard.lines().count()), (1, 1));
+}
+
+/// A keeper of one device, in a slot of bus 0.
+fn kept_with_one(host: &TestHost) -> Kept {
+    let kept = kept(SlotPlan { devices: 1, hot_plug: 0 });
+    kept.keeper.devices.put(FIRST_SLOT, host.device(None));
+    kept
+}
+
+impl Kept {
+    /// A client asks for this, and the machine does it.
+    fn ask(&mut self, request: &Request) {
+        self.client.write_all(&line(request)).unwrap();
+        let Self { keeper, asks, stops, .. } = self;
+        std::thread::scope(|scope| {
+            scope.spawn(|| keeper.serve());
+            let Ask { reply, .. } = asks.recv().unwrap();
+            stops.recv().unwrap();
+            reply.send(Reply { answer: Answer::Done, files: Vec::new() }).ok().unwrap();
+        });
+    }
+
+    fn devices(&self) -> usize {
+        self.keeper.devices.there().len()
+    }
+}
+
+#[test]
+fn nothing_is_taken_from_a_machine_that_is_paused() {
+    let host = TestHost::new();
+    let mut kept = kept_with_one(&host);
+    kept.ask(&Request::Pause);
+    kept.keeper.happened(bdf(), DeviceEvent::ReleaseRequest);
+    assert_eq!(kept.devices(), 1);
+    kept.ask(&Request::Resume);
+    kept.keeper.happened(bdf(), DeviceEvent::ReleaseRequest);
+    assert_eq!(kept.devices(), 0);
+}
+
+#[test]
+fn what_died_while_the_machine_was_paused_is_taken_when_it_goes_on() {
+    let host = TestHost::new();
+    let mut kept = kept_with_one(&host);
+    kept.ask(&Request::Pause);
+    kept.keeper.bus.look().clear();
+    host.kernel.fail(0, CallFault::Errno(HostErrno::EIO));
+    kept.keeper.happened(bdf(), DeviceEvent::Error);
+    assert!(kept.keeper.wait().unwrap().look);
+    kept.keeper.look();
+    assert_eq!(kept.devices(), 1);
+    kept.keeper.bus.look().clear();
+    kept.ask(&Request::Resume);
+    assert!(kept.keeper.wait().unwrap().look);
+    kept.keeper.look();
+    assert_eq!(kept.devices(), 0);
+}
+
+#[test]
+fn an_event_that_cannot_be_taken_is_no_longer_waited_for_and_the_others_are() {
+    let host = TestHost::new();
+    let kept = kept_with_one(&host);
+    host.kernel.interrupt(0, IrqKind::Err, 0);
+    host.kernel.fail(0, CallFault::Errno(HostErrno::EIO));
+    assert_eq!(kept.keeper.wait().unwrap().events, []);
+    for _ in 0..2 {
+        host.kernel.interrupt(0, IrqKind::Req, 0);
+        assert_eq!(kept.keeper.wait().unwrap().events, [(bdf(), DeviceEvent::ReleaseRequest)]);
+    }
+}
