@@ -39,10 +39,10 @@ pub(crate) struct Cdev {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CdevError {
-    /// The kernel makes no such files.
+    /// The kernel makes no such files, or none for a device without an IOMMU.
     #[error(
         "VFIO has no file for {bdf} alone: the kernel is older than Linux 6.6, or was built without \
-        CONFIG_VFIO_DEVICE_CDEV; use the group interface"
+        CONFIG_VFIO_DEVICE_CDEV, or the device has no IOMMU; use the group interface"
     )]
     Missing {
         /// The device.

@@ -16,11 +16,13 @@ const BUS_MASTER: u16 = 1 << 2;
 
 /// A device that is open to be read.
 ///
-/// It belongs to no virtual machine: no memory is mapped for it, it may start no DMA (Bus Master Enable is off), its
-/// interrupts lead nowhere, and there is no way to write to it or to reset it by this type. The kernel resets most
-/// devices as it opens them, and whoever had the device before must have let go of it, as for an assignment.
+/// It belongs to no virtual machine: no memory is mapped for it, it may start no DMA, its interrupts lead nowhere, and
+/// there is no way to write to it or to reset it by this type. One register is written as it is opened, where the kernel
+/// has left bus mastering on: Command, without Bus Master Enable. The kernel resets most devices as it opens them, and
+/// whoever had the device before must have let go of it, as for an assignment.
 ///
-/// This is the only way to open a device in VFIO's no-IOMMU mode, which no `Vm` takes.
+/// This is the only way to open a device in VFIO's no-IOMMU mode, which no `Vm` takes: by its group, for there it has no
+/// file of its own.
 #[derive(Debug)]
 pub struct Inspection(Device);
 
@@ -29,7 +31,8 @@ impl Inspection {
     ///
     /// # Errors
     ///
-    /// See [`OpenError`]; what was done on the way is undone.
+    /// See [`OpenError`], among them that a device without an IOMMU was to be opened by [`Backend::Cdev`]; what was done
+    /// on the way is undone.
     pub fn open(host: Host, options: VmOptions, bdf: Bdf) -> Result<Self, OpenError> {
         // The VM stays here, and so without memory.
         let device = Vm::new(host, options).reserve_to_inspect(bdf)?.open()?;
@@ -96,6 +99,7 @@ impl Inspection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cdev::CdevError;
     use crate::error::OpenError;
     use crate::scripted::{ScriptedFunction, ScriptedKernel};
     use crate::sysfs::tests::FakeSysfs;
@@ -149,6 +153,15 @@ mod tests {
         assert_eq!(device.read_config().map(|config| config.len()), Ok(256));
         drop(device);
         assert_eq!(kernel.standing(), [""; 0]);
+    }
+
+    #[test]
+    fn device_without_an_iommu_is_not_opened_by_its_group_where_its_own_file_was_asked_for() {
+        let (kernel, options, _sysfs) = host(function().without_iommu());
+        let options = VmOptions { backend: Some(Backend::Cdev), ..options };
+        let refused = Inspection::open(kernel.host(), options, bdf()).map(drop);
+        assert_eq!(refused, Err(OpenError::Cdev(CdevError::Missing { bdf: bdf() })));
+        assert_eq!(kernel.calls(), [""; 0]);
     }
 
     #[test]

@@ -71,7 +71,19 @@ impl Pass {
             Self::Route => Step::Route { kind, vector, message: of.message() },
             Self::Signal => Step::Signal { kind, vector },
             Self::Arm => Step::Arm { kind, vector },
-            _ => Step::Disarm { kind, vector },
+            // The others go from no vector to the next.
+            Self::Disarm
+            | Self::DisarmUnrouted
+            | Self::Disable
+            | Self::Unwire
+            | Self::TakePending
+            | Self::Release
+            | Self::GrowDisable
+            | Self::GrowWire
+            | Self::Wire
+            | Self::Commit
+            | Self::Unmask
+            | Self::Done => Step::Disarm { kind, vector },
         }
     }
 }

@@ -81,6 +81,9 @@ impl Vm {
         if wanted.guard == Guard::Iommu {
             return self.reserve(bdf);
         }
+        if self.0.options.backend == Some(Backend::Cdev) {
+            return Err(CdevError::Missing { bdf }.into());
+        }
         let claim = Claim::new(&self.0, bdf)?;
         let way = self.by_group(wanted, None)?;
         Ok(Reservation { way, claim, vf_token: None, vm: self.clone() })

@@ -200,7 +200,7 @@ fn mistakes_about_iommufd_are_told() {
     reads(
         Mistake { backend: Some(Backend::Cdev), ..no_file },
         "VFIO has no file for 0000:00:04.0 alone: the kernel is older than Linux 6.6, or was built without \
-        CONFIG_VFIO_DEVICE_CDEV; use the group interface",
+        CONFIG_VFIO_DEVICE_CDEV, or the device has no IOMMU; use the group interface",
     );
     reads(
         Mistake::call(Backend::Cdev, "bind", Errno::EPERM),

@@ -6,6 +6,7 @@
 mod access;
 mod prefault;
 mod resident;
+mod seal;
 
 pub use access::MemoryAccessError;
 
@@ -94,8 +95,10 @@ impl GuestMemory {
         let size = size.checked_next_multiple_of(page).ok_or(Errno::EINVAL)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let file = file.map(|flags| {
-            let file = memfd_create("guest-memory", MemfdFlags::CLOEXEC | flags)?;
+            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | flags;
+            let file = memfd_create("guest-memory", flags)?;
             ftruncate(&file, size as u64)?;
+            seal::seal(&file)?;
             Ok::<_, Errno>(file)
         });
         let file = file.transpose()?;
@@ -134,12 +137,22 @@ impl GuestMemory {
         Ok(Self(Arc::new(memory)))
     }
 
-    /// All of a file in memory that another process has made as [`MemoryBacking::Memfd`] and handed to this one.
+    /// All of a file in memory that another process has made, as [`MemoryBacking::Memfd`] or otherwise, and handed to
+    /// this one.
+    ///
+    /// A memfd that can be sealed can no longer be made smaller from here on. Of a file that cannot (a memfd made without
+    /// `MFD_ALLOW_SEALING`, one of hugetlbfs or `/dev/shm`, which is said in the log) whoever has it must leave the size
+    /// alone: where the file becomes smaller, touching what is gone ends this process by SIGBUS, and the guest by a fault.
+    /// No other memory is touched. The same comes of holes in huge pages, which no seal forbids.
     ///
     /// # Errors
     ///
     /// `EINVAL` where the file is empty or no multiple of a page, else what the kernel said.
     pub fn from_file(file: OwnedFd) -> Result<Self, Errno> {
+        // First: the size is not to change after it was looked at.
+        if !seal::seal_foreign(file.as_fd()) {
+            log::warn!("guest memory is in a file that cannot be sealed: nobody must make it smaller");
+        }
         let size = usize::try_from(fstat(&file)?.st_size).map_err(|_| Errno::EINVAL)?;
         if size == 0 || !size.is_multiple_of(rustix::param::page_size()) {
             return Err(Errno::EINVAL);
@@ -255,6 +268,46 @@ mod tests {
         let mut data = [0; 3];
         rustix::io::pread(memory.file().unwrap(), &mut data, 3).unwrap();
         assert_eq!(&data, b"abc");
+    }
+
+    #[test]
+    fn file_of_new_memory_keeps_its_size() {
+        let memory = GuestMemory::new(0x2000, MemoryBacking::Memfd).unwrap();
+        let file = memory.file().unwrap();
+        let resized = [0x1000, 0x3000].map(|size| ftruncate(file, size));
+        assert_eq!(resized, [Err(rustix::io::Errno::PERM); 2]);
+    }
+
+    /// A memfd of somebody else's, of two pages.
+    fn foreign(flags: MemfdFlags) -> OwnedFd {
+        let file = memfd_create("foreign", MemfdFlags::CLOEXEC | flags).unwrap();
+        ftruncate(&file, 0x2000).unwrap();
+        file
+    }
+
+    #[test]
+    fn foreign_file_can_no_longer_be_made_smaller() {
+        let memory = GuestMemory::from_file(foreign(MemfdFlags::ALLOW_SEALING)).unwrap();
+        assert_eq!(ftruncate(memory.file().unwrap(), 0x1000), Err(rustix::io::Errno::PERM));
+    }
+
+    #[test]
+    fn file_that_another_process_has_made_is_taken_as_it_is_sealed() {
+        let memory = GuestMemory::new(0x2000, MemoryBacking::Memfd).unwrap();
+        memory.write(0x1fff, b"x").unwrap();
+        let file = memory.file().unwrap().try_clone_to_owned().unwrap();
+        let mut data = [0];
+        GuestMemory::from_file(file).unwrap().read(0x1fff, &mut data).unwrap();
+        assert_eq!(&data, b"x");
+    }
+
+    #[test]
+    fn files_that_cannot_be_sealed_are_taken() {
+        let named = tempfile::tempfile_in("/dev/shm").unwrap();
+        named.set_len(0x2000).unwrap();
+        let sizes = [foreign(MemfdFlags::empty()), named.into()]
+            .map(|file| GuestMemory::from_file(file).map(|memory| memory.size()));
+        assert_eq!(sizes, [Ok(0x2000); 2]);
     }
 
     #[test]
