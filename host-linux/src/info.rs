@@ -23,12 +23,12 @@ pub enum InfoError {
     Endless(usize),
 }
 
-/// Asks until the answer is whole. `least` is the size of the fixed structure.
+/// Asks until the answer is whole, first with so much `room`, the fixed structure's size or more.
 pub(crate) fn ask(
-    least: usize,
+    room: usize,
     mut request: impl FnMut(&mut [u8]) -> Result<(), Errno>,
 ) -> Result<Vec<u8>, InfoError> {
-    let mut info = vec![0; least];
+    let mut info = vec![0; room];
     for _ in 0..ROUNDS {
         request(&mut info).map_err(InfoError::Kernel)?;
         let wanted = u32_at(&info, 0).unwrap_or(0) as usize;

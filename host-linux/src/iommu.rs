@@ -25,6 +25,9 @@ impl IommuInfo {
     /// More ranges than this are not asked for: no host reserves so many.
     pub(crate) const MOST_RANGES: usize = 0x1_0000;
 
+    /// Bytes that the answers of the hosts there are fit into, so that they are asked once.
+    const ROOM: usize = size_of::<v::vfio_iommu_type1_info>() + 1024;
+
     /// What an address space of iommufd says.
     pub(crate) fn of_ioas(ranges: impl Iterator<Item = (u64, u64)>, alignment: u64) -> Self {
         let spans = ranges.filter_map(|(start, last)| Span::new(Iova::new(start), Iova::new(last)));
@@ -33,8 +36,7 @@ impl IommuInfo {
 
     /// Asks a container that has an IOMMU.
     pub(crate) fn query(host: &Host, container: BorrowedFd<'_>) -> Result<Self, InfoError> {
-        let size = size_of::<v::vfio_iommu_type1_info>();
-        let info = info::ask(size, |info| host.iommu_info(container, info))?;
+        let info = info::ask(Self::ROOM, |info| host.iommu_info(container, info))?;
         Ok(Self::parse(&info))
     }
 

@@ -19,6 +19,7 @@ use crate::options::VmOptions;
 use crate::progress::Progress;
 use crate::space::AddressSpace;
 pub(crate) use opening::Claim;
+use std::cell::LazyCell;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -60,19 +61,19 @@ impl Vm {
     ///
     /// See [`DmaError`].
     pub fn add_memory(&self, regions: &[GuestRegion]) -> Result<(), DmaError> {
-        self.map_memory(regions, &[], processors())
+        self.map_memory(regions, &[], 0)
     }
 
     fn map_memory(
         &self,
         regions: &[GuestRegion],
         first: &[Span<GuestAddr>],
-        threads: usize,
+        left: usize,
     ) -> Result<(), DmaError> {
         let regions = merge(regions);
         if !self.0.lock().live_spaces().is_empty() {
             // Most of the time goes here, where nobody has to wait for the VM's lock: devices open meanwhile.
-            self.0.find_pages(&regions, first, threads);
+            self.0.find_pages(&regions, first, left);
         }
         let mut state = self.0.lock();
         if let Some(span) = overlapping(&regions, &state.memory) {
@@ -114,10 +115,8 @@ impl Vm {
         let vm = self.clone();
         self.0.gate.begin();
         let work = move || {
-            // One processor is left to the guest.
-            let threads = processors().saturating_sub(1).max(1);
             // A panic must not leave the guest waiting. The locks it may have poisoned are used all the same.
-            let mapped = catch_unwind(AssertUnwindSafe(|| vm.map_memory(&regions, &first, threads)));
+            let mapped = catch_unwind(AssertUnwindSafe(|| vm.map_memory(&regions, &first, FOR_THE_GUEST)));
             let result = mapped.unwrap_or(Err(DmaError::Panicked));
             vm.0.gate.end(&result);
             done(result.clone());
@@ -188,7 +187,11 @@ impl Vm {
     }
 }
 
-/// How many threads can run at a time.
+/// How many processors a mapping beside the guest's boot leaves to the guest.
+const FOR_THE_GUEST: usize = 1;
+
+/// How many threads can run at a time. To find it out opens and reads a file for each control group that the process is
+/// in: to map a GiB of huge pages that are there takes little longer.
 fn processors() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
@@ -200,19 +203,20 @@ impl Shared {
 
     /// Maps all of the VM's memory in a new address space.
     fn replay(&self, state: &State, space: &AddressSpace) -> Result<(), DmaError> {
-        self.find_pages(&state.memory, &[], processors());
+        self.find_pages(&state.memory, &[], 0);
         self.map_into(space, &state.memory)
     }
 
-    /// Lets `threads` find pages for memory that is to be mapped. Only for speed: what is missing or impossible is
-    /// found out, and said, by the mapping.
-    fn find_pages(&self, regions: &[GuestRegion], first: &[Span<GuestAddr>], threads: usize) {
+    /// Lets a thread on each processor but those that are `left` to others find pages for memory that is to be mapped.
+    /// Only for speed: what is missing or impossible is found out, and said, by the mapping.
+    fn find_pages(&self, regions: &[GuestRegion], first: &[Span<GuestAddr>], left: usize) {
+        let threads = LazyCell::new(|| processors().saturating_sub(left).max(1));
         let find = |region: &GuestRegion, part: Span<GuestAddr>, found: &(dyn Fn(u64) + Sync)| {
             let offset = region.offset + (part.first().get() - region.guest.first().get());
             // To look for every page of memory that is there takes a fifth of the time that mapping it takes.
             if region.memory.seems_resident(offset, part.size()) {
                 found(part.size());
-            } else if let Err(errno) = region.memory.prefault_with(offset, part.size(), threads, found) {
+            } else if let Err(errno) = region.memory.prefault_with(offset, part.size(), *threads, found) {
                 log::debug!("{part} is not prefaulted: {errno}");
             }
         };

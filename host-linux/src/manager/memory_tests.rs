@@ -57,6 +57,23 @@ fn progress_of_a_mapping_is_told() {
     assert_eq!(told, expected);
 }
 
+/// How often this thread has read from a file.
+fn reads() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+    text.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap().parse().unwrap()
+}
+
+#[test]
+fn memory_that_is_there_is_mapped_without_a_look_into_any_file() {
+    let (_kernel, vm, _sysfs) = test_vm();
+    let _device = vm.open(bdf()).unwrap();
+    let there = region(0, 8 << 20);
+    there.memory.prefault(0, 8 << 20, 1).unwrap();
+    let to_count = (reads(), reads());
+    vm.add_memory(&[there]).unwrap();
+    assert_eq!(reads() - to_count.1, to_count.1 - to_count.0);
+}
+
 /// The error for memory that the kernel refuses to map for this reason.
 fn refused_memory(errno: Errno) -> DmaError {
     let (kernel, vm, _sysfs) = test_vm();

@@ -173,6 +173,7 @@ impl GuestMemory {
     ///
     /// The memory must be readable and writable, stay mapped until the value, its clones and everything
     /// made from them is gone, and be free of Rust references, since a guest and devices will change it.
+    /// It must not be a device's registers: words here and there are read, and written unchanged, to find its pages.
     /// It should be `MADV_DONTFORK`.
     pub unsafe fn from_raw(address: NonNull<u8>, size: usize) -> Result<Self, Errno> {
         let page = rustix::param::page_size();

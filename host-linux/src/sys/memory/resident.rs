@@ -1,40 +1,47 @@
 //! Whether guest memory is in pages already, so that nobody has to look for them.
 
 use super::GuestMemory;
-use crate::sys::HostRange;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::mem::MaybeUninit;
 
 /// How many pages are looked at: a system call each, far less than a look at every page.
-const SAMPLES: usize = 16;
-/// Of an entry of pagemap: the page is in memory.
-///
-/// Source: Linux, Documentation/admin-guide/mm/pagemap.rst.
-const PRESENT: u64 = 1 << 63;
-const ENTRY: usize = size_of::<u64>();
+const SAMPLES: u64 = 16;
 
 impl GuestMemory {
-    /// Whether pages here and there in `length` bytes from `offset` on are all in memory; `false`, too, where the kernel
-    /// does not say.
+    /// Whether pages here and there in `length` bytes from `offset` on were all in memory; `false`, too, where that is
+    /// not known. Those that were looked at are in memory afterwards.
+    ///
+    /// Each is written to, which changes nothing, and the kernel counts for which it had to find a page. To open and
+    /// read what it tells of them in `/proc` takes several times as long.
     pub(crate) fn seems_resident(&self, offset: u64, length: u64) -> bool {
-        self.range(offset, length).is_some_and(|range| sampled(&range).unwrap_or(false))
+        let Some(range) = self.range(offset, length) else { return false };
+        let mut places = samples(offset, range.length() as u64);
+        // The first page is not counted: with it the kernel may have to find the program's own, at the first call.
+        places.by_ref().take(1).for_each(|place| self.touch(place));
+        let before = faults();
+        before.is_some()
+            && places.all(|place| {
+                self.touch(place);
+                faults() == before
+            })
     }
 }
 
-fn sampled(range: &HostRange) -> io::Result<bool> {
-    let pagemap = File::open("/proc/self/pagemap")?;
-    let page = rustix::param::page_size();
-    let (first, last) = (range.address() / page, (range.address() + range.length() - 1) / page);
-    let step = ((last - first) / SAMPLES).max(1);
-    for number in (first..=last).step_by(step).chain([last]) {
-        let mut entry = [0; ENTRY];
-        pagemap.read_exact_at(&mut entry, (number * ENTRY) as u64)?;
-        if u64::from_ne_bytes(entry) & PRESENT == 0 {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+/// Places in the first page, in the last, and in so many between them at even distances.
+fn samples(offset: u64, length: u64) -> impl Iterator<Item = u64> {
+    let page = rustix::param::page_size() as u64;
+    let (first, last) = (offset / page, (offset + (length - 1)) / page);
+    let further = (last - first).min(SAMPLES - 1);
+    (0..=further).map(move |n| (first + (last - first) * n / further.max(1)) * page)
+}
+
+/// How often the kernel had to find a page for this thread, without the disk and with it.
+fn faults() -> Option<[libc::c_long; 2]> {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel writes one structure of this type, and there is room for one.
+    let answer = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    // SAFETY: numbers only, of which any bytes are a value; all were 0 before.
+    let usage = unsafe { usage.assume_init() };
+    (answer == 0).then_some([usage.ru_minflt, usage.ru_majflt])
 }
 
 #[cfg(test)]
@@ -46,6 +53,16 @@ mod tests {
 
     fn memory() -> GuestMemory {
         GuestMemory::new(SIZE, MemoryBacking::Anonymous).unwrap()
+    }
+
+    #[test]
+    fn all_pages_of_a_little_memory_are_looked_at_and_some_of_much() {
+        let page = rustix::param::page_size() as u64;
+        let looked_at =
+            |offset, length| samples(offset, length).map(|place| place / page).collect::<Vec<_>>();
+        assert_eq!(looked_at(3 * page + 1, 1), [3]);
+        assert_eq!(looked_at(3 * page, 16 * page), (3..=18).collect::<Vec<_>>());
+        assert_eq!(looked_at(3 * page, 151 * page), (3..=153).step_by(10).collect::<Vec<_>>());
     }
 
     #[test]
@@ -71,11 +88,21 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_is_resident_or_not() {
+    fn memory_that_only_another_mapping_has_touched_is_not_resident() {
+        let there = GuestMemory::new(SIZE, MemoryBacking::Memfd).unwrap();
+        there.prefault(0, SIZE, 2).unwrap();
+        let here = GuestMemory::from_file(there.file().unwrap().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!([&there, &here].map(|memory| memory.seems_resident(0, SIZE)), [true, false]);
+    }
+
+    #[test]
+    fn looking_changes_no_byte() {
         let memory = memory();
-        memory.prefault(SIZE / 2, 1, 1).unwrap();
-        // Further away than a huge page.
-        assert_eq!([SIZE / 2, SIZE - 1].map(|at| memory.seems_resident(at, 1)), [true, false]);
+        memory.write(0, &[1; 8]).unwrap();
+        memory.seems_resident(0, SIZE);
+        let mut found = [0xff; 16];
+        memory.read(0, &mut found).unwrap();
+        assert_eq!(found, [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]
