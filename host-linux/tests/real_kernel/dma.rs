@@ -1,7 +1,7 @@
 //! A device that reads and writes guest memory, and one that tries to go beyond it.
 
 use crate::edu::Edu;
-use crate::rig::{Rig, region, span};
+use crate::rig::{Rig, region, set, span};
 use vfio_assign_linux::{GuestMemory, GuestRegion, HugePage, MemoryBacking};
 
 const SIZE: u64 = 0x10_0000;
@@ -75,8 +75,7 @@ fn free_huge_pages() -> u64 {
 #[test]
 fn the_device_reads_and_writes_huge_pages() {
     let Some(rig) = Rig::get() else { return };
-    let number = format!("{HUGE_PAGES}/nr_hugepages");
-    std::fs::write(&number, "2").expect("root may set pages aside");
+    let _pages = set(format!("{HUGE_PAGES}/nr_hugepages"), "2");
     assert_eq!(free_huge_pages(), 2);
     let edu = Edu::with_msi(rig.edu);
     let memory = GuestMemory::new(2 * HUGE, MemoryBacking::Huge(HugePage::Mib2)).expect("there are two");
@@ -89,5 +88,4 @@ fn the_device_reads_and_writes_huge_pages() {
     assert_eq!(read(&memory, HUGE + 0x8000), pattern());
     drop((edu, memory));
     assert_eq!(free_huge_pages(), 2);
-    std::fs::write(&number, "0").expect("root may give them back");
 }

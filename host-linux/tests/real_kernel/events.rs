@@ -58,14 +58,16 @@ fn i4_whoever_unbinds_the_driver_asks_for_the_device_and_waits_for_it() {
     let events = DeviceEvents::new(&device);
     let request = DeviceEvent::ReleaseRequest;
     assert_eq!(events.take(request), Ok(false));
-    thread::scope(|scope| {
+    let (seen, unbound) = thread::scope(|scope| {
         let unbinding = scope.spawn(|| sysfs.unbind(rig.edu));
         become_readable(events.fd(request).expect("every device has it"));
-        assert_eq!((events.take(request), unbinding.is_finished()), (Ok(true), false));
+        let seen = (events.take(request), unbinding.is_finished());
+        // Before anything can fail: the other thread waits for it.
         drop((events, device));
-        assert_eq!(unbinding.join().expect("it does not panic"), Ok(()));
+        (seen, unbinding.join())
     });
     sysfs.set_driver_override(rig.edu, Some("vfio-pci")).expect("it may be given to VFIO");
     sysfs.probe(rig.edu).expect("the driver takes it");
+    assert_eq!((seen, unbound.expect("it does not panic")), ((Ok(true), false), Ok(())));
     assert_eq!(there(&DeviceEvents::new(&open(rig.edu))), [false, true, true]);
 }

@@ -6,12 +6,13 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use vfio_assign_core::host::InterruptKind::Msix;
 use vfio_assign_core::{Bdf, GuestAddr, VectorIndex};
 use vfio_assign_linux::kvm::{IrqchipRoutes, KvmGuest, KvmVm, MemorySlot, MemorySlots, Routes, SlotNumbers};
-use vfio_assign_linux::{AssignOptions, Assigned, GuestMemory, GuestRegion, Host, IrqKind};
+use vfio_assign_linux::{AssignOptions, Assigned, EventFd, GuestMemory, GuestRegion, Host, IrqKind};
 
 const SIGNALS: u32 = 100_000;
 const CYCLES: u32 = 10_000;
@@ -116,7 +117,7 @@ struct Delivering {
     machine: Machine,
     event: OwnedFd,
     memory: GuestMemory,
-    processor: VcpuFd,
+    guest: Running,
 }
 
 impl Delivering {
@@ -127,7 +128,46 @@ impl Delivering {
         machine.set_enabled(ENABLED);
         let (event, memory) = (machine.event(1), machine.memory.clone());
         let processor = machine.processor.take().expect("it does not run yet");
-        Self { machine, event, memory, processor }
+        let guest = Running::start(processor, memory.clone());
+        Self { machine, event, memory, guest }
+    }
+}
+
+/// A guest that runs, on a thread that nobody has to wait for: one whose interrupts are lost never leaves.
+struct Running {
+    memory: GuestMemory,
+    /// Nothing comes here; it ends with the thread.
+    left: Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(processor: VcpuFd, memory: GuestMemory) -> Self {
+        let (leaving, left) = channel();
+        let thread = thread::spawn(move || {
+            let _leaving: Sender<()> = leaving;
+            run(processor, || true);
+        });
+        Self { memory, left, thread }
+    }
+
+    /// Has it leave after the interrupt that `event` sends; what was seen instead, where it does not.
+    fn leave(self, event: impl AsFd, patience: Duration) -> Result<(), (Self, String)> {
+        tell_to_leave(&self.memory);
+        signal(event);
+        if self.left.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            let ran = count(&self.memory);
+            return Err((self, format!("not interrupted for {patience:?}; the handler has run {ran} times")));
+        }
+        self.thread.join().expect("the guest does what it was told to");
+        Ok(())
+    }
+
+    /// Has it leave after the last interrupt of a test.
+    fn end(self, event: impl AsFd) {
+        if let Err((_, seen)) = self.leave(event, PATIENCE) {
+            panic!("the guest does not leave: {seen}");
+        }
     }
 }
 
@@ -160,12 +200,11 @@ fn random(state: &mut u64) -> u64 {
 #[test]
 fn no_signal_is_lost_while_the_vector_is_masked_and_unmasked() {
     let Some(rig) = Rig::get() else { return };
-    let Delivering { machine, event, memory, processor } = Delivering::new(rig.nvme);
+    let Delivering { machine, event, memory, guest } = Delivering::new(rig.nvme);
     let started = Instant::now();
     // Odd while the vector is being armed.
     let armings = AtomicU32::new(0);
     let (masks, armed_amid, twice) = thread::scope(|scope| {
-        let guest = scope.spawn(move || run(processor, || true));
         let signaller = scope.spawn(|| {
             let (mut armed_amid, mut twice) = (0u32, 0u32);
             for sent in 1..=SIGNALS {
@@ -199,9 +238,7 @@ fn no_signal_is_lost_while_the_vector_is_masked_and_unmasked() {
             (0..random(&mut state) % 16).for_each(|_| thread::yield_now());
         }
         let signalled = signaller.join();
-        tell_to_leave(&memory);
-        signal(&event);
-        guest.join().expect("the guest leaves");
+        guest.end(&event);
         let (armed_amid, twice) = signalled.expect("each signal runs the handler");
         (masks, armed_amid, twice)
     });
@@ -221,44 +258,46 @@ fn no_signal_is_lost_while_the_vector_is_masked_and_unmasked() {
 #[test]
 fn a_pending_interrupt_is_delivered_once_however_often_its_vector_is_masked() {
     let Some(rig) = Rig::get() else { return };
-    let Delivering { machine, event, memory, processor } = Delivering::new(rig.nvme);
-    let wrong = thread::scope(|scope| {
-        let guest = scope.spawn(move || run(processor, || true));
-        let wrong = (1..=1000).find(|&sent| {
-            machine.mask(1, true);
-            signal(&event);
-            machine.mask(1, false);
-            let seen = reached(&memory, sent);
-            // Taking an irqfd away waits for what it was about to deliver.
-            machine.mask(1, true);
-            machine.mask(1, false);
-            seen != sent || count(&memory) != sent
-        });
-        tell_to_leave(&memory);
+    let Delivering { machine, event, memory, guest } = Delivering::new(rig.nvme);
+    let wrong = (1..=1000).find(|&sent| {
+        machine.mask(1, true);
         signal(&event);
-        guest.join().expect("the guest leaves");
-        wrong
+        machine.mask(1, false);
+        let seen = reached(&memory, sent);
+        // Taking an irqfd away waits for what it was about to deliver.
+        machine.mask(1, true);
+        machine.mask(1, false);
+        seen != sent || count(&memory) != sent
     });
     assert_eq!(wrong, None, "the first signal that was not delivered once");
+    guest.end(&event);
     assert!((1000..=1001).contains(&count(&memory)), "{} times", count(&memory));
 }
 
 #[test]
 fn signals_while_masked_are_one_pending_interrupt() {
     let Some(rig) = Rig::get() else { return };
-    let Delivering { machine, event, memory, processor } = Delivering::new(rig.nvme);
-    thread::scope(|scope| {
-        let guest = scope.spawn(move || run(processor, || true));
-        machine.mask(1, true);
-        (0..5).for_each(|_| signal(&event));
-        assert_eq!(count(&memory), 0);
-        machine.mask(1, false);
-        assert_eq!(reached(&memory, 1), 1);
-        tell_to_leave(&memory);
-        signal(&event);
-        guest.join().expect("the guest leaves");
-    });
+    let Delivering { machine, event, memory, guest } = Delivering::new(rig.nvme);
+    machine.mask(1, true);
+    (0..5).for_each(|_| signal(&event));
+    assert_eq!(count(&memory), 0);
+    machine.mask(1, false);
+    assert_eq!(reached(&memory, 1), 1);
+    guest.end(&event);
     assert!((1..=2).contains(&count(&memory)), "{} times", count(&memory));
+}
+
+/// What the tests above rely on where something is wrong.
+#[test]
+fn a_guest_whose_interrupt_is_lost_is_not_waited_for_for_ever() {
+    let Some(rig) = Rig::get() else { return };
+    let Delivering { machine: _machine, event, guest, .. } = Delivering::new(rig.nvme);
+    let nowhere = EventFd::new().expect("there is a descriptor left");
+    let Err((guest, seen)) = guest.leave(&nowhere, Duration::from_millis(100)) else {
+        panic!("it leaves without an interrupt");
+    };
+    assert!(seen.contains("has run 0 times"), "{seen}");
+    guest.end(&event);
 }
 
 /// What an assigned device holds of the host.

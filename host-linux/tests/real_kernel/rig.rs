@@ -3,6 +3,7 @@
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use vfio_assign_core::{Bdf, GuestAddr, Span};
 use vfio_assign_linux::{
@@ -112,6 +113,34 @@ pub(crate) fn become_readable(fd: BorrowedFd<'_>) {
     rustix::event::poll(&mut poll, Some(&patience)).expect("eventfds can be polled");
 }
 
+/// Undoes what a test has done to the host when it ends, however it ends.
+pub(crate) struct Undo<F: FnMut()>(F);
+
+impl<F: FnMut()> Undo<F> {
+    /// Does so by `undo`, which must not panic.
+    pub(crate) fn by(undo: F) -> Self {
+        Self(undo)
+    }
+}
+
+impl<F: FnMut()> Drop for Undo<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// Writes to a file of the kernel's, and afterwards what was there before.
+pub(crate) fn set(file: impl AsRef<Path>, value: &str) -> Undo<impl FnMut()> {
+    let file = file.as_ref().to_owned();
+    let before = std::fs::read_to_string(&file).expect("it can be read");
+    std::fs::write(&file, value).expect("root may write it");
+    Undo::by(move || {
+        if let Err(error) = std::fs::write(&file, before.trim_end()) {
+            progress(format_args!("{} is not what it was: {error}", file.display()));
+        }
+    })
+}
+
 /// How many of the process's descriptors lead to what begins with `target`.
 pub(crate) fn descriptors(target: &str) -> usize {
     let folder = std::fs::read_dir("/proc/self/fd").expect("proc is mounted");
@@ -154,4 +183,17 @@ pub(crate) fn capability<G: GuestSide>(assigned: &Assigned<G>, wanted: u8) -> u3
 /// A figure for the lab's report.
 pub(crate) fn figure(name: &str, value: impl std::fmt::Display) {
     println!("figure {name} {value}");
+}
+
+#[test]
+fn what_a_test_has_set_is_as_it_was_when_it_fails() {
+    let file = tempfile::NamedTempFile::new().expect("a folder for files of the moment");
+    std::fs::write(&file, "0\n").expect("it can be written");
+    let read = || std::fs::read_to_string(&file).expect("it can be read");
+    let failed = std::panic::catch_unwind(|| {
+        let _set = set(file.path(), "1");
+        panic!("what it has set is {}", read());
+    });
+    let said = failed.map_err(|said| said.downcast::<String>().ok()).expect_err("it has failed");
+    assert_eq!((said.as_deref().map(String::as_str), &*read()), (Some("what it has set is 1"), "0"));
 }

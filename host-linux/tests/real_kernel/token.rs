@@ -1,7 +1,6 @@
 //! The token that a physical function's user shares with those of its virtual functions.
 
-use crate::rig::Rig;
-use std::fs;
+use crate::rig::{Rig, set};
 use vfio_assign_core::Bdf;
 use vfio_assign_linux::{
     Backend, Device, DeviceOptions, Errno, Host, OpenError, RegionIndex, Sysfs, Vm, VmOptions,
@@ -19,18 +18,13 @@ fn open(bdf: Bdf, token: Option<&str>) -> Result<Device, OpenError> {
     reserved?.open()
 }
 
-/// Virtual functions of a device that VFIO has.
-fn set_virtual_functions(physical: Bdf, count: u32) {
-    let file = format!("/sys/bus/pci/devices/{physical}/sriov_numvfs");
-    fs::write(file, count.to_string()).expect("VFIO makes them");
-}
-
 #[test]
 fn virtual_function_is_opened_with_its_token_only() {
     let Some(rig) = Rig::get() else { return };
-    fs::write("/sys/module/vfio_pci/parameters/enable_sriov", "1").expect("the kernel has the parameter");
+    let _allowed = set("/sys/module/vfio_pci/parameters/enable_sriov", "1");
     let physical = open(rig.physical, Some(TOKEN)).expect("its user sets the token");
-    set_virtual_functions(rig.physical, 1);
+    // Gone again before the device is closed that has it.
+    let _function = set(format!("/sys/bus/pci/devices/{}/sriov_numvfs", rig.physical), "1");
     let bdf = rig.physical;
     let bdf = Bdf::new(bdf.segment(), bdf.bus(), bdf.device(), bdf.function() + 1).expect("the next");
     assert_eq!(Sysfs::default().function(bdf).map(|function| function.vfio), Ok(true));
@@ -43,8 +37,6 @@ fn virtual_function_is_opened_with_its_token_only() {
     physical.read(RegionIndex::CONFIG, 0, &mut own).expect("can be read");
     // The kernel answers for the ids, which a virtual function does not have itself.
     assert_eq!(ids, own);
-    drop(device);
-    set_virtual_functions(rig.physical, 0);
 }
 
 #[test]
