@@ -6,6 +6,7 @@
 mod calls;
 mod core;
 mod counters;
+mod entries;
 mod guest;
 mod host;
 mod kept;
@@ -154,10 +155,10 @@ fn load() -> f64 {
 fn show(measured: &Measured) {
     println!("\n{}, load {:.1} before and {:.1} after", measured.part, measured.load[0], measured.load[1]);
     for row in &measured.rows {
-        let ratio = row.ratio().map_or_else(String::new, |ratio| format!("{ratio:.3}"));
+        let ratio = page::ratio(row);
         let goal = row.is_reached().map_or("", mark);
         println!(
-            "  {:<34} {:<38} {:>10} {:<5} {:>10} {:<28} {ratio:>8} {goal}",
+            "  {:<34} {:<38} {:>10} {:<5} {:>10} {:<28} {ratio:<22} {goal}",
             row.group,
             row.name,
             page::figure(row::median(&row.ours)),

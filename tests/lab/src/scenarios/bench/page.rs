@@ -67,7 +67,7 @@ fn part(measured: &Measured) -> String {
 }
 
 fn line(row: &Row) -> String {
-    let ratio = row.ratio().map_or_else(String::new, |ratio| format!("{}×", figure(ratio)));
+    let ratio = ratio(row);
     let sign = match row.is_reached() {
         Some(true) => "✓ ",
         Some(false) => "✗ ",
@@ -91,10 +91,20 @@ fn line(row: &Row) -> String {
     format!("| {} | {ours} | {} | {theirs} | {ratio} | {goal} |\n", row.name, row.beside)
 }
 
+/// The middle ratio, and in brackets where it is likely to be.
+pub(super) fn ratio(row: &Row) -> String {
+    match (row.ratio(), row.interval()) {
+        (None, _) => String::new(),
+        (Some(ratio), None) => format!("{}×", figure(ratio)),
+        (Some(ratio), Some(it)) => format!("{}× ({} – {})", figure(ratio), figure(it.low), figure(it.high)),
+    }
+}
+
 /// Three digits that mean something.
 pub(super) fn figure(value: f64) -> String {
     match value.abs() {
         _ if value.is_nan() => String::new(),
+        f64::INFINITY => "∞".into(),
         0.0 => "0".into(),
         size if size < 0.001 => format!("{value:.1e}"),
         size if size < 1.0 => format!("{value:.3}"),
@@ -133,6 +143,12 @@ mod tests {
         let row = Row::new("g", "life", "s").ours(vec![3.0]).beside("QEMU", vec![2.0]);
         let text = line(&row.goal(Goal::RatioAtMost(0.7)));
         assert_eq!(text, "| life | 3.00 s | QEMU | 2.00 s | 1.50× | ✗ at most 0.7× |\n");
+    }
+
+    #[test]
+    fn a_ratio_of_pairs_is_shown_with_its_interval() {
+        let row = Row::new("g", "exits", "").ours(vec![2.0, 3.0, 1.0]).beside("QEMU", vec![2.0, 2.0, 0.0]);
+        assert_eq!(ratio(&row), "1.50× (1.00 – ∞)");
     }
 
     #[test]

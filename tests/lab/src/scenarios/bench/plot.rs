@@ -63,7 +63,8 @@ fn start(rows: &[&Row]) -> String {
     canvas.finish()
 }
 
-/// A point for each ratio, on a scale on which twice and half are equally far from one.
+/// A point for each ratio with a line where it is likely to be, on a scale on which twice and half are equally far from
+/// one.
 fn ratios(rows: &[&Row]) -> String {
     let mut canvas = Canvas::new("Ours beside theirs: left of 1× ours is better, right of it theirs");
     let place =
@@ -81,7 +82,8 @@ fn ratios(rows: &[&Row]) -> String {
         }
         let one_way = |ratio: f64| if row.more_is_better { 1.0 / ratio } else { ratio };
         let better = one_way(ratio);
-        let (low, high) = spread(&row.ratios().into_iter().map(one_way).collect::<Vec<_>>());
+        let ends = row.interval().map_or_else(|| spread(&row.ratios()), |it| (it.low, it.high));
+        let (low, high) = spread(&[ends.0, ends.1].map(one_way));
         let at = canvas.at;
         canvas.text(MARGIN + 12.0, at + 13.0, &format!("{}, beside {}", row.name, row.beside));
         canvas.line(place(low), place(high), at + 9.0);

@@ -95,6 +95,11 @@ impl Row {
         self.ours.iter().enumerate().map(pair).filter(|ratio| !ratio.is_nan()).collect()
     }
 
+    /// Where the middle of all such pairs' ratios is likely to be; none where fewer than two were taken by turns.
+    pub(crate) fn interval(&self) -> Option<Interval> {
+        (self.ours.len() == self.theirs.len()).then(|| Interval::of_median(&self.ratios())).flatten()
+    }
+
     /// Whether the goal is reached; none without one. What was not measured has reached none.
     pub(crate) fn is_reached(&self) -> Option<bool> {
         let holds = |value: Option<f64>, holds: &dyn Fn(f64) -> bool| value.is_some_and(holds);
@@ -115,8 +120,46 @@ impl Row {
         value["ours_spread"] = spread(&self.ours);
         value["theirs_spread"] = spread(&self.theirs);
         value["ratio"] = json!(self.ratio());
+        value["ratio_interval"] = json!(self.interval());
         value["goal_reached"] = json!(self.is_reached());
         value
+    }
+}
+
+/// Two of the measured values, between which the median of all that could have been measured lies.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Interval {
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+    /// In what part of all such measurements it does.
+    pub(crate) confidence: f64,
+}
+
+impl Interval {
+    /// How often the median is to be in the interval, where there are values enough for that.
+    const CONFIDENCE: f64 = 0.95;
+
+    /// The narrowest such interval that leaves out as many values below as above; of five values or less the lowest
+    /// and the highest, which reach it not quite. It supposes nothing of how the values are distributed: each is as
+    /// likely below the median as above, so that how many are below is what a coin thrown as often would give.
+    fn of_median(values: &[f64]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let count = sorted.len();
+        // That none, then one, two... of so many throws are heads; and that no more are.
+        let mut exactly = 0.5f64.powi(i32::try_from(count).ok()?);
+        let mut at_most = exactly;
+        let (mut left_out, mut missed) = (0, at_most);
+        for heads in 1..count / 2 {
+            exactly *= (count + 1 - heads) as f64 / heads as f64;
+            at_most += exactly;
+            if 2.0 * at_most > 1.0 - Self::CONFIDENCE {
+                break;
+            }
+            (left_out, missed) = (heads, at_most);
+        }
+        let (low, high) = (*sorted.get(left_out)?, *sorted.get(count - 1 - left_out)?);
+        (count > 1).then_some(Self { low, high, confidence: 1.0 - 2.0 * missed })
     }
 }
 
@@ -191,6 +234,33 @@ mod tests {
         assert_eq!(reached(Goal::RatioAtMost(0.5)), Some(true));
         assert_eq!(reached(Goal::RatioAtLeast(0.51)), Some(false));
         assert_eq!(reached(Goal::AtMost(1.9)), Some(false));
+    }
+
+    /// The ranks in the tables of the sign test: of 6 values the first and the sixth, of 10 the second and the ninth, of
+    /// 25 the eighth and the eighteenth, of 40 the 14th and the 27th.
+    #[test]
+    fn the_interval_of_a_median_is_that_of_the_sign_test() {
+        let ranks = |count: u32| {
+            let interval = Interval::of_median(&(1..=count).rev().map(f64::from).collect::<Vec<_>>());
+            interval.map(|it| (it.low, it.high, (it.confidence * 1e4).round() / 1e4))
+        };
+        let expected = [(1.0, 6.0, 0.9688), (2.0, 9.0, 0.9785), (8.0, 18.0, 0.9567), (14.0, 27.0, 0.9615)];
+        assert_eq!([6, 10, 25, 40].map(ranks), expected.map(Some));
+    }
+
+    #[test]
+    fn of_few_values_the_interval_is_all_of_them_and_says_how_little_that_is() {
+        let interval =
+            |values: &[f64]| Interval::of_median(values).map(|it| (it.low, it.high, it.confidence));
+        assert_eq!(interval(&[3.0, 1.0, 2.0, 5.0, 4.0]), Some((1.0, 5.0, 0.9375)));
+        assert_eq!([interval(&[1.0]), interval(&[])], [None, None]);
+    }
+
+    #[test]
+    fn the_interval_is_of_the_ratios_of_pairs() {
+        let row = row().beside("other", vec![2.0, 3.0, 8.0]);
+        assert_eq!(row.json()["ratio_interval"], json!({"low": 0.25, "high": 1.0, "confidence": 0.75}));
+        assert_eq!(super::tests::row().interval(), None);
     }
 
     #[test]
