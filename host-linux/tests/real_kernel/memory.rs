@@ -1,8 +1,9 @@
 //! Guest memory mapped for a device, and what the kernel does not map.
 
 use crate::rig::{Rig, region, span, vm};
+use std::collections::BTreeMap;
 use vfio_assign_core::{Iova, Span};
-use vfio_assign_linux::{DmaError, GuestMemory, GuestRegion, MemoryBacking};
+use vfio_assign_linux::{Backend, DmaError, GuestMemory, GuestRegion, Host, MemoryBacking, Vm, VmOptions};
 
 const PAGE: u64 = 0x1000;
 const SIZE: u64 = 16 * PAGE;
@@ -20,6 +21,24 @@ fn a_region_is_mapped_removed_and_mapped_again() {
         vm.add_memory(&[region(0, SIZE)]).expect("maps");
         vm.remove_memory(span(0, SIZE)).expect("unmaps");
     }
+}
+
+#[test]
+fn memory_is_mapped_by_one_call_after_its_limits_were_asked_for_by_one() {
+    let Some(rig) = Rig::get() else { return };
+    let host = Host::linux();
+    let vm = Vm::new(host.clone(), VmOptions { backend: Some(rig.backend), ..VmOptions::default() });
+    let _device = vm.open(rig.nvme).expect("opens");
+    let before = host.calls();
+    vm.add_memory(&[region(0, SIZE)]).expect("maps");
+    let mut made = host.calls();
+    made.iter_mut().for_each(|(call, count)| *count -= before.get(call).copied().unwrap_or(0));
+    made.retain(|_, count| *count > 0);
+    let [limits, map] = match rig.backend {
+        Backend::Group => ["vfio-iommu-get-info", "vfio-iommu-map-dma"],
+        _ => ["iommu-ioas-iova-ranges", "iommu-ioas-map"],
+    };
+    assert_eq!(made, BTreeMap::from([(limits, 1), (map, 1)]));
 }
 
 #[test]

@@ -3,26 +3,26 @@
 use super::GuestMemory;
 use std::mem::MaybeUninit;
 
-/// How many pages are looked at: a system call each, far less than a look at every page.
-const SAMPLES: u64 = 16;
+/// How many pages are looked at, far fewer than there are.
+const SAMPLES: usize = 16;
 
 impl GuestMemory {
     /// Whether pages here and there in `length` bytes from `offset` on were all in memory; `false`, too, where that is
     /// not known. Those that were looked at are in memory afterwards.
     ///
-    /// Each is written to, which changes nothing, and the kernel counts for which it had to find a page. To open and
+    /// They are written to, which changes nothing, and the kernel counts for how many it had to find a page. To open and
     /// read what it tells of them in `/proc` takes several times as long.
     pub(crate) fn seems_resident(&self, offset: u64, length: u64) -> bool {
         let Some(range) = self.range(offset, length) else { return false };
         let mut places = samples(offset, range.length() as u64);
-        // The first page is not counted: with it the kernel may have to find the program's own, at the first call.
-        places.by_ref().take(1).for_each(|place| self.touch(place));
-        let before = faults();
-        before.is_some()
-            && places.all(|place| {
-                self.touch(place);
-                faults() == before
-            })
+        let mut touch = |count| {
+            places.by_ref().take(count).for_each(|place| self.touch(place));
+            faults()
+        };
+        // With the first page the kernel may have to find the program's own, at the first call.
+        let before = touch(1);
+        // Where nobody has touched anything, no more are found by this thread alone.
+        before.is_some() && touch(1) == before && touch(SAMPLES) == before
     }
 }
 
@@ -30,7 +30,7 @@ impl GuestMemory {
 fn samples(offset: u64, length: u64) -> impl Iterator<Item = u64> {
     let page = rustix::param::page_size() as u64;
     let (first, last) = (offset / page, (offset + (length - 1)) / page);
-    let further = (last - first).min(SAMPLES - 1);
+    let further = (last - first).min(SAMPLES as u64 - 1);
     (0..=further).map(move |n| (first + (last - first) * n / further.max(1)) * page)
 }
 
