@@ -2,8 +2,8 @@
 //! fake --bench registers` prints the least time of each way to it, `-- json` the same for a program.
 //!
 //! What the library does is all that it does at the end of an exit, by the address in the guest and with all checks.
-//! Beside it are the system call alone and the access alone, on a memfd of their own. On a real device:
-//! `cargo lab bench --part host`.
+//! Beside it are the system call alone and the access alone, on a memfd of their own. The kernel is the scripted one: what
+//! it keeps of each call is in the way through it, which on a real device is `cargo lab bench --part host`.
 
 use std::convert::Infallible;
 use std::error::Error;
