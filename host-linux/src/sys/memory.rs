@@ -173,7 +173,6 @@ impl GuestMemory {
     ///
     /// The memory must be readable and writable, stay mapped until the value, its clones and everything
     /// made from them is gone, and be free of Rust references, since a guest and devices will change it.
-    /// It must not be a device's registers: words here and there are read, and written unchanged, to find its pages.
     /// It should be `MADV_DONTFORK`.
     pub unsafe fn from_raw(address: NonNull<u8>, size: usize) -> Result<Self, Errno> {
         let page = rustix::param::page_size();
@@ -191,6 +190,12 @@ impl GuestMemory {
     /// The size in bytes.
     pub fn size(&self) -> u64 {
         self.0.size as u64
+    }
+
+    /// Whether it is this process's own and in no file: there a touch always finds a page. Of a file there may be none (its
+    /// size, its file system's, a limit of huge pages), and what touches it then gets a signal.
+    fn is_anonymous(&self) -> bool {
+        self.0.ours && self.0.file.is_none()
     }
 
     /// The file behind it, which can be mapped a second time; anonymous memory has none.

@@ -42,8 +42,10 @@ impl GuestMemory {
                     return Ok(());
                 }
                 let length = PREFAULT_PIECE.min(range.length() - start);
-                // Where there are huge pages this finds the whole piece, and with no lock that others may wait for.
-                self.touch(offset + start as u64);
+                if self.is_anonymous() {
+                    // Where there are huge pages this finds the whole piece, and with no lock that others may wait for.
+                    self.touch(offset + start as u64);
+                }
                 populate(range.address() + start, length)?;
                 found(length as u64);
             }
@@ -59,7 +61,7 @@ impl GuestMemory {
 }
 
 /// Finds pages for memory that a [`HostRange`](crate::sys::HostRange) names.
-fn populate(address: usize, length: usize) -> Result<(), Errno> {
+pub(super) fn populate(address: usize, length: usize) -> Result<(), Errno> {
     let page = rustix::param::page_size();
     let start = address & !(page - 1);
     let pages = std::ptr::without_provenance_mut(start);

@@ -1,6 +1,7 @@
 //! Whether guest memory is in pages already, so that nobody has to look for them.
 
 use super::GuestMemory;
+use super::prefault::populate;
 use std::mem::MaybeUninit;
 
 /// How many pages are looked at, far fewer than there are.
@@ -8,29 +9,29 @@ const SAMPLES: usize = 16;
 
 impl GuestMemory {
     /// Whether pages here and there in `length` bytes from `offset` on were all in memory; `false`, too, where that is
-    /// not known. Those that were looked at are in memory afterwards.
+    /// not known. Those that were looked at are in memory afterwards, if there was room for them.
     ///
-    /// They are written to, which changes nothing, and the kernel counts for how many it had to find a page. To open and
-    /// read what it tells of them in `/proc` takes several times as long.
+    /// The kernel is told to find each, and counts for how many it had to. To open and read what it tells of them in
+    /// `/proc` takes several times as long, and to touch them ends the process where there is no page to be had.
     pub(crate) fn seems_resident(&self, offset: u64, length: u64) -> bool {
         let Some(range) = self.range(offset, length) else { return false };
-        let mut places = samples(offset, range.length() as u64);
-        let mut touch = |count| {
-            places.by_ref().take(count).for_each(|place| self.touch(place));
-            faults()
+        let mut places = samples(range.address(), range.length());
+        let mut find = |count| {
+            let found = places.by_ref().take(count).all(|address| populate(address, 1).is_ok());
+            faults().filter(|_| found)
         };
         // With the first page the kernel may have to find the program's own, at the first call.
-        let before = touch(1);
+        let before = find(1);
         // Where nobody has touched anything, no more are found by this thread alone.
-        before.is_some() && touch(1) == before && touch(SAMPLES) == before
+        before.is_some() && find(1) == before && find(SAMPLES) == before
     }
 }
 
-/// Places in the first page, in the last, and in so many between them at even distances.
-fn samples(offset: u64, length: u64) -> impl Iterator<Item = u64> {
-    let page = rustix::param::page_size() as u64;
-    let (first, last) = (offset / page, (offset + (length - 1)) / page);
-    let further = (last - first).min(SAMPLES as u64 - 1);
+/// The first page, the last, and so many between them at even distances.
+fn samples(address: usize, length: usize) -> impl Iterator<Item = usize> {
+    let page = rustix::param::page_size();
+    let (first, last) = (address / page, (address + (length - 1)) / page);
+    let further = (last - first).min(SAMPLES - 1);
     (0..=further).map(move |n| (first + (last - first) * n / further.max(1)) * page)
 }
 
@@ -47,7 +48,9 @@ fn faults() -> Option<[libc::c_long; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::errno::Errno;
     use crate::sys::MemoryBacking;
+    use rustix::fs::{MemfdFlags, memfd_create};
 
     const SIZE: u64 = 64 << 20;
 
@@ -57,9 +60,9 @@ mod tests {
 
     #[test]
     fn all_pages_of_a_little_memory_are_looked_at_and_some_of_much() {
-        let page = rustix::param::page_size() as u64;
+        let page = rustix::param::page_size();
         let looked_at =
-            |offset, length| samples(offset, length).map(|place| place / page).collect::<Vec<_>>();
+            |address, length| samples(address, length).map(|address| address / page).collect::<Vec<_>>();
         assert_eq!(looked_at(3 * page + 1, 1), [3]);
         assert_eq!(looked_at(3 * page, 16 * page), (3..=18).collect::<Vec<_>>());
         assert_eq!(looked_at(3 * page, 151 * page), (3..=153).step_by(10).collect::<Vec<_>>());
@@ -93,6 +96,17 @@ mod tests {
         there.prefault(0, SIZE, 2).unwrap();
         let here = GuestMemory::from_file(there.file().unwrap().try_clone_to_owned().unwrap()).unwrap();
         assert_eq!([&there, &here].map(|memory| memory.seems_resident(0, SIZE)), [true, false]);
+    }
+
+    #[test]
+    fn memory_whose_file_became_smaller_is_not_resident_and_not_found_and_raises_no_signal() {
+        // Without a name, and made so that nobody can seal it.
+        let file = std::fs::File::from(memfd_create("theirs", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(SIZE).unwrap();
+        let memory = GuestMemory::from_file(file.try_clone().unwrap().into()).unwrap();
+        file.set_len(0).unwrap();
+        assert!(!memory.seems_resident(0, SIZE));
+        assert_eq!(memory.prefault(0, SIZE, 2), Err(Errno::EFAULT));
     }
 
     #[test]
