@@ -36,22 +36,46 @@ pub(crate) fn measure(bdf: Bdf, rounds: u32, mib: u64) -> Result<(), Box<dyn Err
             FREE_HUGE_PAGES,
             if pages == Pages::Huge { (bytes / HUGE_PAGE).to_string() } else { "0".into() },
         )?;
-        for _ in 0..rounds {
-            for (state, touched) in [("fresh", false), ("touched", true)] {
-                let key = |way: &str| format!("map_{name}_{state}_{way}");
-                library(bdf, pages, bytes, touched, true, &key("library"))?;
-                // Huge pages come back in reverse, and those that ascend are mapped in fewer pieces: there is one more
-                // between the two that are compared, so that both have the same.
-                match touched {
-                    false => library(bdf, pages, bytes, touched, false, &key("one_thread"))?,
-                    true => bare(bdf, pages, bytes, touched, &key("bare_between"))?,
-                }
-                bare(bdf, pages, bytes, touched, &key("bare"))?;
-            }
+        for round in 0..rounds {
+            let key = |state: &str, way: &str| format!("map_{name}_{state}_{way}");
+            // Huge pages come back in reverse, and those that ascend are mapped in fewer pieces: there is one more between
+            // the two that are compared, so that both have the same.
+            let mut fresh: [Way<'_>; 3] = [
+                &|| library(bdf, pages, bytes, false, true, &key("fresh", "library")),
+                &|| library(bdf, pages, bytes, false, false, &key("fresh", "one_thread")),
+                &|| bare(bdf, pages, bytes, false, &key("fresh", "bare")),
+            ];
+            let mut touched: [Way<'_>; 3] = [
+                &|| library(bdf, pages, bytes, true, true, &key("touched", "library")),
+                &|| bare(bdf, pages, bytes, true, &key("touched", "bare_between")),
+                &|| bare(bdf, pages, bytes, true, &key("touched", "bare")),
+            ];
+            by_turns(&mut fresh, round, 1)?;
+            by_turns(&mut touched, round, if pages == Pages::Small { 1 } else { short(bytes) })?;
         }
     }
     fs::write(FREE_HUGE_PAGES, "0")?;
     Ok(())
+}
+
+/// One way of three to map memory.
+type Way<'a> = &'a dyn Fn() -> Result<(), Box<dyn Error>>;
+
+/// Each way so many times, first in this order and in the opposite one the next time.
+fn by_turns(ways: &mut [Way<'_>], round: u32, times: u32) -> Result<(), Box<dyn Error>> {
+    if round % 2 == 1 {
+        ways.reverse();
+    }
+    for _ in 0..times {
+        ways.iter().try_for_each(|way| way())?;
+        ways.reverse();
+    }
+    Ok(())
+}
+
+/// How often huge pages that are there are mapped in a round: it takes the call milliseconds, and anything else shows.
+fn short(bytes: u64) -> u32 {
+    if bytes <= 4096 * MIB { 4 } else { 1 }
 }
 
 fn library(
