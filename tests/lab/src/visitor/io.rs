@@ -27,6 +27,7 @@ pub(crate) struct Load {
     /// How many requests are under way at any time.
     pub(crate) depth: u32,
     pub(crate) writes: bool,
+    /// After a warm-up. In no time there is none, and no request.
     pub(crate) time: Duration,
 }
 
@@ -40,16 +41,16 @@ pub(crate) fn measure(node: &str, load: Load, voice: &Voice) -> Result<(), Fault
     let blocks = disk.seek(SeekFrom::End(0)).map_err(refuse("measure"))? / u64::from(BLOCK);
     let buffers =
         MmapRegion::new((load.depth * BLOCK) as usize).map_err(|source| Fault::Map { bar: 0, source })?;
-    let (mut times, elapsed) = drive(&disk, blocks, &buffers, load).map_err(refuse("drive"))?;
+    let Driven { mut times, all } = drive(&disk, blocks, &buffers, load).map_err(refuse("drive"))?;
     times.sort_unstable();
     let place =
         |part: f64| times.get((part * times.len() as f64) as usize).or(times.last()).copied().unwrap_or(0);
     voice.say(
         "io",
         format_args!(
-            "count={} microseconds={} p50={} p95={} p99={} p999={}",
+            "all={all} count={} microseconds={} p50={} p95={} p99={} p999={}",
             times.len(),
-            elapsed.as_micros(),
+            load.time.as_micros(),
             place(0.5),
             place(0.95),
             place(0.99),
@@ -59,14 +60,21 @@ pub(crate) fn measure(node: &str, load: Load, voice: &Voice) -> Result<(), Fault
     Ok(())
 }
 
-/// The nanoseconds that each request took, and how long all of them did.
-fn drive(disk: &File, blocks: u64, buffers: &MmapRegion, load: Load) -> io::Result<(Vec<u32>, Duration)> {
+/// What became of a load.
+struct Driven {
+    /// The nanoseconds that each request took, the warm-up's left out.
+    times: Vec<u32>,
+    /// How many requests there were, the warm-up's and the last ones' among them.
+    all: u64,
+}
+
+fn drive(disk: &File, blocks: u64, buffers: &MmapRegion, load: Load) -> io::Result<Driven> {
     let mut ring = IoUring::new(load.depth)?;
     let mut random = Random::new(0x2545_f491_4f6c_dd1d);
     let mut started = vec![Instant::now(); load.depth as usize];
-    let mut times = Vec::new();
-    let begin = Instant::now();
-    let (counts_from, end) = (begin + WARM_UP, begin + WARM_UP + load.time);
+    let (mut times, mut all) = (Vec::new(), 0);
+    let counts_from = Instant::now() + if load.time.is_zero() { Duration::ZERO } else { WARM_UP };
+    let end = counts_from + load.time;
     let mut under_way = 0;
     let mut free: Vec<u32> = (0..load.depth).collect();
     loop {
@@ -76,10 +84,10 @@ fn drive(disk: &File, blocks: u64, buffers: &MmapRegion, load: Load) -> io::Resu
                 break;
             }
             push(&mut ring, &request(disk, random.below(blocks), buffers, slot, load.writes))?;
-            under_way += 1;
+            (under_way, all) = (under_way + 1, all + 1);
         }
         if under_way == 0 {
-            return Ok((times, load.time));
+            return Ok(Driven { times, all });
         }
         ring.submit_and_wait(1)?;
         let now = Instant::now();

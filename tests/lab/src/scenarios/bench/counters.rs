@@ -38,6 +38,12 @@ impl Counts {
         Ok(Self { threads, exits })
     }
 
+    /// Of one thread that ran so many nanoseconds, in tests.
+    #[cfg(test)]
+    pub(super) fn of_one_thread(nanoseconds: f64) -> Self {
+        Self { threads: [("1".into(), nanoseconds)].into(), exits: BTreeMap::new() }
+    }
+
     /// What came since then: all threads' nanoseconds, those of all but the busiest, which is the processor's, and the
     /// exits of each kind.
     pub(super) fn since(&self, before: &Self) -> Work {

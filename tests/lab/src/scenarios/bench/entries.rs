@@ -6,6 +6,7 @@
 //! Beside these sums it was right on a quiet machine, and 190 ms of 662 beside other work.
 
 use super::Cause;
+use super::counters::{Counts, Work};
 use crate::l1::{L1, L1Error};
 use std::collections::BTreeMap;
 
@@ -29,8 +30,9 @@ pub(super) fn watch(l1: &mut L1) -> Result<(), L1Error> {
     HISTOGRAMS.iter().try_for_each(|(event, sums)| l1.write(&format!("{EVENTS}/{event}/trigger"), sums))
 }
 
-/// What was counted of a monitor's threads until some moment.
+/// What was counted of a monitor's threads until some moment, all of it of that one moment.
 pub(super) struct Entries {
+    counts: Counts,
     entered: Sums,
     left: Sums,
     returned: Sums,
@@ -44,9 +46,10 @@ impl Entries {
             let entered = sums_at(l1, ENTRY, &threads)?;
             let asleep = all_asleep(l1, process, &threads)?;
             let (left, returned) = (sums_at(l1, EXIT, &threads)?, sums_at(l1, RETURN, &threads)?);
+            let counts = Counts::take(l1, process)?;
             // All were asleep, hence out of the guest, and none has entered it since: no exit is still to come.
             if asleep && sums_at(l1, ENTRY, &threads)? == entered {
-                return Ok(Self { entered, left, returned });
+                return Ok(Self { counts, entered, left, returned });
             }
         }
         Err(Cause::NotSo {
@@ -62,15 +65,25 @@ impl Entries {
         let left = self.left.since(&before.left);
         let counts = [entered.count, left.count].map(|count| count.to_string());
         super::must("each entry of the guest has its exit", &counts[0], &counts[1])?;
+        let work = self.counts.since(&before.counts);
         let guest = left.moments.wrapping_sub(entered.moments) as f64;
-        Ok(Ran { guest, returns: self.returned.since(&before.returned).count as f64 })
+        if guest > work.all {
+            let expected = format!("at most {} ns", work.all);
+            return Err(Cause::NotSo {
+                what: "the guest ran no longer than its monitor",
+                expected,
+                got: format!("{guest} ns"),
+            });
+        }
+        Ok(Ran { work, guest, returns: self.returned.since(&before.returned).count as f64 })
     }
 }
 
-/// What a guest did between two moments.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What a monitor and its guest did between two moments.
 pub(super) struct Ran {
-    /// Nanoseconds that it ran.
+    /// What the scheduler and KVM count.
+    pub(super) work: Work,
+    /// Nanoseconds that the guest itself ran.
     pub(super) guest: f64,
     /// How often KVM came back to its monitor.
     pub(super) returns: f64,
@@ -101,8 +114,11 @@ impl Sums {
     }
 }
 
-fn sums_at(l1: &mut L1, event: &str, threads: &[String]) -> Result<Sums, L1Error> {
-    Ok(sums(&l1.read(&format!("{EVENTS}/{event}/hist"))?, threads))
+fn sums_at(l1: &mut L1, event: &str, threads: &[String]) -> Result<Sums, Cause> {
+    let histogram = l1.read(&format!("{EVENTS}/{event}/hist"))?;
+    let dropped = histogram.lines().find_map(|line| line.trim().strip_prefix("Dropped: ")).unwrap_or("0");
+    super::must("the kernel counts every event", "0", dropped)?;
+    Ok(sums(&histogram, threads))
 }
 
 fn sums(histogram: &str, threads: &[String]) -> Sums {
@@ -146,22 +162,29 @@ mod tests {
         assert_eq!(sums(text, &["163".to_owned()]), Sums { count: 7, moments: 0 });
     }
 
-    fn entries(entered: (u64, u64), left: (u64, u64), returned: u64) -> Entries {
+    fn entries(ran: f64, entered: (u64, u64), left: (u64, u64), returned: u64) -> Entries {
         let sums = |(count, moments)| Sums { count, moments };
-        Entries { entered: sums(entered), left: sums(left), returned: sums((returned, 0)) }
+        let counts = Counts::of_one_thread(ran);
+        Entries { counts, entered: sums(entered), left: sums(left), returned: sums((returned, 0)) }
     }
 
     #[test]
     fn the_guest_ran_from_its_entries_to_its_exits_wherever_the_sums_began() {
         // Two entries are known without their exits; then one from 1000 to 1300 and one from 2000 to 2400.
-        let before = entries((2, 900), (0, 0), 5);
-        let ran = entries((4, 3900), (2, 3700), 6).since(&before);
-        assert_eq!(ran.ok(), Some(Ran { guest: 700.0, returns: 1.0 }));
+        let before = entries(50.0, (2, 900), (0, 0), 5);
+        let ran = entries(950.0, (4, 3900), (2, 3700), 6).since(&before).ok();
+        assert_eq!(ran.map(|ran| [ran.work.all, ran.guest, ran.returns]), Some([900.0, 700.0, 1.0]));
+    }
+
+    #[test]
+    fn a_guest_that_ran_longer_than_its_monitor_is_told() {
+        let before = entries(50.0, (2, 900), (0, 0), 5);
+        assert!(entries(749.0, (4, 3900), (2, 3700), 6).since(&before).is_err());
     }
 
     #[test]
     fn an_exit_that_was_not_counted_is_told() {
-        let before = entries((2, 900), (2, 1000), 5);
-        assert!(entries((4, 3900), (3, 2300), 6).since(&before).is_err());
+        let before = entries(50.0, (2, 900), (2, 1000), 5);
+        assert!(entries(9e9, (4, 3900), (3, 2300), 6).since(&before).is_err());
     }
 }
