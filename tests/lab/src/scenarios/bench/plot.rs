@@ -85,7 +85,12 @@ fn ratios(rows: &[&Row]) -> String {
         let ends = row.interval().map_or_else(|| spread(&row.ratios()), |it| (it.low, it.high));
         let (low, high) = spread(&[ends.0, ends.1].map(one_way));
         let at = canvas.at;
-        canvas.text(MARGIN + 12.0, at + 13.0, &format!("{}, beside {}", row.name, row.beside));
+        let same =
+            |other: &&&Row| other.name == row.name && other.group == row.group && other.beside == row.beside;
+        // Time and instructions of one thing.
+        let unit =
+            if rows.iter().filter(same).count() > 1 { format!(", {}", row.unit) } else { String::new() };
+        canvas.text(MARGIN + 12.0, at + 13.0, &format!("{}{unit}, beside {}", row.name, row.beside));
         canvas.line(place(low), place(high), at + 9.0);
         let colour = if better <= 1.0 { COLOURS[0] } else { WORSE };
         canvas.rectangle(place(better) - 4.0, at + 5.0, 8.0, 8.0, colour);
