@@ -16,6 +16,9 @@ use crate::machine::pci::PciBus;
 pub(crate) struct Devices {
     bus: Arc<PciBus>,
     members: Mutex<Members>,
+    /// Held while a device is closed that has left, and while the machine is reset: before it is closed it is no member
+    /// any more and still this process's, and what can only be reset with it could not be reset.
+    closing: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -35,7 +38,7 @@ pub(super) struct Member {
 impl Devices {
     /// No devices, for this bus.
     pub(super) fn new(bus: Arc<PciBus>) -> Self {
-        Self { bus, members: Mutex::default() }
+        Self { bus, members: Mutex::default(), closing: Mutex::default() }
     }
 
     /// Puts a device into a slot of the bus.
@@ -48,7 +51,8 @@ impl Devices {
 
     /// Takes a device out of the guest and closes it, if nobody else looks at it now.
     pub(super) fn take(&self, bdf: Bdf) {
-        // Closing it resets it, for which nobody else waits.
+        let _closing = self.lock_closing();
+        // Closing it resets it, for which only a reset of the machine waits.
         drop(self.take_out(bdf));
     }
 
@@ -78,6 +82,7 @@ impl Devices {
     ///
     /// The guest is started all the same where a device cannot be reset.
     pub(crate) fn reset(&self) {
+        let _closed = self.lock_closing();
         let members = self.lock();
         let assigned: Vec<_> = members.there.iter().map(|member| &member.device.assigned).collect();
         let outcomes = Assigned::reset_all(&assigned);
@@ -124,6 +129,11 @@ impl Devices {
     fn lock(&self) -> MutexGuard<'_, Members> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Before the [others](Self::lock) are locked, by whoever locks both.
+    fn lock_closing(&self) -> MutexGuard<'_, ()> {
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 pub(super) fn report(device: &AssignedDevice) -> Option<serde_json::Value> {
@@ -133,7 +143,6 @@ pub(super) fn report(device: &AssignedDevice) -> Option<serde_json::Value> {
 #[cfg(test)]
 mod tests {
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU32, Ordering};
 
     use vfio_assign_core::host::{Outcome, Step};
     use vfio_assign_linux::StepObserver;
@@ -142,11 +151,11 @@ mod tests {
     use super::*;
     use crate::machine::pci::{FIRST_SLOT, SlotPlan};
 
-    /// Counts the steps that are taken while the devices are locked, and the others.
+    /// Notes of each step whether the devices are locked meanwhile, and whether a reset of the machine would wait.
     #[derive(Default)]
     struct Locked {
         devices: OnceLock<Arc<Devices>>,
-        steps: [AtomicU32; 2],
+        steps: Mutex<Vec<(bool, bool)>>,
     }
 
     impl std::fmt::Debug for Locked {
@@ -158,22 +167,34 @@ mod tests {
     impl StepObserver for Locked {
         fn taken(&self, _: Step, _: Outcome) {
             if let Some(devices) = self.devices.get() {
-                let free = devices.members.try_lock().is_ok();
-                self.steps[usize::from(free)].fetch_add(1, Ordering::Relaxed);
+                let locked = (devices.members.try_lock().is_err(), devices.closing.try_lock().is_err());
+                self.steps.lock().unwrap().push(locked);
             }
         }
     }
 
-    #[test]
-    fn a_device_that_was_taken_is_closed_while_nobody_waits_for_the_others() {
+    /// Devices of which there is one, and what is noted while this is done with them.
+    fn noted(work: impl FnOnce(&Devices)) -> (Arc<Devices>, Vec<(bool, bool)>) {
         let (host, locked) = (TestHost::new(), Arc::new(Locked::default()));
         let (bus, _arrival) = PciBus::new(SlotPlan { devices: 1, hot_plug: 0 }, |_| {}).unwrap();
         let devices = Arc::new(Devices::new(bus));
         devices.put(FIRST_SLOT, host.device(Some(Arc::clone(&locked) as _)));
         locked.devices.set(Arc::clone(&devices)).ok().unwrap();
-        devices.take(bdf());
-        let [while_locked, others] = locked.steps.each_ref().map(|steps| steps.load(Ordering::Relaxed));
-        assert!(while_locked == 0 && others > 0, "{while_locked} while locked, {others} else");
-        assert_eq!(devices.reports().len(), 1);
+        work(&devices);
+        let mut steps = std::mem::take(&mut *locked.steps.lock().unwrap());
+        steps.dedup();
+        (devices, steps)
+    }
+
+    #[test]
+    fn a_device_that_was_taken_is_closed_while_only_a_reset_of_the_machine_waits() {
+        let (devices, steps) = noted(|devices| devices.take(bdf()));
+        assert_eq!((steps, devices.reports().len()), (vec![(false, true)], 1));
+    }
+
+    #[test]
+    fn the_machine_is_reset_while_no_device_is_closed() {
+        let (_devices, steps) = noted(Devices::reset);
+        assert_eq!(steps, [(true, true)]);
     }
 }
