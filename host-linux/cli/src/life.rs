@@ -52,7 +52,7 @@ impl Help for Refusal {
             Self::NotSaved => "save it first".into(),
             Self::NoFiles => "start the run with --control".into(),
             Self::Descriptors(_) => "raise the number of open files: `ulimit -n`".into(),
-            Self::Device(_) => "remove the device first, or look at the message".into(),
+            Self::Device(error) => return error.help(),
         })
     }
 }

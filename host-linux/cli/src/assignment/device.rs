@@ -159,6 +159,11 @@ impl AssignedDevice {
         heard.any(|(_, heard)| heard.count.fetch_add(1, Ordering::Relaxed) == 0)
     }
 
+    /// Whether the host has ever wanted it back: it goes on to until it has it.
+    pub(super) fn is_wanted_back(&self) -> bool {
+        self.events().any(|(event, count)| event == DeviceEvent::ReleaseRequest && count != 0)
+    }
+
     /// How often the host has said what.
     pub(super) fn events(&self) -> impl Iterator<Item = (DeviceEvent, u64)> {
         self.heard().map(|(event, heard)| (event, heard.count.load(Ordering::Relaxed)))

@@ -35,12 +35,14 @@ pub(crate) struct Control {
     server: Server,
     machine: MachineLine,
     paused: bool,
+    /// It is paused, and was saved with the devices that it has.
+    saved: bool,
 }
 
 impl Control {
     /// A socket by which the machine at the end of this line is told what to do.
     pub(crate) fn new(server: Server, machine: MachineLine) -> Self {
-        Self { server, machine, paused: false }
+        Self { server, machine, paused: false, saved: false }
     }
 }
 
@@ -155,32 +157,38 @@ impl Keeper {
     /// The host wants a device back, and says so again every few seconds.
     fn wanted_back(&mut self, bdf: Bdf, slot: u8, first: bool) {
         let event = DeviceEvent::ReleaseRequest;
-        if self.is_paused() {
+        if self.bus.has_ports() {
+            let asked = !self.is_paused() && self.bus.ask_back(slot);
             if first {
-                log::warn!("{bdf}: {event}: the guest is asked to give it up when it goes on");
+                let when = if asked { "" } else { " when it goes on" };
+                log::warn!("{bdf}: {event}: the guest is asked to give it up{when}");
             }
-        } else if !self.bus.ask_back(slot) {
+        } else if self.is_saved() {
+            if first {
+                log::warn!("{bdf}: {event}: it is taken when the machine goes on, which was saved with it");
+            }
+        } else {
             log::warn!("{bdf}: {event}: it is taken from the guest, which cannot be asked");
             self.take(bdf, false);
-        } else if first {
-            log::warn!("{bdf}: {event}: the guest is asked to give it up");
         }
     }
 
-    /// Takes what the guest has given up, and what has died. From a guest that is paused nothing is taken: it may have
-    /// been saved with it.
+    /// Takes what the guest has given up, and what has died, and asks for what the host has wanted back while nobody
+    /// could be asked. From a machine that was saved nothing is taken before it goes on.
     fn look(&mut self) {
-        if self.is_paused() {
+        if self.is_saved() {
             return;
         }
         for Member { slot, device } in self.devices.there() {
-            let (bdf, alive) = (device.bdf(), device.is_alive());
+            let (bdf, alive, wanted) = (device.bdf(), device.is_alive(), device.is_wanted_back());
             drop(device);
             if self.bus.is_released(slot) {
                 log::info!("{bdf}: the guest has given it up");
                 self.take(bdf, true);
             } else if !alive {
                 self.take(bdf, false);
+            } else if wanted && !self.is_paused() && !self.bus.is_asked_back(slot) {
+                self.wanted_back(bdf, slot, true);
             }
         }
     }
@@ -222,25 +230,28 @@ impl Keeper {
         };
         match request {
             Request::Status => Some(self.status()),
-            Request::Pause => self.wish(Wish::Pause, true),
-            Request::Resume => self.wish(Wish::Resume, false),
+            Request::Pause => self.wish(Wish::Pause, |control| control.paused = true),
+            Request::Resume => {
+                self.wish(Wish::Resume, |control| (control.paused, control.saved) = (false, false))
+            }
             Request::Inspect { device } => {
                 Some(self.inspect(&device).unwrap_or_else(|error| Answer::refusal(&error)))
             }
-            Request::Quit => Some(self.control.as_ref()?.machine.ask(Wish::Quit)?.answer),
-            Request::Save { file } => Some(self.control.as_ref()?.machine.ask(Wish::Save(file))?.answer),
+            Request::Quit => self.wish(Wish::Quit, |_| {}),
+            Request::Save { file } => self.wish(Wish::Save(file), |control| control.saved = true),
             Request::HandOver => self.hand_over(client),
             Request::Add { device } => done(self.add(&device)),
             Request::Remove { device } => done(self.remove(&device)),
         }
     }
 
-    fn wish(&mut self, wish: Wish, paused: bool) -> Option<Answer> {
+    /// Has the machine do something, and notes that it was done.
+    fn wish(&mut self, wish: Wish, done: impl FnOnce(&mut Control)) -> Option<Answer> {
         let control = self.control.as_mut()?;
         let answer = control.machine.ask(wish)?.answer;
         if answer == Answer::Done {
-            control.paused = paused;
-            // What was not taken meanwhile.
+            done(control);
+            // What had to wait may be possible now.
             self.bus.look().raise();
         }
         Some(answer)
@@ -263,6 +274,10 @@ impl Keeper {
 
     fn is_paused(&self) -> bool {
         self.control.as_ref().is_some_and(|control| control.paused)
+    }
+
+    fn is_saved(&self) -> bool {
+        self.control.as_ref().is_some_and(|control| control.saved)
     }
 
     fn status(&self) -> Answer {

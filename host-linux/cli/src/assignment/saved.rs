@@ -8,6 +8,7 @@ use vfio_assign_linux::{Errno, HandedDevice, HandedWay};
 
 use super::AssignmentError;
 use super::devices::Member;
+use crate::help::Help;
 
 /// A device in the file of a saved run.
 #[derive(Serialize, Deserialize)]
@@ -50,6 +51,20 @@ pub(crate) enum NotHandedOn {
     },
 }
 
+impl Help for NotHandedOn {
+    fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::State { error: SaveError::Lost, .. } => {
+                "save again: a device that has died leaves a paused run by itself, but one that was saved before only \
+                 when it goes on; resume that, and pause it again"
+                    .into()
+            }
+            Self::Files { .. } => "raise the number of open files: `ulimit -n`".into(),
+            _ => "resume the run, remove the device, and pause the run again".into(),
+        })
+    }
+}
+
 impl SavedDevice {
     /// A stopped device, and what goes with it.
     pub(super) fn of(Member { slot, device }: &Member) -> Result<(Self, Vec<OwnedFd>), NotHandedOn> {
@@ -81,5 +96,17 @@ impl SavedDevice {
             Some(HandedDevice { bdf, group: self.group, space: self.space, file, way })
         };
         Ok(made().map(|handed| (handed, self.state)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::bdf;
+    use super::*;
+
+    #[test]
+    fn a_device_that_has_died_is_said_to_leave_by_itself() {
+        let lost = NotHandedOn::State { bdf: bdf(), error: SaveError::Lost };
+        assert!(lost.help().unwrap().contains("leaves a paused run by itself"));
     }
 }

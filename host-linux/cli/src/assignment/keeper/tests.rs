@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use vfio_assign_linux::scripted::CallFault;
 use vfio_assign_linux::{Errno as HostErrno, IrqKind};
@@ -12,6 +13,9 @@ use super::*;
 use crate::control::{Ask, line};
 use crate::machine::pci::SlotPlan;
 use crate::machine::power::Stop;
+
+/// How long a test waits for what is to come at once before it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A keeper without devices, a client of it, and what its machine is asked.
 struct Kept {
@@ -80,8 +84,8 @@ impl Kept {
         let Self { keeper, asks, stops, .. } = self;
         std::thread::scope(|scope| {
             scope.spawn(|| keeper.serve());
-            let Ask { reply, .. } = asks.recv().unwrap();
-            stops.recv().unwrap();
+            let Ask { reply, .. } = asks.recv_timeout(PATIENCE).expect("the machine is asked");
+            stops.recv_timeout(PATIENCE).expect("the machine is stopped for it");
             reply.send(Reply { answer: Answer::Done, files: Vec::new() }).ok().unwrap();
         });
     }
@@ -89,36 +93,81 @@ impl Kept {
     fn devices(&self) -> usize {
         self.keeper.devices.there().len()
     }
+
+    /// How many devices there are once the keeper has looked at them, which it has a reason for.
+    fn devices_after_a_look(&mut self) -> usize {
+        assert!(self.keeper.wait().unwrap().look);
+        self.keeper.bus.look().clear();
+        self.keeper.look();
+        self.devices()
+    }
+}
+
+fn save() -> Request {
+    Request::Save { file: "state".into() }
 }
 
 #[test]
-fn nothing_is_taken_from_a_machine_that_is_paused() {
+fn what_the_host_wants_back_is_taken_from_a_machine_that_is_paused() {
     let host = TestHost::new();
     let mut kept = kept_with_one(&host);
     kept.ask(&Request::Pause);
-    kept.keeper.happened(bdf(), DeviceEvent::ReleaseRequest);
-    assert_eq!(kept.devices(), 1);
-    kept.ask(&Request::Resume);
     kept.keeper.happened(bdf(), DeviceEvent::ReleaseRequest);
     assert_eq!(kept.devices(), 0);
 }
 
 #[test]
-fn what_died_while_the_machine_was_paused_is_taken_when_it_goes_on() {
+fn what_the_host_wants_back_of_a_machine_that_was_saved_is_taken_when_it_goes_on() {
     let host = TestHost::new();
     let mut kept = kept_with_one(&host);
     kept.ask(&Request::Pause);
-    kept.keeper.bus.look().clear();
+    kept.ask(&save());
+    kept.keeper.happened(bdf(), DeviceEvent::ReleaseRequest);
+    assert_eq!(kept.devices_after_a_look(), 1);
+    kept.ask(&Request::Resume);
+    assert_eq!(kept.devices_after_a_look(), 0);
+}
+
+#[test]
+fn a_guest_that_was_paused_when_the_host_wanted_a_device_back_is_asked_when_it_goes_on() {
+    let host = TestHost::new();
+    let mut kept = kept(SlotPlan { devices: 1, hot_plug: 1 });
+    kept.keeper.devices.put(FIRST_SLOT, host.device(None));
+    kept.ask(&Request::Pause);
+    kept.keeper.happened(bdf(), DeviceEvent::ReleaseRequest);
+    let asked = |kept: &mut Kept| (kept.devices_after_a_look(), kept.keeper.bus.is_asked_back(FIRST_SLOT));
+    assert_eq!(asked(&mut kept), (1, false));
+    kept.ask(&Request::Resume);
+    assert_eq!(asked(&mut kept), (1, true));
+}
+
+/// The keeper hears of an error that its device has died of.
+fn die(host: &TestHost, kept: &mut Kept) {
     host.kernel.fail(0, CallFault::Errno(HostErrno::EIO));
     kept.keeper.happened(bdf(), DeviceEvent::Error);
-    assert!(kept.keeper.wait().unwrap().look);
-    kept.keeper.look();
-    assert_eq!(kept.devices(), 1);
-    kept.keeper.bus.look().clear();
+}
+
+#[test]
+fn what_died_while_the_machine_was_paused_is_taken() {
+    let host = TestHost::new();
+    let mut kept = kept_with_one(&host);
+    kept.ask(&Request::Pause);
+    assert_eq!(kept.devices_after_a_look(), 1);
+    die(&host, &mut kept);
+    assert_eq!(kept.devices_after_a_look(), 0);
+}
+
+#[test]
+fn what_died_after_the_machine_was_saved_is_taken_when_it_goes_on() {
+    let host = TestHost::new();
+    let mut kept = kept_with_one(&host);
+    kept.ask(&Request::Pause);
+    kept.ask(&save());
+    kept.ask(&Request::Pause);
+    die(&host, &mut kept);
+    assert_eq!(kept.devices_after_a_look(), 1);
     kept.ask(&Request::Resume);
-    assert!(kept.keeper.wait().unwrap().look);
-    kept.keeper.look();
-    assert_eq!(kept.devices(), 0);
+    assert_eq!(kept.devices_after_a_look(), 0);
 }
 
 #[test]
