@@ -84,10 +84,11 @@ impl Server {
         let refused = |source| NoSocket { path: path.to_owned(), source };
         let listener = UnixListener::bind(path).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
+        let file = file_at(path).inspect_err(|error| stays(path, error)).ok();
         Ok(Self {
             listener,
             path: path.to_owned(),
-            file: file_at(path).ok(),
+            file,
             clients: Vec::new(),
             next: 0,
             full: false,
@@ -217,14 +218,27 @@ fn may_ask(client: Uid, own: Uid) -> bool {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Another run may listen there, where somebody has removed the file before; its number is not another's while
-        // the listener is open.
-        let ours = self.file.is_some() && file_at(&self.path).ok() == self.file;
-        let removed = ours.then(|| std::fs::remove_file(&self.path));
-        if let Some(Err(error)) = removed {
-            log::warn!("{} stays: {error}", self.path.display());
+        if let Err(error) = self.remove() {
+            stays(&self.path, &error);
         }
     }
+}
+
+impl Server {
+    /// Removes the file, if it is there and the one that was made: another run may listen there, where somebody has
+    /// removed that before. Its number is not another's while the listener is open.
+    fn remove(&self) -> io::Result<()> {
+        let Some(made) = self.file else { return Ok(()) };
+        match file_at(&self.path) {
+            Ok(there) if there == made => std::fs::remove_file(&self.path),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn stays(path: &Path, error: &io::Error) {
+    log::warn!("{} stays: {error}", path.display());
 }
 
 fn file_at(path: &Path) -> io::Result<FileNumber> {

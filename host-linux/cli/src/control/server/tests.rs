@@ -174,3 +174,14 @@ fn the_file_of_another_run_at_the_same_path_stays() {
     drop(second);
     assert!(!path.exists());
 }
+
+#[test]
+fn a_file_that_cannot_be_looked_for_is_told_of_and_one_that_is_not_there_is_not() {
+    let (folder, server) = server();
+    let folder = folder.path();
+    std::fs::remove_dir_all(folder).unwrap();
+    assert!(server.remove().is_ok());
+    std::fs::write(folder, "").unwrap();
+    assert_eq!(server.remove().unwrap_err().kind(), io::ErrorKind::NotADirectory);
+    std::fs::remove_file(folder).unwrap();
+}
