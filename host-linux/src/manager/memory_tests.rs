@@ -59,8 +59,10 @@ fn progress_of_a_mapping_is_told() {
 
 /// How often this thread has read from a file.
 fn reads() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/io").unwrap();
-    text.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap().parse().unwrap()
+    let counts = std::fs::read_to_string("/proc/thread-self/io");
+    let counts = counts.expect("a kernel with CONFIG_TASK_IO_ACCOUNTING counts what a thread reads");
+    let reads = counts.lines().find_map(|line| line.strip_prefix("syscr: "));
+    reads.expect("reads are counted").parse().expect("a count is a number")
 }
 
 #[test]
@@ -69,6 +71,10 @@ fn memory_that_is_there_is_mapped_without_a_look_into_any_file() {
     let _device = vm.open(bdf()).unwrap();
     let there = region(0, 8 << 20);
     there.memory.prefault(0, 8 << 20, 1).unwrap();
+    assert!(
+        there.memory.seems_resident(0, 8 << 20),
+        "memory with all its pages was taken for memory without"
+    );
     let to_count = (reads(), reads());
     vm.add_memory(&[there]).unwrap();
     assert_eq!(reads() - to_count.1, to_count.1 - to_count.0);

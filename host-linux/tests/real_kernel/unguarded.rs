@@ -12,14 +12,18 @@ const IDS: [u8; 4] = [0x34, 0x12, 0xe8, 0x11];
 /// The device is given to VFIO, and taken away afterwards.
 fn given_to_vfio(rig: &Rig) -> Undo<impl FnMut()> {
     let (bdf, sysfs) = (rig.unguarded, Sysfs::default());
+    let taken_away = Undo::by({
+        let sysfs = sysfs.clone();
+        move || {
+            let taken = sysfs.unbind(bdf).and(sysfs.set_driver_override(bdf, None));
+            if let Err(error) = taken {
+                progress(format_args!("{bdf} is not what it was: {error}"));
+            }
+        }
+    });
     sysfs.set_driver_override(bdf, Some("vfio-pci")).expect("it may be given to VFIO");
     sysfs.probe(bdf).expect("the kernel looks for its driver");
-    Undo::by(move || {
-        let taken = sysfs.unbind(bdf).and(sysfs.set_driver_override(bdf, None));
-        if let Err(error) = taken {
-            progress(format_args!("{bdf} is not what it was: {error}"));
-        }
-    })
+    taken_away
 }
 
 fn options(backend: Option<Backend>) -> VmOptions {
