@@ -180,3 +180,42 @@ impl Which {
         is(self.has, self.lacks) || self.or.is_some_and(|(has, lacks)| is(has, lacks))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each pass does with one vector, where it goes from vector to vector.
+    fn of_a_vector(pass: Pass) -> Option<Step> {
+        let mut settle = Settle::new(InterruptKind::Msix, true);
+        (settle.enable, settle.pass) = (true, pass);
+        settle.change()?;
+        Some(pass.step(settle.kind, VectorIndex::default(), Vector::RESET))
+    }
+
+    #[test]
+    fn five_passes_go_from_vector_to_vector_and_each_takes_its_own_step() {
+        let (kind, vector, message) = (InterruptKind::Msix, VectorIndex::default(), Vector::RESET.message());
+        let passes = [
+            (Pass::Disarm, Some(Step::Disarm { kind, vector })),
+            (Pass::Disable, None),
+            (Pass::Unwire, None),
+            (Pass::TakePending, None),
+            (Pass::Release, None),
+            (Pass::GrowDisable, None),
+            (Pass::GrowWire, None),
+            (Pass::Wire, None),
+            (Pass::Route, Some(Step::Route { kind, vector, message })),
+            (Pass::Commit, None),
+            (Pass::DisarmUnrouted, Some(Step::Disarm { kind, vector })),
+            (Pass::Signal, Some(Step::Signal { kind, vector })),
+            (Pass::Arm, Some(Step::Arm { kind, vector })),
+            (Pass::Unmask, None),
+            (Pass::Done, None),
+        ];
+        assert!(passes.windows(2).all(|two| two[0].0 < two[1].0) && passes.len() == Pass::Done as usize + 1);
+        for (pass, step) in passes {
+            assert_eq!(of_a_vector(pass), step, "{pass:?}");
+        }
+    }
+}
