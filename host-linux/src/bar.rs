@@ -129,7 +129,11 @@ impl MappedBars {
         let through = self.through(bar, offset, width.bytes());
         match through.and_then(|(mapped, at)| mapped.mapping.read(at, width.bytes())) {
             Some(read) => read.map_err(|_| fault(bar, offset, width)),
-            None => self.read_by_call(bar, offset, width),
+            None => {
+                let mut data = [0; 8];
+                self.device.read(RegionIndex::bar(bar), offset.get(), &mut data[..width.bytes()])?;
+                Ok(u64::from_le_bytes(data))
+            }
         }
     }
 
@@ -149,28 +153,11 @@ impl MappedBars {
         let through = self.through(bar, offset, width.bytes());
         match through.and_then(|(mapped, at)| mapped.mapping.write(at, width.bytes(), value)) {
             Some(written) => written.map_err(|_| fault(bar, offset, width)),
-            None => self.write_by_call(bar, offset, width, value),
+            None => {
+                let data = value.to_le_bytes();
+                self.device.write(RegionIndex::bar(bar), offset.get(), &data[..width.bytes()])
+            }
         }
-    }
-
-    // Beside the ways above, so that those stay short.
-
-    #[inline(never)]
-    fn read_by_call(&self, bar: BarIndex, offset: PhysBarOffset, width: Width) -> Result<u64, RegionError> {
-        let mut data = [0; 8];
-        self.device.read(RegionIndex::bar(bar), offset.get(), &mut data[..width.bytes()])?;
-        Ok(u64::from_le_bytes(data))
-    }
-
-    #[inline(never)]
-    fn write_by_call(
-        &self,
-        bar: BarIndex,
-        offset: PhysBarOffset,
-        width: Width,
-        value: u64,
-    ) -> Result<(), RegionError> {
-        self.device.write(RegionIndex::bar(bar), offset.get(), &value.to_le_bytes()[..width.bytes()])
     }
 
     fn map_bar(&mut self, bar: BarIndex) {
