@@ -6,6 +6,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::error::Error;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
 use std::time::Instant;
 use vfio_assign_core::{Bdf, GuestAddr, Span};
 use vfio_assign_linux::{GuestMemory, GuestRegion, Host, HugePage, MemoryBacking, Vm, VmOptions};
@@ -30,69 +31,50 @@ pub(crate) fn measure(bdf: Bdf, rounds: u32, mib: u64) -> Result<(), Box<dyn Err
     let bytes = mib * MIB;
     // What this machine touches for the first time the one that emulates it has to find; no row has this figure.
     fs::write(TRANSPARENT, "always")?;
-    bare(bdf, Pages::Transparent, bytes, true, "map_first")?;
+    bare(bdf, &touched(Pages::Transparent, bytes)?, "map_first")?;
     for (name, pages) in [("4k", Pages::Small), ("thp", Pages::Transparent), ("huge", Pages::Huge)] {
         fs::write(TRANSPARENT, if pages == Pages::Transparent { "always" } else { "never" })?;
         fs::write(
             FREE_HUGE_PAGES,
             if pages == Pages::Huge { (bytes / HUGE_PAGE).to_string() } else { "0".into() },
         )?;
+        let key = |state: &str, way: &str| format!("map_{name}_{state}_{way}");
+        let new = || GuestMemory::new(bytes, backing(pages));
         for round in 0..rounds {
-            let key = |state: &str, way: &str| format!("map_{name}_{state}_{way}");
-            // Huge pages come back in reverse, and those that ascend are mapped in fewer pieces: there is one more between
-            // the two that are compared, so that both have the same.
             let mut fresh: [Way<'_>; 3] = [
-                &|| library(bdf, pages, bytes, false, true, &key("fresh", "library")),
-                &|| library(bdf, pages, bytes, false, false, &key("fresh", "one_thread")),
-                &|| bare(bdf, pages, bytes, false, &key("fresh", "bare")),
+                &|| library(bdf, new()?, true, &key("fresh", "library")),
+                &|| library(bdf, new()?, false, &key("fresh", "one_thread")),
+                &|| bare(bdf, &region(pages, bytes)?, &key("fresh", "bare")),
             ];
-            let mut touched: [Way<'_>; 3] = [
-                &|| library(bdf, pages, bytes, true, true, &key("touched", "library")),
-                &|| bare(bdf, pages, bytes, true, &key("touched", "bare_between")),
-                &|| bare(bdf, pages, bytes, true, &key("touched", "bare")),
-            ];
-            by_turns(&mut fresh, round, 1)?;
-            // What is there is mapped in no time, beside which anything else shows, but for many small pages.
-            by_turns(&mut touched, round, if pages == Pages::Small && bytes > GIB { 1 } else { 4 })?;
+            by_turns(&mut fresh, round)?;
         }
+        // One memory for both: where its pages lie decides how many pieces the kernel maps them in.
+        let there = touched(pages, bytes)?;
+        let ours = || library(bdf, guests(&there)?, true, &key("touched", "library"));
+        let theirs = || bare(bdf, &there, &key("touched", "bare"));
+        // Many small pages take seconds.
+        let turns = if pages == Pages::Small && bytes > GIB { 6 } else { 20 };
+        (0..turns).try_for_each(|turn| by_turns(&mut [&ours, &theirs], turn))?;
     }
     fs::write(FREE_HUGE_PAGES, "0")?;
     Ok(())
 }
 
-/// One way of three to map memory.
+/// One way to map memory.
 type Way<'a> = &'a dyn Fn() -> Result<(), Box<dyn Error>>;
 
-/// Each way so many times, first in this order and in the opposite one the next time.
-fn by_turns(ways: &mut [Way<'_>], round: u32, times: u32) -> Result<(), Box<dyn Error>> {
-    if round % 2 == 1 {
+/// Each way once, in this order and in the opposite one the next time.
+fn by_turns(ways: &mut [Way<'_>], turn: u32) -> Result<(), Box<dyn Error>> {
+    if turn % 2 == 1 {
         ways.reverse();
     }
-    for _ in 0..times {
-        ways.iter().try_for_each(|way| way())?;
-        ways.reverse();
-    }
-    Ok(())
+    ways.iter().try_for_each(|way| way())
 }
 
-fn library(
-    bdf: Bdf,
-    pages: Pages,
-    bytes: u64,
-    touched: bool,
-    parallel: bool,
-    key: &str,
-) -> Result<(), Box<dyn Error>> {
+fn library(bdf: Bdf, memory: GuestMemory, parallel: bool, key: &str) -> Result<(), Box<dyn Error>> {
     let vm = Vm::new(Host::linux(), VmOptions::default());
     let _device = vm.open(bdf)?;
-    let memory = GuestMemory::new(bytes, backing(pages))?;
-    if touched {
-        // One page after the other, as below: where pages lie decides how many pieces the kernel maps them in.
-        for page in (0..bytes).step_by(4096) {
-            memory.write(page, &[0])?;
-        }
-    }
-    let guest = Span::from_size(GuestAddr::new(0), bytes).ok_or("no memory")?;
+    let guest = Span::from_size(GuestAddr::new(0), memory.size()).ok_or("no memory")?;
     // Above what the host keeps for messages.
     let guest = guest.moved_to(GuestAddr::new(ABOVE)).ok_or("no place")?;
     let region = GuestRegion { guest, memory, offset: 0 };
@@ -110,24 +92,40 @@ fn library(
 /// Where the memory lies for the device.
 pub(crate) const ABOVE: u64 = 1 << 32;
 
-fn bare(bdf: Bdf, pages: Pages, bytes: u64, touched: bool, key: &str) -> Result<(), Box<dyn Error>> {
+fn bare(bdf: Bdf, memory: &MmapRegion, key: &str) -> Result<(), Box<dyn Error>> {
     let bare = Bare::open(bdf)?;
+    let started = Instant::now();
+    bare.map(memory, ABOVE)?;
+    sample(key, started.elapsed().as_nanos() as f64);
+    bare.unmap(memory, ABOVE)?;
+    Ok(())
+}
+
+/// Memory that the library has not made.
+fn region(pages: Pages, bytes: u64) -> Result<MmapRegion, Box<dyn Error>> {
     let length = usize::try_from(bytes)?;
-    let memory: MmapRegion = match file(pages, bytes)? {
+    Ok(match file(pages, bytes)? {
         Some(file) => MmapRegion::from_file(FileOffset::new(file, 0), length)?,
         None => MmapRegion::new(length)?,
-    };
-    if touched {
-        let whole = memory.as_volatile_slice();
-        for page in (0..length).step_by(4096) {
-            whole.write(&[0], page)?;
-        }
+    })
+}
+
+/// The same, with all of its pages.
+fn touched(pages: Pages, bytes: u64) -> Result<MmapRegion, Box<dyn Error>> {
+    let region = region(pages, bytes)?;
+    let whole = region.as_volatile_slice();
+    for page in (0..region.size()).step_by(4096) {
+        whole.write(&[0], page)?;
     }
-    let started = Instant::now();
-    bare.map(&memory, ABOVE)?;
-    sample(key, started.elapsed().as_nanos() as f64);
-    bare.unmap(&memory, ABOVE)?;
-    Ok(())
+    Ok(region)
+}
+
+/// The library's name for it.
+#[expect(unsafe_code, reason = "the library takes memory of others at their word")]
+fn guests(region: &MmapRegion) -> Result<GuestMemory, Box<dyn Error>> {
+    let address = NonNull::new(region.as_ptr()).ok_or("no memory")?;
+    // SAFETY: readable and writable, without Rust references into it, and there until every use of it has come back.
+    Ok(unsafe { GuestMemory::from_raw(address, region.size()) }?)
 }
 
 fn backing(pages: Pages) -> MemoryBacking {
