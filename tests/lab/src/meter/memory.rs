@@ -3,6 +3,7 @@
 use crate::bare::Bare;
 use crate::sample;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{Advice, madvise};
 use std::error::Error;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -14,6 +15,7 @@ use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+const PAGE: usize = 4096;
 const HUGE_PAGE: u64 = 2 * MIB;
 const FREE_HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
 const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
@@ -31,7 +33,7 @@ pub(crate) fn measure(bdf: Bdf, rounds: u32, mib: u64) -> Result<(), Box<dyn Err
     let bytes = mib * MIB;
     // What this machine touches for the first time the one that emulates it has to find; no row has this figure.
     fs::write(TRANSPARENT, "always")?;
-    bare(bdf, &touched(Pages::Transparent, bytes)?, "map_first")?;
+    bare(bdf, &touched(Pages::Transparent, bytes)?, 0, "map_first")?;
     for (name, pages) in [("4k", Pages::Small), ("thp", Pages::Transparent), ("huge", Pages::Huge)] {
         fs::write(TRANSPARENT, if pages == Pages::Transparent { "always" } else { "never" })?;
         fs::write(
@@ -41,23 +43,30 @@ pub(crate) fn measure(bdf: Bdf, rounds: u32, mib: u64) -> Result<(), Box<dyn Err
         let key = |state: &str, way: &str| format!("map_{name}_{state}_{way}");
         let new = || GuestMemory::new(bytes, backing(pages));
         for round in 0..rounds {
-            let mut fresh: [Way<'_>; 3] = [
+            let mut fresh: [Way<'_>; 4] = [
                 &|| library(bdf, new()?, true, &key("fresh", "library")),
                 &|| library(bdf, new()?, false, &key("fresh", "one_thread")),
-                &|| bare(bdf, &region(pages, bytes)?, &key("fresh", "bare")),
+                &|| bare(bdf, &region(pages, bytes)?, 0, &key("fresh", "bare")),
+                &|| bare(bdf, &region(pages, bytes)?, 2, &key("fresh", "by_hand")),
             ];
             by_turns(&mut fresh, round)?;
         }
         // One memory for both: where its pages lie decides how many pieces the kernel maps them in.
         let there = touched(pages, bytes)?;
-        let ours = || library(bdf, guests(&there)?, true, &key("touched", "library"));
-        let theirs = || bare(bdf, &there, &key("touched", "bare"));
         // Many small pages take seconds.
         let turns = if pages == Pages::Small && bytes > GIB { 6 } else { 20 };
-        (0..turns).try_for_each(|turn| by_turns(&mut [&ours, &theirs], turn))?;
+        both(bdf, &there, turns, &format!("map_{name}_touched"))?;
     }
     fs::write(FREE_HUGE_PAGES, "0")?;
-    Ok(())
+    // The fewest pages of which the library looks at as many as of any memory: nearly nothing to map.
+    both(bdf, &touched(Pages::Small, 8 * PAGE as u64)?, 20, "map_little")
+}
+
+/// The library and the bare call by turns, of one memory that is there.
+fn both(bdf: Bdf, there: &MmapRegion, turns: u32, key: &str) -> Result<(), Box<dyn Error>> {
+    let ours = || library(bdf, guests(there)?, true, &format!("{key}_library"));
+    let theirs = || bare(bdf, there, 0, &format!("{key}_bare"));
+    (0..turns).try_for_each(|turn| by_turns(&mut [&ours, &theirs], turn))
 }
 
 /// One way to map memory.
@@ -92,9 +101,11 @@ fn library(bdf: Bdf, memory: GuestMemory, parallel: bool, key: &str) -> Result<(
 /// Where the memory lies for the device.
 pub(crate) const ABOVE: u64 = 1 << 32;
 
-fn bare(bdf: Bdf, memory: &MmapRegion, key: &str) -> Result<(), Box<dyn Error>> {
+/// By the bare call, after so many threads have found pages; the call finds them itself where there are none.
+fn bare(bdf: Bdf, memory: &MmapRegion, threads: usize, key: &str) -> Result<(), Box<dyn Error>> {
     let bare = Bare::open(bdf)?;
     let started = Instant::now();
+    find_pages(memory, threads)?;
     bare.map(memory, ABOVE)?;
     sample(key, started.elapsed().as_nanos() as f64);
     bare.unmap(memory, ABOVE)?;
@@ -114,10 +125,25 @@ fn region(pages: Pages, bytes: u64) -> Result<MmapRegion, Box<dyn Error>> {
 fn touched(pages: Pages, bytes: u64) -> Result<MmapRegion, Box<dyn Error>> {
     let region = region(pages, bytes)?;
     let whole = region.as_volatile_slice();
-    for page in (0..region.size()).step_by(4096) {
+    for page in (0..region.size()).step_by(PAGE) {
         whole.write(&[0], page)?;
     }
     Ok(region)
+}
+
+/// Has each of the threads find its part of the memory's pages.
+#[expect(unsafe_code, reason = "this is what the library is held against")]
+fn find_pages(region: &MmapRegion, threads: usize) -> Result<(), Box<dyn Error>> {
+    let part = |thread: usize| {
+        let length = region.size() / threads;
+        let start = region.as_ptr().wrapping_add(thread * length).cast();
+        // SAFETY: mapped for as long as the region is borrowed; finding pages changes no byte of them.
+        unsafe { madvise(start, length, Advice::LinuxPopulateWrite) }
+    };
+    std::thread::scope(|scope| {
+        let work: Vec<_> = (0..threads).map(|thread| scope.spawn(move || part(thread))).collect();
+        work.into_iter().try_for_each(|work| Ok(work.join().map_err(|_| "a thread has panicked")??))
+    })
 }
 
 /// The library's name for it.

@@ -50,6 +50,9 @@ pub(super) fn measure(bench: &Bench, runs: u16, progress: &Rc<Progress>) -> Resu
         {
             rows.extend(kind(&samples, &format!("{gib} GiB mapped, {pages}"), key));
         }
+        if gib == largest {
+            rows.push(little(&samples));
+        }
     }
     l1.power_off()?;
     Ok(rows)
@@ -72,7 +75,21 @@ fn kind(samples: &Samples, group: &str, key: &str) -> Vec<Row> {
     vec![
         row("not touched, two threads", "fresh_library", "bare ioctl", "fresh_bare")
             .goal(Goal::RatioAtMost(0.667)),
+        row(
+            "not touched, two threads",
+            "fresh_library",
+            "two threads and the ioctl by hand",
+            "fresh_by_hand",
+        ),
         row("not touched, one thread", "fresh_one_thread", "bare ioctl", "fresh_bare"),
         row("touched", "touched_library", "bare ioctl", "touched_bare").goal(Goal::RatioAtMost(1.03)),
     ]
+}
+
+/// Memory in which nearly nothing is to be done: what is done beside it, of any memory that is there.
+fn little(samples: &Samples) -> Row {
+    let us = |way: &str| samples.of(&format!("map_little_{way}"), 1e3);
+    Row::new("32 KiB mapped, 4 KiB pages", "touched", "µs")
+        .ours(us("library"))
+        .beside("bare ioctl", us("bare"))
 }
