@@ -8,6 +8,7 @@ use std::error::Error;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
+use std::sync::Barrier;
 use std::time::Instant;
 use vfio_assign_core::{Bdf, GuestAddr, Span};
 use vfio_assign_linux::{GuestMemory, GuestRegion, Host, HugePage, MemoryBacking, Vm, VmOptions};
@@ -42,40 +43,43 @@ pub(crate) fn measure(bdf: Bdf, rounds: u32, mib: u64) -> Result<(), Box<dyn Err
         )?;
         let key = |state: &str, way: &str| format!("map_{name}_{state}_{way}");
         let new = || GuestMemory::new(bytes, backing(pages));
-        for round in 0..rounds {
-            let mut fresh: [Way<'_>; 4] = [
-                &|| library(bdf, new()?, true, &key("fresh", "library")),
-                &|| library(bdf, new()?, false, &key("fresh", "one_thread")),
-                &|| bare(bdf, &region(pages, bytes)?, 0, &key("fresh", "bare")),
-                &|| bare(bdf, &region(pages, bytes)?, 2, &key("fresh", "by_hand")),
-            ];
-            by_turns(&mut fresh, round)?;
-        }
+        let mut ways: [Way<'_>; 4] = [
+            &|| library(bdf, new()?, true, &key("fresh", "library")),
+            &|| library(bdf, new()?, false, &key("fresh", "one_thread")),
+            &|| bare(bdf, &region(pages, bytes)?, 0, &key("fresh", "bare")),
+            &|| bare(bdf, &region(pages, bytes)?, 2, &key("fresh", "by_hand")),
+        ];
+        (0..rounds).try_for_each(|round| by_turns(&mut ways, round))?;
         // One memory for both: where its pages lie decides how many pieces the kernel maps them in.
         let there = touched(pages, bytes)?;
         // Many small pages take seconds.
-        let turns = if pages == Pages::Small && bytes > GIB { 6 } else { 20 };
+        let turns = if pages == Pages::Small && bytes > GIB { 6 } else { 24 };
         both(bdf, &there, turns, &format!("map_{name}_touched"))?;
     }
     fs::write(FREE_HUGE_PAGES, "0")?;
     // The fewest pages of which the library looks at as many as of any memory: nearly nothing to map.
-    both(bdf, &touched(Pages::Small, 8 * PAGE as u64)?, 20, "map_little")
+    both(bdf, &touched(Pages::Small, 8 * PAGE as u64)?, 24, "map_little")
 }
 
-/// The library and the bare call by turns, of one memory that is there.
+/// The library and the bare call by turns, of one memory that is there, and the bare call once more: what it is beside
+/// itself shows what differences mean.
 fn both(bdf: Bdf, there: &MmapRegion, turns: u32, key: &str) -> Result<(), Box<dyn Error>> {
-    let ours = || library(bdf, guests(there)?, true, &format!("{key}_library"));
-    let theirs = || bare(bdf, there, 0, &format!("{key}_bare"));
-    (0..turns).try_for_each(|turn| by_turns(&mut [&ours, &theirs], turn))
+    let mut ways: [Way<'_>; 3] = [
+        &|| library(bdf, guests(there)?, true, &format!("{key}_library")),
+        &|| bare(bdf, there, 0, &format!("{key}_bare")),
+        &|| bare(bdf, there, 0, &format!("{key}_again")),
+    ];
+    (0..turns).try_for_each(|turn| by_turns(&mut ways, turn))
 }
 
 /// One way to map memory.
 type Way<'a> = &'a dyn Fn() -> Result<(), Box<dyn Error>>;
 
-/// Each way once, in this order and in the opposite one the next time.
+/// Each way once: in a new order, and the next time in the opposite one.
 fn by_turns(ways: &mut [Way<'_>], turn: u32) -> Result<(), Box<dyn Error>> {
-    if turn % 2 == 1 {
-        ways.reverse();
+    match turn % 2 {
+        0 => ways.rotate_left(1),
+        _ => ways.reverse(),
     }
     ways.iter().try_for_each(|way| way())
 }
@@ -134,7 +138,10 @@ fn touched(pages: Pages, bytes: u64) -> Result<MmapRegion, Box<dyn Error>> {
 /// Has each of the threads find its part of the memory's pages.
 #[expect(unsafe_code, reason = "this is what the library is held against")]
 fn find_pages(region: &MmapRegion, threads: usize) -> Result<(), Box<dyn Error>> {
+    // None of them may wait for a stack behind one that is finding pages already.
+    let all_there = &Barrier::new(threads);
     let part = |thread: usize| {
+        all_there.wait();
         let length = region.size() / threads;
         let start = region.as_ptr().wrapping_add(thread * length).cast();
         // SAFETY: mapped for as long as the region is borrowed; finding pages changes no byte of them.

@@ -83,6 +83,7 @@ fn kind(samples: &Samples, group: &str, key: &str) -> Vec<Row> {
         ),
         row("not touched, one thread", "fresh_one_thread", "bare ioctl", "fresh_bare"),
         row("touched", "touched_library", "bare ioctl", "touched_bare").goal(Goal::RatioAtMost(1.03)),
+        row("touched, bare ioctl again", "touched_again", "bare ioctl", "touched_bare"),
     ]
 }
 
