@@ -114,7 +114,8 @@ fn boot(
         let loading = Builder::new().name("load".into()).spawn_scoped(scope, load);
         let loading = loading.map_err(|source| BootError::Thread { source })?;
         let observer = Arc::new(progress.clone());
-        let means = Means { backend: arguments.backend.into(), recording, observer: Some(observer) };
+        let backend = arguments.backend.into();
+        let means = Means { backend, recording, observer: Some(observer), ..Means::default() };
         let with = (vm.for_devices(), plan.starts_in());
         let assignment = Assignment::reserve(Arc::clone(&pci), devices, means, with, stops.0.clone())?;
         Ok((assignment, loading.join().unwrap_or_else(|panic| resume_unwind(panic))?))

@@ -16,9 +16,9 @@ use crate::machine::pci::PciBus;
 pub(crate) struct Devices {
     bus: Arc<PciBus>,
     members: Mutex<Members>,
-    /// Held while a device is closed that has left, and while the machine is reset: before it is closed it is no member
-    /// any more and still this process's, and what can only be reset with it could not be reset.
-    closing: Mutex<()>,
+    /// Held while a device comes or goes, and while the machine is reset: one that is being opened or closed is no member,
+    /// and yet this process's, so that what can only be reset with it could not be reset.
+    moving: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -38,20 +38,17 @@ pub(super) struct Member {
 impl Devices {
     /// No devices, for this bus.
     pub(super) fn new(bus: Arc<PciBus>) -> Self {
-        Self { bus, members: Mutex::default(), closing: Mutex::default() }
+        Self { bus, members: Mutex::default(), moving: Mutex::default() }
     }
 
-    /// Puts a device into a slot of the bus.
-    pub(super) fn put(&self, slot: u8, device: AssignedDevice) {
-        let device = Arc::new(device);
-        // Known first: a guest that finds it may reset the machine at once.
-        self.lock().there.push(Member { slot, device: Arc::clone(&device) });
-        self.bus.put(slot, device);
+    /// For as long as devices are opened for the guest: until it is dropped a reset of the machine waits.
+    pub(super) fn opening(&self) -> Opening<'_> {
+        Opening { devices: self, _moving: self.lock_moving() }
     }
 
     /// Takes a device out of the guest and closes it, if nobody else looks at it now.
     pub(super) fn take(&self, bdf: Bdf) {
-        let _closing = self.lock_closing();
+        let _moving = self.lock_moving();
         // Closing it resets it, for which only a reset of the machine waits.
         drop(self.take_out(bdf));
     }
@@ -82,7 +79,7 @@ impl Devices {
     ///
     /// The guest is started all the same where a device cannot be reset.
     pub(crate) fn reset(&self) {
-        let _closed = self.lock_closing();
+        let _still = self.lock_moving();
         let members = self.lock();
         let assigned: Vec<_> = members.there.iter().map(|member| &member.device.assigned).collect();
         let outcomes = Assigned::reset_all(&assigned);
@@ -130,9 +127,31 @@ impl Devices {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a reset of the machine would wait now.
+    #[cfg(test)]
+    pub(super) fn holds_resets(&self) -> bool {
+        self.moving.try_lock().is_err()
+    }
+
     /// Before the [others](Self::lock) are locked, by whoever locks both.
-    fn lock_closing(&self) -> MutexGuard<'_, ()> {
-        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_moving(&self) -> MutexGuard<'_, ()> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Devices, while some are opened.
+pub(super) struct Opening<'a> {
+    devices: &'a Devices,
+    _moving: MutexGuard<'a, ()>,
+}
+
+impl Opening<'_> {
+    /// Puts a device into a slot of the bus.
+    pub(super) fn put(&self, slot: u8, device: AssignedDevice) {
+        let device = Arc::new(device);
+        // Known first: a guest that finds it may reset the machine at once.
+        self.devices.lock().there.push(Member { slot, device: Arc::clone(&device) });
+        self.devices.bus.put(slot, device);
     }
 }
 
@@ -167,7 +186,7 @@ mod tests {
     impl StepObserver for Locked {
         fn taken(&self, _: Step, _: Outcome) {
             if let Some(devices) = self.devices.get() {
-                let locked = (devices.members.try_lock().is_err(), devices.closing.try_lock().is_err());
+                let locked = (devices.members.try_lock().is_err(), devices.holds_resets());
                 self.steps.lock().unwrap().push(locked);
             }
         }
@@ -178,7 +197,7 @@ mod tests {
         let (host, locked) = (TestHost::new(), Arc::new(Locked::default()));
         let (bus, _arrival) = PciBus::new(SlotPlan { devices: 1, hot_plug: 0 }, |_| {}).unwrap();
         let devices = Arc::new(Devices::new(bus));
-        devices.put(FIRST_SLOT, host.device(Some(Arc::clone(&locked) as _)));
+        devices.opening().put(FIRST_SLOT, host.device(Some(Arc::clone(&locked) as _)));
         locked.devices.set(Arc::clone(&devices)).ok().unwrap();
         work(&devices);
         let mut steps = std::mem::take(&mut *locked.steps.lock().unwrap());

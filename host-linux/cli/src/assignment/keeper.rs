@@ -57,8 +57,10 @@ impl Keeper {
     /// Opens what the machine starts with, into the first slots.
     pub(super) fn open(&self, reserved: Vec<Reservation>) -> Result<(), AssignmentError> {
         let Some(opener) = &self.opener else { return Ok(()) };
+        // What was reset meanwhile would be reset without those that are not open yet, or not at all.
+        let opening = self.devices.opening();
         reserved.into_iter().zip(FIRST_SLOT..).try_for_each(|(device, slot)| {
-            self.devices.put(slot, opener.open(device, slot)?);
+            opening.put(slot, opener.open(device, slot)?);
             Ok(())
         })
     }
@@ -308,8 +310,8 @@ impl Keeper {
         }
         let slot = self.bus.free_slots().next().ok_or(AssignmentError::NoFreeSlot { bdf })?;
         let opener = self.opener.as_ref().ok_or(AssignmentError::NoFreeSlot { bdf })?;
-        let device = opener.open(opener.vm.reserve(bdf)?, slot)?;
-        self.devices.put(slot, device);
+        let opening = self.devices.opening();
+        opening.put(slot, opener.open(opener.vm.reserve(bdf)?, slot)?);
         Ok(())
     }
 

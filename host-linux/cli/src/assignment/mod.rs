@@ -23,7 +23,7 @@ use opener::Opener;
 use vfio_assign_core::{Bdf, BdfError, GuestAddr, Span};
 use vfio_assign_linux::{
     AssignError, Backend, DmaError, Errno, FaultHandlerError, MappingObserver, MappingThread,
-    MappingThreadError, OpenError, Reservation,
+    MappingThreadError, OpenError, Reservation, Sysfs,
 };
 
 use crate::help::Help;
@@ -139,9 +139,11 @@ impl Help for AssignmentError {
     }
 }
 
-/// How devices are opened, whether what is done to them is recorded, and who wants to know how far memory is pinned.
+/// How devices are found and opened, whether what is done to them is recorded, and who wants to know how far memory is
+/// pinned.
 #[derive(Default)]
 pub(crate) struct Means {
+    pub(crate) sysfs: Sysfs,
     pub(crate) backend: Option<Backend>,
     pub(crate) recording: Option<Recording>,
     pub(crate) observer: Option<Arc<dyn MappingObserver>>,
@@ -237,11 +239,13 @@ impl Assignment {
         let ram = machine.ram.clone();
         let opener = Opener::new(machine, Means::default(), assignment.bus.has_ports())?;
         opener.vm.add_memory(&ram)?;
+        let opening = assignment.devices.opening();
         for device in saved {
             let slot = device.slot;
             let (handed, state) = device.handed(files)?.ok_or(AssignmentError::FilesMissing)?;
-            assignment.devices.put(slot, opener.take_over(handed, slot, &state)?);
+            opening.put(slot, opener.take_over(handed, slot, &state)?);
         }
+        drop(opening);
         assignment.opener = Some(opener);
         Ok(assignment)
     }

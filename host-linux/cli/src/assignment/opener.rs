@@ -32,14 +32,14 @@ impl Opener {
     /// What devices of this machine are connected to; they are opened by this interface.
     pub(super) fn new(
         machine: ForDevices,
-        Means { backend, recording, observer }: Means,
+        Means { sysfs, backend, recording, observer }: Means,
         hot_plug: bool,
     ) -> Result<Self, AssignmentError> {
         let refused = |errno| AssignmentError::Kvm { what: "tell its route limit", errno };
         let routes = Routes::new(machine.kvm.clone(), IrqchipRoutes::X86Full).map_err(refused)?;
         let registers = RegisterPath::Mapping(FaultHandler::install()?);
         let files = Arc::new(KvmVfio::new(machine.kvm.clone()));
-        let options = VmOptions { files: Some(files), backend, observer, ..VmOptions::default() };
+        let options = VmOptions { sysfs, files: Some(files), backend, observer, ..VmOptions::default() };
         let vm = Vm::new(machine.host.clone(), options);
         let recording = recording.map(Arc::new);
         Ok(Self { vm, routes: Arc::new(routes), registers, hot_plug, recording, machine })

@@ -13,6 +13,7 @@ use vfio_assign_linux::{AssignOptions, Assigned, Backend, Host, StepObserver, Sy
 
 use super::device::AssignedDevice;
 use super::tap::TappedGuest;
+use crate::machine::vm::ForDevices;
 
 /// A host with one function, bound to VFIO.
 pub(super) struct TestHost {
@@ -35,14 +36,24 @@ impl TestHost {
         Self { kernel, sysfs, vm }
     }
 
-    /// The function, assigned, with whoever hears of its steps.
-    pub(super) fn device(&self, steps: Option<Arc<dyn StepObserver>>) -> AssignedDevice {
+    /// A machine on it, without RAM.
+    pub(super) fn machine(&self) -> ForDevices {
         let host: Host = self.kernel.host();
-        let sysfs = Sysfs::at(self.sysfs.path());
-        let options = VmOptions { sysfs, backend: Some(Backend::Group), ..VmOptions::default() };
-        let device = Vm::new(host.clone(), options).open(bdf()).unwrap();
         let kvm = KvmVm::new(host.clone(), self.vm.as_fd()).unwrap();
         let slots = MemorySlots::new(kvm.clone(), Arc::new(SlotNumbers::new(&kvm, 0).unwrap()));
+        ForDevices { host, kvm, slots, ram: Vec::new() }
+    }
+
+    pub(super) fn sysfs(&self) -> Sysfs {
+        Sysfs::at(self.sysfs.path())
+    }
+
+    /// The function, assigned, with whoever hears of its steps.
+    pub(super) fn device(&self, steps: Option<Arc<dyn StepObserver>>) -> AssignedDevice {
+        let ForDevices { host, kvm, slots, .. } = self.machine();
+        let options =
+            VmOptions { sysfs: self.sysfs(), backend: Some(Backend::Group), ..VmOptions::default() };
+        let device = Vm::new(host.clone(), options).open(bdf()).unwrap();
         let routes = Arc::new(Routes::new(kvm.clone(), IrqchipRoutes::X86Full).unwrap());
         let guest = TappedGuest::new(KvmGuest::new(kvm, slots, routes), None).unwrap();
         let options = AssignOptions { steps, ..AssignOptions::default() };

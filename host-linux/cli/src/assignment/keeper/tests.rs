@@ -3,11 +3,17 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use vfio_assign_core::{GuestAddr, Span};
 use vfio_assign_linux::scripted::CallFault;
-use vfio_assign_linux::{Errno as HostErrno, IrqKind};
+use vfio_assign_linux::{
+    Backend, Errno as HostErrno, GuestMemory, GuestRegion, IrqKind, MappingObserver, MappingProgress,
+    MemoryBacking,
+};
 
+use super::super::Means;
 use super::super::testing::{TestHost, bdf};
 use super::*;
 use crate::control::{Ask, line};
@@ -73,7 +79,7 @@ fn nothing_is_done_after_the_end_of_the_machine() {
 /// A keeper of one device, in a slot of bus 0.
 fn kept_with_one(host: &TestHost) -> Kept {
     let kept = kept(SlotPlan { devices: 1, hot_plug: 0 });
-    kept.keeper.devices.put(FIRST_SLOT, host.device(None));
+    kept.keeper.devices.opening().put(FIRST_SLOT, host.device(None));
     kept
 }
 
@@ -132,7 +138,7 @@ fn what_the_host_wants_back_of_a_machine_that_was_saved_is_taken_when_it_goes_on
 fn a_guest_that_was_paused_when_the_host_wanted_a_device_back_is_asked_when_it_goes_on() {
     let host = TestHost::new();
     let mut kept = kept(SlotPlan { devices: 1, hot_plug: 1 });
-    kept.keeper.devices.put(FIRST_SLOT, host.device(None));
+    kept.keeper.devices.opening().put(FIRST_SLOT, host.device(None));
     kept.ask(&Request::Pause);
     kept.keeper.happened(bdf(), DeviceEvent::ReleaseRequest);
     let asked = |kept: &mut Kept| (kept.devices_after_a_look(), kept.keeper.bus.is_asked_back(FIRST_SLOT));
@@ -181,4 +187,44 @@ fn an_event_that_cannot_be_taken_is_no_longer_waited_for_and_the_others_are() {
         host.kernel.interrupt(0, IrqKind::Req, 0);
         assert_eq!(kept.keeper.wait().unwrap().events, [(bdf(), DeviceEvent::ReleaseRequest)]);
     }
+}
+
+/// Notes at each step of a mapping whether a reset of the machine would wait.
+#[derive(Default)]
+struct WouldWait {
+    devices: OnceLock<Arc<Devices>>,
+    noted: Mutex<Vec<bool>>,
+}
+
+impl std::fmt::Debug for WouldWait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WouldWait")
+    }
+}
+
+impl MappingObserver for WouldWait {
+    fn mapping(&self, _: MappingProgress) {
+        self.noted.lock().unwrap().extend(self.devices.get().map(|devices| devices.holds_resets()));
+    }
+}
+
+#[test]
+fn a_reset_of_the_machine_waits_while_a_device_is_added() {
+    let (host, would_wait) = (TestHost::new(), Arc::new(WouldWait::default()));
+    let mut kept = kept(SlotPlan { devices: 0, hot_plug: 1 });
+    would_wait.devices.set(Arc::clone(&kept.keeper.devices)).ok().unwrap();
+    let observer = Some(Arc::clone(&would_wait) as Arc<dyn MappingObserver>);
+    let means = Means { sysfs: host.sysfs(), backend: Some(Backend::Group), observer, ..Means::default() };
+    let opener = Opener::new(host.machine(), means, true).unwrap();
+    let memory = GuestMemory::new(0x1000, MemoryBacking::Anonymous).unwrap();
+    let guest = Span::from_size(GuestAddr::new(0), 0x1000).unwrap();
+    // The first device has an address space made, in which this is mapped.
+    opener.vm.add_memory(&[GuestRegion { guest, memory, offset: 0 }]).unwrap();
+    kept.keeper.opener = Some(opener);
+    would_wait.noted.lock().unwrap().clear();
+    kept.keeper.add(&bdf().to_string()).unwrap();
+    let mut noted = std::mem::take(&mut *would_wait.noted.lock().unwrap());
+    noted.dedup();
+    assert_eq!((noted, kept.devices()), (vec![true], 1));
+    assert!(!kept.keeper.devices.holds_resets());
 }
