@@ -16,9 +16,11 @@ use crate::machine::pci::PciBus;
 pub(crate) struct Devices {
     bus: Arc<PciBus>,
     members: Mutex<Members>,
-    /// Held while a device comes or goes, and while the machine is reset: one that is being opened or closed is no member,
-    /// and yet this process's, so that what can only be reset with it could not be reset.
-    moving: Mutex<()>,
+    /// Held while a device is closed that has left, and while the machine is reset: before it is closed it is no member
+    /// any more and still this process's, and what can only be reset with it could not be reset.
+    closing: Mutex<()>,
+    /// The same of a device that is being opened, and is no member yet.
+    opening: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -38,17 +40,17 @@ pub(super) struct Member {
 impl Devices {
     /// No devices, for this bus.
     pub(super) fn new(bus: Arc<PciBus>) -> Self {
-        Self { bus, members: Mutex::default(), moving: Mutex::default() }
+        Self { bus, members: Mutex::default(), closing: Mutex::default(), opening: Mutex::default() }
     }
 
-    /// For as long as devices are opened for the guest: until it is dropped a reset of the machine waits.
+    /// For as long as devices are opened for the guest: a reset of others waits until it is dropped.
     pub(super) fn opening(&self) -> Opening<'_> {
-        Opening { devices: self, _moving: self.lock_moving() }
+        Opening { devices: self, _lock: lock(&self.opening) }
     }
 
     /// Takes a device out of the guest and closes it, if nobody else looks at it now.
     pub(super) fn take(&self, bdf: Bdf) {
-        let _moving = self.lock_moving();
+        let _closing = lock(&self.closing);
         // Closing it resets it, for which only a reset of the machine waits.
         drop(self.take_out(bdf));
     }
@@ -79,7 +81,10 @@ impl Devices {
     ///
     /// The guest is started all the same where a device cannot be reset.
     pub(crate) fn reset(&self) {
-        let _still = self.lock_moving();
+        let _closed = lock(&self.closing);
+        let any = !self.lock().there.is_empty();
+        // Nobody waits for the first device, with which all of the guest's memory is pinned: it has nothing beside it.
+        let _opened = any.then(|| lock(&self.opening));
         let members = self.lock();
         let assigned: Vec<_> = members.there.iter().map(|member| &member.device.assigned).collect();
         let outcomes = Assigned::reset_all(&assigned);
@@ -123,26 +128,20 @@ impl Devices {
         self.lock().there.iter().filter_map(complaint).collect()
     }
 
+    /// After the other locks, by whoever takes one of those, too.
     fn lock(&self) -> MutexGuard<'_, Members> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.members)
     }
+}
 
-    /// Whether a reset of the machine would wait now.
-    #[cfg(test)]
-    pub(super) fn holds_resets(&self) -> bool {
-        self.moving.try_lock().is_err()
-    }
-
-    /// Before the [others](Self::lock) are locked, by whoever locks both.
-    fn lock_moving(&self) -> MutexGuard<'_, ()> {
-        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Devices, while some are opened.
 pub(super) struct Opening<'a> {
     devices: &'a Devices,
-    _moving: MutexGuard<'a, ()>,
+    _lock: MutexGuard<'a, ()>,
 }
 
 impl Opening<'_> {
@@ -155,6 +154,19 @@ impl Opening<'_> {
     }
 }
 
+#[cfg(test)]
+fn is_held<T>(mutex: &Mutex<T>) -> bool {
+    matches!(mutex.try_lock(), Err(std::sync::TryLockError::WouldBlock))
+}
+
+#[cfg(test)]
+impl Devices {
+    /// Whether a device is being opened.
+    pub(super) fn is_opening(&self) -> bool {
+        is_held(&self.opening)
+    }
+}
+
 pub(super) fn report(device: &AssignedDevice) -> Option<serde_json::Value> {
     serde_json::to_value(DeviceReport::of(device)).ok()
 }
@@ -162,6 +174,8 @@ pub(super) fn report(device: &AssignedDevice) -> Option<serde_json::Value> {
 #[cfg(test)]
 mod tests {
     use std::sync::OnceLock;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     use vfio_assign_core::host::{Outcome, Step};
     use vfio_assign_linux::StepObserver;
@@ -170,11 +184,19 @@ mod tests {
     use super::*;
     use crate::machine::pci::{FIRST_SLOT, SlotPlan};
 
-    /// Notes of each step whether the devices are locked meanwhile, and whether a reset of the machine would wait.
+    /// How long a test waits for what is to come at once before it fails.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Whether each of the locks is held: that of the devices, and those for which a reset of the machine waits.
+    fn held(devices: &Devices) -> [bool; 3] {
+        [is_held(&devices.members), is_held(&devices.closing), is_held(&devices.opening)]
+    }
+
+    /// Notes of each step which locks are held meanwhile.
     #[derive(Default)]
     struct Locked {
         devices: OnceLock<Arc<Devices>>,
-        steps: Mutex<Vec<(bool, bool)>>,
+        steps: Mutex<Vec<[bool; 3]>>,
     }
 
     impl std::fmt::Debug for Locked {
@@ -186,14 +208,13 @@ mod tests {
     impl StepObserver for Locked {
         fn taken(&self, _: Step, _: Outcome) {
             if let Some(devices) = self.devices.get() {
-                let locked = (devices.members.try_lock().is_err(), devices.holds_resets());
-                self.steps.lock().unwrap().push(locked);
+                self.steps.lock().unwrap().push(held(devices));
             }
         }
     }
 
     /// Devices of which there is one, and what is noted while this is done with them.
-    fn noted(work: impl FnOnce(&Devices)) -> (Arc<Devices>, Vec<(bool, bool)>) {
+    fn noted(work: impl FnOnce(&Devices)) -> (Arc<Devices>, Vec<[bool; 3]>) {
         let (host, locked) = (TestHost::new(), Arc::new(Locked::default()));
         let (bus, _arrival) = PciBus::new(SlotPlan { devices: 1, hot_plug: 0 }, |_| {}).unwrap();
         let devices = Arc::new(Devices::new(bus));
@@ -208,12 +229,26 @@ mod tests {
     #[test]
     fn a_device_that_was_taken_is_closed_while_only_a_reset_of_the_machine_waits() {
         let (devices, steps) = noted(|devices| devices.take(bdf()));
-        assert_eq!((steps, devices.reports().len()), (vec![(false, true)], 1));
+        assert_eq!((steps, devices.reports().len()), (vec![[false, true, false]], 1));
     }
 
     #[test]
-    fn the_machine_is_reset_while_no_device_is_closed() {
+    fn the_machine_is_reset_while_no_device_is_closed_or_opened() {
         let (_devices, steps) = noted(Devices::reset);
-        assert_eq!(steps, [(true, true)]);
+        assert_eq!(steps, [[true; 3]]);
+    }
+
+    #[test]
+    fn a_machine_without_devices_is_reset_while_the_first_is_opened() {
+        let (bus, _arrival) = PciBus::new(SlotPlan { devices: 1, hot_plug: 0 }, |_| {}).unwrap();
+        let devices = Arc::new(Devices::new(bus));
+        let _opening = devices.opening();
+        let (told, done) = channel();
+        let machine = Arc::clone(&devices);
+        std::thread::spawn(move || {
+            machine.reset();
+            told.send(())
+        });
+        done.recv_timeout(PATIENCE).expect("nothing is waited for");
     }
 }

@@ -60,7 +60,7 @@ impl Keeper {
         // What was reset meanwhile would be reset without those that are not open yet, or not at all.
         let opening = self.devices.opening();
         reserved.into_iter().zip(FIRST_SLOT..).try_for_each(|(device, slot)| {
-            opening.put(slot, opener.open(device, slot)?);
+            opening.put(slot, opener.open(device, slot, &opening)?);
             Ok(())
         })
     }
@@ -311,7 +311,7 @@ impl Keeper {
         let slot = self.bus.free_slots().next().ok_or(AssignmentError::NoFreeSlot { bdf })?;
         let opener = self.opener.as_ref().ok_or(AssignmentError::NoFreeSlot { bdf })?;
         let opening = self.devices.opening();
-        opening.put(slot, opener.open(opener.vm.reserve(bdf)?, slot)?);
+        opening.put(slot, opener.open(opener.vm.reserve(bdf)?, slot, &opening)?);
         Ok(())
     }
 

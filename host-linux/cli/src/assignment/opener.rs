@@ -10,6 +10,7 @@ use vfio_assign_linux::{
 };
 
 use super::device::AssignedDevice;
+use super::devices::Opening;
 use super::record::{Recording, Turn};
 use super::tap::TappedGuest;
 use super::{AssignmentError, Means};
@@ -46,7 +47,12 @@ impl Opener {
     }
 
     /// Opens a device and connects it to the machine, for this slot of the bus.
-    pub(super) fn open(&self, device: Reservation, slot: u8) -> Result<AssignedDevice, AssignmentError> {
+    pub(super) fn open(
+        &self,
+        device: Reservation,
+        slot: u8,
+        _: &Opening<'_>,
+    ) -> Result<AssignedDevice, AssignmentError> {
         self.connect(device.open()?, slot, Assigned::new)
     }
 

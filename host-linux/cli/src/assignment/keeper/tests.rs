@@ -189,7 +189,7 @@ fn an_event_that_cannot_be_taken_is_no_longer_waited_for_and_the_others_are() {
     }
 }
 
-/// Notes at each step of a mapping whether a reset of the machine would wait.
+/// Notes at each step of a mapping whether a reset of others would wait.
 #[derive(Default)]
 struct WouldWait {
     devices: OnceLock<Arc<Devices>>,
@@ -204,12 +204,12 @@ impl std::fmt::Debug for WouldWait {
 
 impl MappingObserver for WouldWait {
     fn mapping(&self, _: MappingProgress) {
-        self.noted.lock().unwrap().extend(self.devices.get().map(|devices| devices.holds_resets()));
+        self.noted.lock().unwrap().extend(self.devices.get().map(|devices| devices.is_opening()));
     }
 }
 
 #[test]
-fn a_reset_of_the_machine_waits_while_a_device_is_added() {
+fn a_reset_of_others_waits_while_a_device_is_added() {
     let (host, would_wait) = (TestHost::new(), Arc::new(WouldWait::default()));
     let mut kept = kept(SlotPlan { devices: 0, hot_plug: 1 });
     would_wait.devices.set(Arc::clone(&kept.keeper.devices)).ok().unwrap();
@@ -226,5 +226,5 @@ fn a_reset_of_the_machine_waits_while_a_device_is_added() {
     let mut noted = std::mem::take(&mut *would_wait.noted.lock().unwrap());
     noted.dedup();
     assert_eq!((noted, kept.devices()), (vec![true], 1));
-    assert!(!kept.keeper.devices.holds_resets());
+    assert!(!kept.keeper.devices.is_opening());
 }
