@@ -21,6 +21,9 @@ const HUGE_PAGE: u64 = 2 * MIB;
 const FREE_HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
 const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
+/// What is left to the rest of this machine when all is touched.
+const LEFT: u64 = 256 * MIB;
+
 /// What the memory is made of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pages {
@@ -32,9 +35,9 @@ enum Pages {
 /// Every kind of memory, not touched and touched, in each way, by turns.
 pub(crate) fn measure(bdf: Bdf, rounds: u32, mib: u64) -> Result<(), Box<dyn Error>> {
     let bytes = mib * MIB;
-    // What this machine touches for the first time the one that emulates it has to find; no row has this figure.
     fs::write(TRANSPARENT, "always")?;
-    bare(bdf, &touched(Pages::Transparent, bytes)?, 0, "map_first")?;
+    // What this machine touches for the first time the one that emulates it has to find: hence all of it, before.
+    drop(touched(Pages::Transparent, free_bytes()?.saturating_sub(LEFT))?);
     for (name, pages) in [("4k", Pages::Small), ("thp", Pages::Transparent), ("huge", Pages::Huge)] {
         fs::write(TRANSPARENT, if pages == Pages::Transparent { "always" } else { "never" })?;
         fs::write(
@@ -61,11 +64,19 @@ pub(crate) fn measure(bdf: Bdf, rounds: u32, mib: u64) -> Result<(), Box<dyn Err
     both(bdf, &touched(Pages::Small, 8 * PAGE as u64)?, 24, "map_little")
 }
 
+/// Memory that nobody has.
+fn free_bytes() -> Result<u64, Box<dyn Error>> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()).ok_or("no MemFree")?;
+    Ok(kib.parse::<u64>()? << 10)
+}
+
 /// The library and the bare call by turns, of one memory that is there, and the bare call once more: what it is beside
 /// itself shows what differences mean.
 fn both(bdf: Bdf, there: &MmapRegion, turns: u32, key: &str) -> Result<(), Box<dyn Error>> {
     let mut ways: [Way<'_>; 3] = [
-        &|| library(bdf, guests(there)?, true, &format!("{key}_library")),
+        &|| library(bdf, lent(there)?, true, &format!("{key}_library")),
         &|| bare(bdf, there, 0, &format!("{key}_bare")),
         &|| bare(bdf, there, 0, &format!("{key}_again")),
     ];
@@ -75,11 +86,11 @@ fn both(bdf: Bdf, there: &MmapRegion, turns: u32, key: &str) -> Result<(), Box<d
 /// One way to map memory.
 type Way<'a> = &'a dyn Fn() -> Result<(), Box<dyn Error>>;
 
-/// Each way once: in a new order, and the next time in the opposite one.
+/// Each way once: in a new order, and the next time in the opposite one, so that each is as often in each place.
 fn by_turns(ways: &mut [Way<'_>], turn: u32) -> Result<(), Box<dyn Error>> {
-    match turn % 2 {
-        0 => ways.rotate_left(1),
-        _ => ways.reverse(),
+    ways.reverse();
+    if turn.is_multiple_of(2) {
+        ways.rotate_left(1);
     }
     ways.iter().try_for_each(|way| way())
 }
@@ -116,12 +127,16 @@ fn bare(bdf: Bdf, memory: &MmapRegion, threads: usize, key: &str) -> Result<(), 
     Ok(())
 }
 
-/// Memory that the library has not made.
+/// Memory that the library has not made, but as it makes it.
 fn region(pages: Pages, bytes: u64) -> Result<MmapRegion, Box<dyn Error>> {
     let length = usize::try_from(bytes)?;
     Ok(match file(pages, bytes)? {
         Some(file) => MmapRegion::from_file(FileOffset::new(file, 0), length)?,
-        None => MmapRegion::new(length)?,
+        None => {
+            let region = MmapRegion::new(length)?;
+            advise(&region, 0, length, Advice::LinuxHugepage)?;
+            region
+        }
     })
 }
 
@@ -136,16 +151,13 @@ fn touched(pages: Pages, bytes: u64) -> Result<MmapRegion, Box<dyn Error>> {
 }
 
 /// Has each of the threads find its part of the memory's pages.
-#[expect(unsafe_code, reason = "this is what the library is held against")]
 fn find_pages(region: &MmapRegion, threads: usize) -> Result<(), Box<dyn Error>> {
     // None of them may wait for a stack behind one that is finding pages already.
     let all_there = &Barrier::new(threads);
     let part = |thread: usize| {
         all_there.wait();
         let length = region.size() / threads;
-        let start = region.as_ptr().wrapping_add(thread * length).cast();
-        // SAFETY: mapped for as long as the region is borrowed; finding pages changes no byte of them.
-        unsafe { madvise(start, length, Advice::LinuxPopulateWrite) }
+        advise(region, thread * length, length, Advice::LinuxPopulateWrite)
     };
     std::thread::scope(|scope| {
         let work: Vec<_> = (0..threads).map(|thread| scope.spawn(move || part(thread))).collect();
@@ -153,9 +165,17 @@ fn find_pages(region: &MmapRegion, threads: usize) -> Result<(), Box<dyn Error>>
     })
 }
 
-/// The library's name for it.
+/// Advice on a part of the memory that changes no byte of it.
+#[expect(unsafe_code, reason = "there is no library between")]
+fn advise(region: &MmapRegion, offset: usize, length: usize, advice: Advice) -> rustix::io::Result<()> {
+    let start = region.as_ptr().wrapping_add(offset).cast();
+    // SAFETY: mapped for as long as the region is borrowed, and nobody has references into it.
+    unsafe { madvise(start, length, advice) }
+}
+
+/// The library's name for memory of others, which outlives every use of it: whoever asks gives it back before.
 #[expect(unsafe_code, reason = "the library takes memory of others at their word")]
-fn guests(region: &MmapRegion) -> Result<GuestMemory, Box<dyn Error>> {
+fn lent(region: &MmapRegion) -> Result<GuestMemory, Box<dyn Error>> {
     let address = NonNull::new(region.as_ptr()).ok_or("no memory")?;
     // SAFETY: readable and writable, without Rust references into it, and there until every use of it has come back.
     Ok(unsafe { GuestMemory::from_raw(address, region.size()) }?)

@@ -1,26 +1,13 @@
 //! The core by itself, by its own benchmark: the instructions of each case, which are the same in every run, and the
 //! least time that it took.
 
-use super::Cause;
 use super::row::{Goal, Row};
+use super::{Cause, cargo};
 use crate::progress::Progress;
-use crate::protocol::End;
-use serde::{Deserialize, Serialize};
-use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use serde::Deserialize;
 use std::rc::Rc;
 
-const BENCHMARK: [&str; 9] = [
-    "bench",
-    "--quiet",
-    "--locked",
-    "--package",
-    "vfio-assign-core",
-    "--bench",
-    "instructions",
-    "--",
-    "json",
-];
+const BENCHMARK: [&str; 4] = ["--package", "vfio-assign-core", "--bench", "instructions"];
 
 /// What a case is to take at most, in nanoseconds.
 const GOALS: [(&str, f64); 6] = [
@@ -40,7 +27,7 @@ const HOST_CALLS: &str = "MSI-X bring-up, the host's calls alone";
 const OURS: &str = "ours";
 
 /// A case as the benchmark prints it.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize)]
 struct Case {
     case: String,
     instructions: f64,
@@ -56,24 +43,11 @@ impl Case {
 /// The rows.
 pub(super) fn measure(progress: &Rc<Progress>) -> Result<Vec<Row>, Cause> {
     progress.step("measuring the core, and counting its instructions under valgrind");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .args(BENCHMARK)
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-        .output()?;
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        let status = output.status;
-        let end = status.code().map_or(End::Signal(status.signal().unwrap_or_default()), End::Status);
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(Cause::Program { command: format!("cargo {}", BENCHMARK.join(" ")), end, stderr });
-    }
-    Ok(rows(&cases(&printed)))
+    Ok(rows(&with_what_is_left(cargo::bench(&BENCHMARK)?)))
 }
 
-/// What was printed, and what is left of a bring-up without the host's calls.
-fn cases(printed: &str) -> Vec<Case> {
-    let mut cases: Vec<Case> = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+/// The cases, and what is left of a bring-up without the host's calls.
+fn with_what_is_left(mut cases: Vec<Case>) -> Vec<Case> {
     let beside = cases.iter().filter_map(|calls| {
         let vectors = calls.case.strip_prefix(HOST_CALLS)?;
         let all = cases.iter().find(|all| all.case.strip_prefix(BRING_UP) == Some(vectors))?;
@@ -134,7 +108,7 @@ mod tests {
 
     #[test]
     fn another_crate_stands_beside_ours() {
-        let rows = rows(&cases(PRINTED));
+        let rows = rows(&with_what_is_left(cargo::parse(PRINTED)));
         let with_peer: Vec<_> = rows.iter().filter(|row| row.beside == "pci_types").collect();
         assert_eq!(with_peer.iter().map(|row| row.ratio()).collect::<Vec<_>>(), [Some(0.1), Some(0.1)]);
         assert_eq!(rows.len(), 6);
@@ -153,8 +127,7 @@ mod tests {
             case(BRING_UP, 64, 1000.0),
             case(HOST_CALLS, 64, 50.0),
         ];
-        let printed = printed.map(|case| serde_json::to_string(&case).expect("it is plain data")).join("\n");
-        let cases = cases(&printed);
+        let cases = with_what_is_left(printed.into());
         let beside: Vec<_> = cases[4..].iter().map(|case| (&*case.case, case.least_nanoseconds)).collect();
         let name = |vectors| format!("MSI-X bring-up, beside the host's calls/{vectors} vectors");
         assert_eq!(beside, [(&*name(1), 898.0), (&*name(64), 950.0)]);
@@ -162,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_goal_is_held_to_its_case() {
-        let rows = rows(&cases(PRINTED));
+        let rows = rows(&with_what_is_left(cargo::parse(PRINTED)));
         let reached: Vec<_> = rows.iter().filter_map(Row::is_reached).collect();
         assert_eq!(reached, [true, false]);
     }

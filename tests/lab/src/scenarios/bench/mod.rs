@@ -4,6 +4,7 @@
 //! something cannot be measured, or a guest does not read what is on its disk.
 
 mod calls;
+mod cargo;
 mod core;
 mod counters;
 mod entries;
@@ -13,6 +14,7 @@ mod kept;
 mod memory;
 mod page;
 mod plot;
+mod registers;
 mod requests;
 mod row;
 
@@ -50,6 +52,8 @@ pub(crate) struct Options {
 enum Part {
     /// The core by itself, beside crates that do something like it.
     Core,
+    /// A trapped register where the device costs nothing, beside the system call and the bare access.
+    Registers,
     /// The host path by itself: registers, interrupts, vectors, devices opened.
     Host,
     /// A whole guest under our command and under QEMU: when it is how far, and the monitor's memory.
@@ -66,6 +70,7 @@ impl Part {
     fn name(self) -> &'static str {
         match self {
             Part::Core => "core",
+            Part::Registers => "registers",
             Part::Host => "host",
             Part::Guest => "guest",
             Part::Requests => "requests",
@@ -117,6 +122,7 @@ fn measure(part: Part, bench: &Bench, runs: u16, progress: &Rc<Progress>) -> Res
         let before = load();
         let rows = match part {
             Part::Core => core::measure(progress),
+            Part::Registers => registers::measure(runs, progress),
             Part::Host => host::measure(bench, runs, progress),
             Part::Guest => guest::measure(bench, runs, &mut repeated, progress),
             Part::Requests => requests::measure(bench, runs, progress),
