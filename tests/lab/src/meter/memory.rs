@@ -56,7 +56,7 @@ pub(crate) fn measure(bdf: Bdf, rounds: u32, mib: u64) -> Result<(), Box<dyn Err
         // One memory for both: where its pages lie decides how many pieces the kernel maps them in.
         let there = touched(pages, bytes)?;
         // Many small pages take seconds.
-        let turns = if pages == Pages::Small && bytes > GIB { 6 } else { 24 };
+        let turns = if pages == Pages::Small && bytes > 4 * GIB { 12 } else { 24 };
         both(bdf, &there, turns, &format!("map_{name}_touched"))?;
     }
     fs::write(FREE_HUGE_PAGES, "0")?;
