@@ -105,6 +105,13 @@ impl Machine {
         self
     }
 
+    /// This much memory, which the outer machine finds before L1 starts: what L1 touches first costs it no more than later.
+    pub(crate) fn memory_found(self, mib: u32) -> Self {
+        let mut machine = self.memory(mib);
+        machine.devices.push("-mem-prealloc".into());
+        machine
+    }
+
     /// This much memory.
     pub(crate) fn memory(mut self, mib: u32) -> Self {
         self.memory_mib = mib;

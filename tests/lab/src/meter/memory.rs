@@ -21,9 +21,6 @@ const HUGE_PAGE: u64 = 2 * MIB;
 const FREE_HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
 const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
-/// What is left to the rest of this machine when all is touched.
-const LEFT: u64 = 256 * MIB;
-
 /// What the memory is made of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pages {
@@ -35,9 +32,6 @@ enum Pages {
 /// Every kind of memory, not touched and touched, in each way, by turns.
 pub(crate) fn measure(bdf: Bdf, rounds: u32, mib: u64) -> Result<(), Box<dyn Error>> {
     let bytes = mib * MIB;
-    fs::write(TRANSPARENT, "always")?;
-    // What this machine touches for the first time the one that emulates it has to find: hence all of it, before.
-    drop(touched(Pages::Transparent, free_bytes()?.saturating_sub(LEFT))?);
     for (name, pages) in [("4k", Pages::Small), ("thp", Pages::Transparent), ("huge", Pages::Huge)] {
         fs::write(TRANSPARENT, if pages == Pages::Transparent { "always" } else { "never" })?;
         fs::write(
@@ -62,14 +56,6 @@ pub(crate) fn measure(bdf: Bdf, rounds: u32, mib: u64) -> Result<(), Box<dyn Err
     fs::write(FREE_HUGE_PAGES, "0")?;
     // The fewest pages of which the library looks at as many as of any memory: nearly nothing to map.
     both(bdf, &touched(Pages::Small, 8 * PAGE as u64)?, 24, "map_little")
-}
-
-/// Memory that nobody has.
-fn free_bytes() -> Result<u64, Box<dyn Error>> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()).ok_or("no MemFree")?;
-    Ok(kib.parse::<u64>()? << 10)
 }
 
 /// The library and the bare call by turns, of one memory that is there, and the bare call once more: what it is beside

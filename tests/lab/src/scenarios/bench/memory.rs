@@ -35,7 +35,7 @@ pub(super) fn measure(bench: &Bench, runs: u16, progress: &Rc<Progress>) -> Resu
     }
     let largest = sizes.iter().copied().max().unwrap_or_default();
     let disk = crate::disk::Disk::small()?;
-    let machine = Machine::new().memory(u32::from(largest + BESIDE) << 10).nvme(&disk, None);
+    let machine = Machine::new().memory_found(u32::from(largest + BESIDE) << 10).nvme(&disk, None);
     let mut l1 = bench.boot(&machine, Watch::total(Duration::from_secs(3600)))?;
     driver::bind(&mut l1, DISK_BDF, VFIO)?;
     let mut rows = Vec::new();
